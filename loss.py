@@ -1,0 +1,255 @@
+"""How good is a fused picture? MEF-SSIM as a score, as a training loss and as a picture (y_hat).
+
+K. Ma, K. Zeng, Z. Wang, "Perceptual Quality Assessment for Multi-Exposure Image Fusion", IEEE TIP
+24(11), 2015. In every 11x11 window the sources x_k are split into mean l_k, contrast c_k and
+structure s_k; the highest contrast and the weighted structure make the desired window y_hat, and
+the fused window is compared with it as SSIM does, without luminance.
+
+y_hat is a linear combination of the sources, y_hat = sum_k b_k (x_k - l_k), with one set of b_k a
+window. Every quantity below is therefore a sum of windowed means and covariances.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+WINDOW = 11  # pixels a side
+SIGMA = 1.5  # of the Gaussian window that compares, in pixels
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)  # finest first; normalised to sum 1 where used
+CONTRAST_FLOOR = 0.001 / 255  # added to every c_k, on the [0, 1] scale
+MAX_EXPONENT = 10
+LOWEST_SCORE = 0.01  # below it, a scale's score enters the product by the tangent of its logarithm
+
+
+def mef_ssim(y_f, sources, scales=3, target="patch", luminance_weight=0.0):
+    """MEF-SSIM of fused luma against its exposure stack, one score a sample.
+
+    y_f: fused luma, shape (N, 1, H, W), values in [0, 1].
+    sources: exposure stack, shape (N, K, H, W), values in [0, 1], K >= 2.
+    scales: 1 for Q of the paper, 3 for the product of Q_i^b_i that the MEFB benchmark reports.
+    target: "patch" for Ma et al.; "global" for the linear blend that the earlier implementation
+        trains against (see global_coefficients), K = 2 only.
+    luminance_weight: w > 0 returns Q - w * (1 - L), with L from luminance_similarity.
+
+    Returns shape (N,), at most 1; computed in float32 or wider, whatever the inputs' type.
+    Raises ValueError where shapes do not fit or the picture is smaller than the coarsest window.
+    """
+    y_f, sources = check(y_f, sources, scales)
+    coefficients = {"patch": patch_coefficients, "global": global_coefficients}[target]
+    weights = SCALE_WEIGHTS if scales == 3 else (1.0,)
+    penalty = 0.0
+    if luminance_weight:
+        penalty = luminance_weight * (1 - luminance_similarity(y_f, sources))
+    log_q = 0.0
+    for scale, weight in enumerate(weights):
+        if scale:
+            y_f, sources = halve(y_f), halve(sources)
+        q = structural_similarity(y_f, sources, coefficients(sources)).mean(dim=(1, 2, 3))
+        log_q = log_q + weight / sum(weights) * tangent_log(q)
+    return log_q.exp() - penalty
+
+
+def y_hat(sources, target="patch"):
+    """The desired picture that the fused one is compared with, at the finest scale.
+
+    sources: shape (N, K, H, W), values in [0, 1]. Returns shape (N, 1, H, W).
+    For "patch" every pixel is the mean, over the windows that hold it, of the window's
+    sum_k b_k (x_k - l_k) plus the mean of its l_k; values may leave [0, 1]. For "global" it is the
+    blend itself.
+    """
+    if target == "global":
+        return (global_coefficients(sources) * sources).sum(dim=1, keepdim=True)
+    mean = box_mean(sources)  # l_k at every window
+    b = patch_coefficients(sources)
+    level = mean.mean(dim=1, keepdim=True) - (b * mean).sum(dim=1, keepdim=True)
+    maps = F.pad(torch.cat([b, level, torch.ones_like(level)], dim=1), [WINDOW - 1] * 4)
+    b, level, covered = box_mean(maps).split([b.shape[1], 1, 1], dim=1)
+    return ((b * sources).sum(dim=1, keepdim=True) + level) / covered
+
+
+class MEF_SSIM_Loss(nn.Module):
+    """1 - MEF-SSIM as a loss, averaged over the batch, and the y_hat picture.
+
+    The options are mef_ssim's. forward takes two source lumas, the fused luma and, after it, any
+    further sources, each (N, 1, H, W) in [0, 1]; for target "global" y_1 is the under- and y_2
+    the over-exposed one. Returns (loss, y_hat): a scalar and, without gradient, (N, 1, H, W).
+    """
+
+    def __init__(self, scales=3, target="patch", luminance_weight=0.0):
+        super().__init__()
+        self.options = {
+            "scales": scales,
+            "target": target,
+            "luminance_weight": luminance_weight,
+        }
+
+    def forward(self, y_1, y_2, y_f, *more):
+        sources = torch.cat([y_1, y_2, *more], dim=1).float()
+        loss = 1 - mef_ssim(y_f, sources, **self.options).mean()
+        with torch.no_grad():
+            return loss, y_hat(sources, self.options["target"])
+
+
+def patch_coefficients(sources):
+    """b_k of Ma et al.'s y_hat = c_hat * s_hat for every window: (N, K, H, W) -> (N, K, h, w)."""
+    count = sources.shape[1]
+    covariance = covariances(sources, box_mean)  # {(j, k): (N, h, w)}, j <= k
+    variance = torch.stack([covariance[k, k] for k in range(count)], dim=1)
+    # A constant window's variance comes out as rounding noise. Taken for structure it would be
+    # divided by its own size; 8-bit sources vary by twice this threshold or not at all.
+    eps = torch.finfo(sources.dtype).eps
+    varies = variance > eps / 2
+    deviation = varies * variance.clamp(min=eps / 2).sqrt()  # (N, K, h, w)
+
+    def norm(b):
+        """||sum_k b_k (x_k - l_k)|| in every window, for b that make it a number of order 1."""
+        total = 0.0
+        for j, k in covariance:
+            limit = deviation[:, j] * deviation[:, k]
+            if j == k:
+                total = total + b[:, j] ** 2 * limit
+            else:  # Cauchy-Schwarz, which rounding may break
+                value = covariance[j, k].clamp(-limit, limit)
+                total = total + 2 * b[:, j] * b[:, k] * value
+        # Where structures cancel, what is left of them is rounding noise: the floor keeps it small.
+        return (WINDOW**2 * total).clamp(min=eps**0.75).sqrt()[:, None]
+
+    total_contrast = WINDOW * deviation.sum(dim=1, keepdim=True)
+    consistency = norm((1 / (total_contrast + eps)).expand_as(deviation))  # R, (N, 1, h, w)
+    # tan is limited through its argument: in floating point tan(pi/2) is not infinity.
+    highest = math.atan(MAX_EXPONENT) * 2 / math.pi
+    exponent = torch.tan(math.pi / 2 * consistency.clamp(max=highest))
+    contrast = WINDOW * deviation + CONTRAST_FLOOR  # c_k
+    # (c_k * 255 / 11)^q, normalised over k; as a softmax it can neither overflow nor vanish.
+    weight = torch.softmax(exponent * (contrast * (255 / WINDOW)).log(), dim=1)
+    s_bar = varies * weight / contrast  # sum_k w_k s_k, as coefficients of x_k - l_k
+    c_hat = contrast.amax(dim=1, keepdim=True)
+    return s_bar * c_hat / norm(s_bar)
+
+
+def global_coefficients(sources):
+    """Coefficients of the picture that the earlier implementation trains against.
+
+    Its y_hat = c_hat * s_hat + (y_2 + mu)/2 with mu = (y_1 + y_2)/2 lets the two structures
+    cancel to a sign, and what is left is 0.75 y_1 + 0.25 y_2 where y_1 has the larger norm, else
+    1.25 y_2 - 0.25 y_1. There one norm is taken over the whole batch; here over a sample, so that
+    a sample's loss does not depend on the others. Shape (N, 2, 1, 1).
+    """
+    if sources.shape[1] != 2:
+        raise ValueError(f"target 'global' is defined for 2 sources, not {sources.shape[1]}")
+    norm = torch.linalg.vector_norm(sources * 2 - 1, dim=(2, 3), keepdim=True)  # (N, 2, 1, 1)
+    under = torch.where(norm[:, :1] > norm[:, 1:], 0.75, -0.25).to(sources.dtype)
+    return torch.cat([under, 1 - under], dim=1)
+
+
+def structural_similarity(y_f, sources, b):
+    """SSIM's contrast-structure term of y_f with sum_k b_k (x_k - l_k) in every window.
+
+    y_f (N, 1, H, W), sources (N, K, H, W), b (N, K, h, w) or (N, K, 1, 1); returns (N, 1, h, w).
+    """
+    c = 0.03**2
+    stack = torch.cat([y_f, sources], dim=1)
+    covariance = covariances(stack, gaussian_mean)
+    variance_f = covariance[0, 0]
+    covariance_hat = sum(b[:, k - 1] * covariance[0, k] for k in range(1, stack.shape[1]))
+    variance_hat = sum(
+        (1 if j == k else 2) * b[:, j - 1] * b[:, k - 1] * value
+        for (j, k), value in covariance.items()
+        if j
+    )
+    return ((2 * covariance_hat + c) / (variance_hat + variance_f + c))[:, None]
+
+
+def luminance_similarity(y_f, sources):
+    """How close the fused windows' means are to a natural brightness, one value a sample in [0, 1].
+
+    The desired mean l_hat weighs the sources by how near their local and their global mean is to
+    mid-grey (K. Ma et al., "Deep Guided Learning for Fast Multi-Exposure Image Fusion", IEEE TIP
+    29, 2020); the comparison is SSIM's luminance term with C_1 = 0.01^2.
+    """
+    local = box_mean(sources)
+    picture = sources.mean(dim=(2, 3), keepdim=True)
+    v = torch.softmax(-((picture - 0.5) ** 2 + (local - 0.5) ** 2) / (2 * 0.2**2), dim=1)
+    l_hat = (v * local).sum(dim=1, keepdim=True)
+    l_f = box_mean(y_f)
+    c = 0.01**2
+    return ((2 * l_f * l_hat + c) / (l_f**2 + l_hat**2 + c)).mean(dim=(1, 2, 3))
+
+
+def covariances(stack, window_mean):
+    """Windowed covariances of all channel pairs: {(j, k): (N, h, w)} for j <= k.
+
+    The pictures are centred first: E[xy] - E[x]E[y] loses digits where means are large.
+    """
+    count = stack.shape[1]
+    pairs = [(j, k) for j in range(count) for k in range(j, count)]
+    first, second = [j for j, _ in pairs], [k for _, k in pairs]
+    stack = stack - 0.5
+    means, products = window_mean(
+        torch.cat([stack, stack[:, first] * stack[:, second]], dim=1)
+    ).split([count, len(pairs)], dim=1)
+    value = products - means[:, first] * means[:, second]
+    return dict(zip(pairs, value.unbind(dim=1), strict=True))
+
+
+def box_mean(x):
+    """Mean over every valid 11x11 window of every channel: (N, C, H, W) -> (N, C, H-10, W-10)."""
+    # Summed with ones and divided afterwards, a constant's mean is the constant, exactly.
+    return separable(x, torch.ones(WINDOW, dtype=x.dtype, device=x.device)) / WINDOW**2
+
+
+def gaussian_mean(x):
+    """Gaussian-weighted mean over every valid 11x11 window of every channel."""
+    offset = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
+    kernel = torch.exp(-(offset**2) / (2 * SIGMA**2))
+    return separable(x, kernel / kernel.sum())
+
+
+def separable(x, kernel):
+    """Every channel correlated with the window kernel x kernel^T, valid positions only."""
+    channels = x.shape[1]
+    # On CPUs a depthwise convolution in channels-last order is many times faster than any other.
+    x = x.contiguous(memory_format=torch.channels_last)
+    column = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    row = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    return F.conv2d(F.conv2d(x, column, groups=channels), row, groups=channels)
+
+
+def halve(x):
+    """Mean of 2x2 pixels; odd sides have their last row or column repeated."""
+    height, width = x.shape[-2:]
+    return F.avg_pool2d(F.pad(x, [0, width % 2, 0, height % 2], mode="replicate"), 2)
+
+
+def tangent_log(q):
+    """log(q), continued below LOWEST_SCORE by its tangent.
+
+    An untrained network can score below zero, where the product of powers has no value; so the
+    loss stays finite and still falls as q rises.
+    """
+    return q.clamp(min=LOWEST_SCORE).log() + (q - LOWEST_SCORE).clamp(max=0) / LOWEST_SCORE
+
+
+def check(y_f, sources, scales):
+    """The inputs in float32 or wider, or ValueError."""
+    if scales not in (1, 3):
+        raise ValueError(f"scales must be 1 or 3, not {scales}")
+    if y_f.dim() != 4 or sources.dim() != 4 or y_f.shape[1] != 1 or sources.shape[1] < 2:
+        raise ValueError(
+            "expected fused luma (N, 1, H, W) and sources (N, K >= 2, H, W), not "
+            f"{tuple(y_f.shape)} and {tuple(sources.shape)}"
+        )
+    if y_f.shape[0] != sources.shape[0] or y_f.shape[2:] != sources.shape[2:]:
+        raise ValueError(
+            f"fused luma {tuple(y_f.shape)} and sources {tuple(sources.shape)} differ in size"
+        )
+    smallest = (WINDOW - 1) * 2 ** (scales - 1) + 1
+    if min(y_f.shape[2:]) < smallest:
+        raise ValueError(
+            f"MEF-SSIM at {scales} scale(s) needs pictures of at least {smallest} pixels a side, "
+            f"not {y_f.shape[3]}x{y_f.shape[2]}"
+        )
+    dtype = torch.promote_types(torch.promote_types(y_f.dtype, sources.dtype), torch.float32)
+    return y_f.to(dtype), sources.to(dtype)

@@ -1,0 +1,185 @@
+"""What is the network, and how is it stored? DeepFuse's luma CNN and its checkpoints.
+
+K. R. Prabhakar, V. S. Srikar, R. V. Babu, "DeepFuse: A Deep Unsupervised Approach for Exposure
+Fusion with Extreme Exposure Image Pairs", ICCV 2017, Fig. 2.
+"""
+
+import os
+import pickle
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+# The earlier PyTorch implementation (SunnerLi/DeepFuse.pytorch) numbers its layers so; layer3 is
+# the addition, which has no parameters.
+ORIGINAL_LAYERS = {"layer1": "c1", "layer2": "c2", "layer4": "c3", "layer5": "c4", "layer6": "c5"}
+
+
+class DeepFuse(nn.Module):
+    """Fuses the luma of K >= 2 exposures of one static scene.
+
+    C1 and C2 look at every exposure with the same weights (tied streams), their features are
+    added, and C3 to C5 reconstruct the fused luma.
+
+    batch_norm: a BatchNorm after every convolution, as in the earlier implementation.
+    padding: what lies beyond the border. "replicate" repeats the picture's outermost pixels, once,
+        before C1; "zeros" fills every convolution's input with zeros, as in the earlier
+        implementation.
+    """
+
+    def __init__(self, batch_norm=False, padding="replicate"):
+        super().__init__()
+        if padding not in ("replicate", "zeros"):
+            raise ValueError(f"padding must be 'replicate' or 'zeros', not {padding!r}")
+        self.settings = {"batch_norm": batch_norm, "padding": padding}
+
+        def layer(in_channels, out_channels, kernel_size, activation):
+            same = kernel_size // 2 if padding == "zeros" else 0
+            conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=same)
+            nn.init.kaiming_normal_(conv.weight, a=0.01, nonlinearity="leaky_relu")
+            nn.init.zeros_(conv.bias)
+            norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
+            return nn.Sequential(conv, norm, activation)
+
+        self.c1 = layer(1, 16, 5, nn.LeakyReLU(0.01))
+        self.c2 = layer(16, 32, 7, nn.ReLU())
+        self.c3 = layer(32, 32, 7, nn.LeakyReLU(0.01))
+        self.c4 = layer(32, 16, 5, nn.LeakyReLU(0.01))
+        self.c5 = layer(16, 1, 5, nn.Tanh())
+
+    @property
+    def radius(self):
+        """Receptive radius in pixels: an output pixel depends on inputs at most this far away."""
+        return sum(layer[0].kernel_size[0] // 2 for layer in self.children())
+
+    def forward(self, y_1, y_2, *more):
+        """Fuses two or more luma pictures; their order does not matter.
+
+        Takes K tensors of shape (N, 1, H, W), values in [0, 1]; returns the fused luma, same shape
+        and range. The sum over exposures is scaled by 2/K, so that a pair is merged by the
+        paper's plain sum and a longer stack has features of the same magnitude.
+
+        Raises ValueError where the shapes differ or are not (N, 1, H, W).
+        """
+        stack = (y_1, y_2, *more)
+        if any(y.shape != y_1.shape for y in stack) or y_1.dim() != 4 or y_1.shape[1] != 1:
+            raise ValueError(
+                "luma must be tensors of one shape (N, 1, H, W), not "
+                + ", ".join(str(tuple(y.shape)) for y in stack)
+            )
+        y = torch.cat(stack) * 2 - 1  # (K*N, 1, H, W) in [-1, 1]
+        if self.settings["padding"] == "replicate":
+            y = F.pad(y, [self.radius] * 4, mode="replicate")
+        features = self.c2(self.c1(y)).unflatten(0, (len(stack), -1))  # (K, N, 32, ...)
+        merged = features.sum(dim=0) * (2 / len(stack))
+        return (self.c5(self.c4(self.c3(merged))) + 1) / 2
+
+
+def fold_batch_norm(model):
+    """Returns the network without BatchNorm that equals `model` in eval mode.
+
+    Every BatchNorm's running statistics, scale and shift go into the convolution before it.
+    """
+    folded = DeepFuse(batch_norm=False, padding=model.settings["padding"])
+    for name, layer in model.eval().named_children():
+        getattr(folded, name)[0] = fuse_conv_bn_eval(layer[0], layer[1])
+    return folded.eval()
+
+
+def save_checkpoint(path, checkpoint):
+    """Writes a dict with torch.save so that `path` holds the old or the new file, never half one.
+
+    Raises OSError where it cannot be written; a file already at `path` is then untouched.
+    """
+    temporary = f"{path}.tmp{os.getpid()}"
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        # A full disk reaches us as the RuntimeError of torch's zip writer.
+        if isinstance(error, RuntimeError):
+            raise OSError(f"{path}: could not be written ({first_line(error)})") from error
+        raise
+
+
+def load_checkpoint(path):
+    """Reads a checkpoint file, ours or the earlier implementation's, as the dict that was saved.
+
+    Nothing in the file is executed (weights_only); tensors are on the CPU.
+    Raises OSError where the file cannot be read, and ValueError naming the file and the reason
+    where it is no such checkpoint.
+    """
+    with open(path, "rb") as file, torch.serialization.safe_globals(numpy_scalars()):
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            reason = "not a checkpoint, or one that would run code when loaded"
+            raise ValueError(f"{path}: {reason}") from error
+        except Exception as error:  # torch raises whatever its readers stumble over
+            raise ValueError(f"{path}: damaged or not a checkpoint ({first_line(error)})") from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
+        raise ValueError(f"{path}: not a DeepFuse checkpoint (no state_dict under the key 'model')")
+    return checkpoint
+
+
+def load_model(path):
+    """Returns the network of a checkpoint file, in eval mode on the CPU.
+
+    A file of the earlier implementation gives the network without BatchNorm that equals its
+    network in eval mode. Raises OSError and ValueError as load_checkpoint does, and ValueError
+    naming the keys where weights are missing, foreign or of another shape.
+    """
+    return model_from_checkpoint(load_checkpoint(path), path)
+
+
+def model_from_checkpoint(checkpoint, path):
+    """Builds the network that a checkpoint dict describes; `path` is named in errors."""
+    state = checkpoint["model"]
+    original = any(str(key).partition(".")[0] in ORIGINAL_LAYERS for key in state)
+    if original:
+        state = {rename_original(key): value for key, value in state.items()}
+        settings = {"batch_norm": True, "padding": "zeros"}
+    else:
+        settings = checkpoint.get("network", {})
+    try:
+        model = DeepFuse(**settings)
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split()).replace("Error(s) in loading state_dict for ", "")
+        raise ValueError(f"{path}: does not fit the network: {reason}") from error
+    model.eval()
+    return fold_batch_norm(model) if original else model
+
+
+def rename_original(key):
+    """layer4.main.0.weight, the earlier implementation's name, is c3.0.weight here."""
+    layer, _, rest = str(key).partition(".main.")
+    return f"{ORIGINAL_LAYERS[layer]}.{rest}" if layer in ORIGINAL_LAYERS else str(key)
+
+
+def numpy_scalars():
+    """What unpickling a list of numpy scalars may call: the constructors of plain numbers.
+
+    The earlier implementation's loss list holds such scalars. numpy 2 has moved the function that
+    rebuilds them, so both addresses are allowed.
+    """
+    import numpy as np
+
+    rebuild = np.float64(0).__reduce__()[0]
+    return [
+        (rebuild, "numpy.core.multiarray.scalar"),
+        (rebuild, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        *(type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8")),
+    ]
+
+
+def first_line(error):
+    return str(error).partition("\n")[0]

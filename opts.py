@@ -1,0 +1,186 @@
+"""What can be asked of the scripts? Their command-line options; --help lists them."""
+
+import argparse
+import math
+import os
+
+WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights", "deepfuse.pth")
+
+
+class Parser(argparse.ArgumentParser):
+    def __init__(self, description):
+        super().__init__(
+            description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+
+class TrainOptions:
+    """Options of train.py; parse() returns them as a namespace."""
+
+    def __init__(self):
+        self.parser = parser = Parser("Train DeepFuse without ground truth on exposure brackets.")
+        data = parser.add_argument_group("data")
+        data.add_argument(
+            "--folder",
+            nargs="+",
+            required=True,
+            help="folders that hold one sub-folder a scene, with that scene's exposures",
+        )
+        data.add_argument(
+            "--val_folder", nargs="+", default=[], help="folders of scenes to choose best.pth by"
+        )
+        data.add_argument(
+            "--crop_size", type=at_least(41), default=256, help="side of the crops, in pixels"
+        )
+        data.add_argument("--batch_size", type=at_least(1), default=8, help="crop pairs a step")
+        data.add_argument(
+            "--workers", type=at_least(0), default=2, help="processes that prepare crops"
+        )
+
+        run = parser.add_argument_group("run")
+        run.add_argument(
+            "--epoch",
+            type=at_least(1),
+            default=15000,
+            help="epochs in all; one epoch is one random under/over pair a scene",
+        )
+        run.add_argument("--resume", metavar="CHECKPOINT", help="continue from such a latest.pth")
+        run.add_argument("--det", default="train_result", help="folder of all results")
+        run.add_argument(
+            "--record_epoch", type=at_least(1), default=100, help="epochs from figure to figure"
+        )
+        run.add_argument(
+            "--val_epoch", type=at_least(1), default=50, help="epochs from validation to validation"
+        )
+        run.add_argument("--seed", type=at_least(0), default=0, help="of weights and crops")
+        add_machine_options(run)
+        run.add_argument(
+            "--precision",
+            choices=("auto", "float32", "bfloat16", "float16"),
+            default="auto",
+            help="of the convolutions; auto is what the device is fast in. The loss is always "
+            "float32",
+        )
+
+        network = parser.add_argument_group("network")
+        network.add_argument(
+            "--batch_norm", action="store_true", help="BatchNorm after every convolution"
+        )
+
+        loss = parser.add_argument_group("loss and optimiser")
+        loss.add_argument(
+            "--loss",
+            choices=("patch", "global"),
+            default="patch",
+            help="MEF-SSIM's y_hat: of every window (Ma et al.), or the earlier implementation's "
+            "blend of the two pictures",
+        )
+        loss.add_argument(
+            "--scales", type=int, choices=(1, 3), default=3, help="scales of MEF-SSIM"
+        )
+        loss.add_argument(
+            "--luminance_weight",
+            type=number(0),
+            default=0.05,
+            help="weight of the term that keeps brightness natural; the paper has none (0)",
+        )
+        loss.add_argument("--lr", type=number(0), default=2e-3, help="Adam's peak learning rate")
+        loss.add_argument(
+            "--schedule",
+            choices=("cosine", "constant"),
+            default="cosine",
+            help="course of the learning rate after the warm-up",
+        )
+        loss.add_argument(
+            "--warmup", type=at_least(0), default=100, help="steps in which it rises from 0"
+        )
+
+    def parse(self, argv=None):
+        return self.parser.parse_args(argv)
+
+
+class TestOptions:
+    """Options of inference.py; parse() returns them as a namespace."""
+
+    __test__ = False  # pytest takes classes of such a name for tests
+
+    def __init__(self):
+        self.parser = parser = Parser("Fuse an under- and an over-exposed photo of one scene.")
+        parser.add_argument("--image1", required=True, help="one exposure")
+        parser.add_argument("--image2", required=True, help="the other; their order is free")
+        parser.add_argument("--model", default=WEIGHTS, help="checkpoint file")
+        parser.add_argument("--res", default="result.png", help="picture file to write")
+        parser.add_argument("--H", type=at_least(1), help="height to resize to, with --W")
+        parser.add_argument("--W", type=at_least(1), help="width to resize to, with --H")
+        parser.add_argument(
+            "--panel",
+            action="store_true",
+            help="write under | over | fused | y_hat side by side instead of the fused picture",
+        )
+        add_machine_options(parser)
+
+    def parse(self, argv=None):
+        options = self.parser.parse_args(argv)
+        if (options.H is None) != (options.W is None):
+            self.parser.error("--H and --W go together")
+        return options
+
+
+class EvaluateOptions:
+    """Options of evaluate.py; parse() returns them as a namespace."""
+
+    def __init__(self):
+        self.parser = parser = Parser(
+            "Score fusion by multi-scale MEF-SSIM on a folder of scenes, on 8-bit pictures of "
+            "native size. A scene's pair is its darkest and its brightest picture."
+        )
+        parser.add_argument("--folder", required=True, help="holds one sub-folder a scene")
+        parser.add_argument(
+            "--model", nargs="*", default=[WEIGHTS], help="checkpoint files to score"
+        )
+        parser.add_argument("--csv", help="file to write every scene's scores to")
+        parser.add_argument("--save", help="folder to write the fused pictures to")
+        add_machine_options(parser)
+
+    def parse(self, argv=None):
+        return self.parser.parse_args(argv)
+
+
+def add_machine_options(parser):
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N; auto is CUDA where there is one"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress, errors only")
+
+
+def at_least(lowest):
+    """Parser of an integer >= lowest."""
+
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {lowest}")
+        return value
+
+    return parse
+
+
+def number(lowest):
+    """Parser of a finite float >= lowest."""
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= lowest):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {lowest}")
+        return value
+
+    return parse

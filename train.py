@@ -1,0 +1,351 @@
+"""How is the network trained? On random under/over crops, by the gradient of MEF-SSIM.
+
+Results, below --det:
+    model/latest.pth  network and optimiser after every epoch; --resume continues from it
+    model/best.pth    network with the best validation score, or of the last epoch without
+                      --val_folder
+    image/            figures: under | over | fused | y_hat
+    log.csv           a line an epoch
+    loss.png          loss and validation score over the epochs
+    cache/            decoded training pictures; can be deleted
+"""
+
+import csv
+import math
+import os
+import signal
+import sys
+import time
+import warnings
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import fusion
+import loss
+import utils
+from dataset import BracketedDataset, find_scenes
+from model import DeepFuse, load_checkpoint, model_from_checkpoint, save_checkpoint
+from opts import TrainOptions
+
+LOG_FIELDS = ("epoch", "loss", "val_mef_ssim", "lr", "seconds")
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message says why."""
+
+
+def train(options):
+    """Trains as a TrainOptions namespace says. Returns the epochs' mean losses.
+
+    Stops after the step under way, saved, when it receives SIGINT. Raises OSError or ValueError
+    where data, checkpoint or folders cannot be used, TrainingError where the loss is not finite.
+    """
+    device = choose_device(options.device)
+    dtype = choose_precision(options.precision, device)
+    checkpoint = load_checkpoint(options.resume) if options.resume else None
+    validation = [pair for folder in options.val_folder for pair in find_pairs(folder)]
+    for name in ("model", "image"):
+        os.makedirs(os.path.join(options.det, name), exist_ok=True)
+    dataset = BracketedDataset(
+        options.folder,
+        options.crop_size,
+        options.seed,
+        cache=os.path.join(options.det, "cache"),
+        progress=not options.quiet,
+    )
+    torch.manual_seed(options.seed)
+    model = DeepFuse(batch_norm=options.batch_norm)
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
+    # float16 gradients would vanish unscaled; bfloat16 has float32's range.
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    state = {"epoch": 0, "step": 0, "loss_sum": 0.0, "loss": [], "val": {}}
+    if checkpoint:
+        state = restore(checkpoint, options.resume, model, optimizer, scaler)
+    criterion = loss.MEF_SSIM_Loss(options.scales, options.loss, options.luminance_weight)
+
+    steps = math.ceil(len(dataset) / options.batch_size)  # an epoch
+    batches = iter(make_loader(dataset, options, state, device))
+    log = Log(os.path.join(options.det, "log.csv"), state["epoch"])
+    stop = StopOnInterrupt()
+    bar = tqdm(
+        total=options.epoch * steps,
+        initial=state["epoch"] * steps + state["step"],
+        unit="step",
+        disable=True if options.quiet else None,
+    )
+    with stop, bar:
+        while state["epoch"] < options.epoch and not stop.requested:
+            epoch, started = state["epoch"], time.monotonic()
+            while state["step"] < steps and not stop.requested:
+                pair = [crops.to(device, non_blocking=True) for crops in next(batches)]
+                rate = learning_rate(epoch * steps + state["step"], options.epoch * steps, options)
+                value = take_step(model, criterion, optimizer, scaler, pair, rate, dtype)
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"loss is {value} in epoch {epoch + 1}, step {state['step'] + 1}; "
+                        "a lower --lr may help"
+                    )
+                state["step"] += 1
+                state["loss_sum"] += value * len(pair[0])
+                bar.update()
+            if state["step"] == steps:
+                state["loss"].append(state["loss_sum"] / len(dataset))
+                state.update(epoch=epoch + 1, step=0, loss_sum=0.0)
+                record(model, pair, validation, state, options)
+                log.write(
+                    epoch=epoch + 1,
+                    loss=state["loss"][-1],
+                    val_mef_ssim=state["val"].get(epoch + 1, ""),
+                    lr=rate,
+                    seconds=round(time.monotonic() - started, 2),
+                )
+            save_latest(model, optimizer, scaler, state, options)
+            bar.set_postfix(progress_values(state))
+    plot(os.path.join(options.det, "loss.png"), state)
+    if stop.requested:
+        latest = os.path.join(options.det, "model", "latest.pth")
+        print(f"stopped in epoch {state['epoch'] + 1}; --resume {latest} continues", flush=True)
+    return state["loss"]
+
+
+def take_step(model, criterion, optimizer, scaler, pair, rate, dtype):
+    """One optimiser step at the given learning rate on a batch of crops; returns its loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    y_1, y_2 = (crops[:, :1] for crops in pair)
+    with torch.autocast(y_1.device.type, dtype, enabled=dtype != torch.float32):
+        y_f = model(y_1, y_2)
+    value, _ = criterion(y_1, y_2, y_f.float())
+    optimizer.zero_grad()
+    scaler.scale(value).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    return value.item()
+
+
+def record(model, pair, validation, state, options):
+    """What an epoch's end may be due: figure, validation score, best.pth."""
+    epoch = state["epoch"]
+    last = epoch == options.epoch
+    model.eval()
+    if epoch % options.record_epoch == 0 or last:
+        figure = [utils.from_ycbcr(crops[:1], np.uint8) for crops in pair]
+        path = os.path.join(options.det, "image", f"{epoch}.png")
+        utils.write_image(path, fusion.panel(model, *figure))
+    best = last and not validation
+    if validation and (epoch % options.val_epoch == 0 or last):
+        score = validate(model, validation, options.quiet)
+        best = score > max(state["val"].values(), default=-math.inf)
+        state["val"][epoch] = score
+    if best:
+        path = os.path.join(options.det, "model", "best.pth")
+        save_checkpoint(path, {**describe(model, options), **state})
+    model.train()
+
+
+def validate(model, pairs, quiet):
+    """Mean multi-scale MEF-SSIM of the fused pairs, on 8-bit gray at native size."""
+    device = next(model.parameters()).device
+    scores = []
+    for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):
+        images = [utils.read_image(path) for path in paths]
+        fused = fusion.fuse(model, images)
+        gray = np.stack([utils.to_gray(image) for image in (fused, *images)])
+        gray = torch.from_numpy(gray).to(device)[None] / 255
+        with torch.inference_mode():
+            scores.append(loss.mef_ssim(gray[:, :1], gray[:, 1:]).item())
+    return sum(scores) / len(scores)
+
+
+def find_pairs(folder):
+    """First and last picture of every scene below `folder`."""
+    return [(files[0], files[-1]) for _, files in find_scenes(folder) if len(files) > 1]
+
+
+def make_loader(dataset, options, state, device, start_method=None):
+    """Batches from the state's epoch and step to the end of training, as one stream.
+
+    One stream over all epochs keeps the workers busy across their boundaries. The last batch of
+    an epoch may be smaller.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=EpochBatches(len(dataset), options, state["epoch"], state["step"]),
+        num_workers=options.workers,
+        worker_init_fn=ignore_interrupt,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context=start_method if options.workers else None,
+    )
+
+
+class EpochBatches:
+    """Batches of dataset items, every epoch's scenes in an order drawn from (seed, epoch)."""
+
+    def __init__(self, scenes, options, epoch, step):
+        self.scenes = scenes
+        self.options = options
+        self.epoch = epoch
+        self.step = step
+
+    def __iter__(self):
+        size = self.options.batch_size
+        for epoch in range(self.epoch, self.options.epoch):
+            order = np.random.default_rng((self.options.seed, epoch)).permutation(self.scenes)
+            items = (epoch * self.scenes + order).tolist()
+            skipped = self.step * size if epoch == self.epoch else 0
+            for start in range(skipped, self.scenes, size):
+                yield items[start : start + size]
+
+
+def ignore_interrupt(_worker):
+    """Ctrl-C reaches the workers too; the main process ends them once it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class StopOnInterrupt:
+    """Context in which the first SIGINT asks to stop and a second one interrupts."""
+
+    def __enter__(self):
+        self.requested = False
+        self.previous = signal.signal(signal.SIGINT, self.request)
+        return self
+
+    def request(self, _signal, _frame):
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *_error):
+        signal.signal(signal.SIGINT, self.previous)
+
+
+def learning_rate(step, steps, options):
+    """Linear warm-up to --lr, then a half cosine to 0 or constant."""
+    if step < options.warmup:
+        return options.lr * (step + 1) / options.warmup
+    if options.schedule == "constant":
+        return options.lr
+    progress = (step - options.warmup) / max(1, steps - options.warmup)
+    return options.lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+def describe(model, options):
+    """The part of a checkpoint that fusing needs, and how it came about."""
+    return {
+        "model": model.state_dict(),
+        "network": model.settings,
+        "options": vars(options),
+    }
+
+
+def save_latest(model, optimizer, scaler, state, options):
+    path = os.path.join(options.det, "model", "latest.pth")
+    training = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+    save_checkpoint(path, {**describe(model, options), **training, **state})
+
+
+def restore(checkpoint, path, model, optimizer, scaler):
+    """Loads a latest.pth into model, optimizer and scaler; returns the training state."""
+    keys = ("optimizer", "scaler", "epoch", "step", "loss_sum", "loss", "val")
+    missing = [key for key in keys if key not in checkpoint]
+    if missing:
+        raise ValueError(f"{path}: training cannot resume from it, it lacks {', '.join(missing)}")
+    if checkpoint.get("network") != model.settings:
+        raise ValueError(
+            f"{path}: holds the network {checkpoint.get('network')}, the options ask for "
+            f"{model.settings}"
+        )
+    model.load_state_dict(model_from_checkpoint(checkpoint, path).state_dict())
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    scaler.load_state_dict(checkpoint["scaler"])
+    return {key: checkpoint[key] for key in keys[2:]}
+
+
+class Log:
+    """log.csv: a line an epoch. Lines after the epoch that training resumes from are dropped."""
+
+    def __init__(self, path, epoch):
+        self.path = path
+        lines = []
+        if epoch and os.path.exists(path):
+            with open(path, newline="") as file:
+                lines = [line for line in csv.DictReader(file) if int(line["epoch"]) <= epoch]
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, LOG_FIELDS)
+            writer.writeheader()
+            writer.writerows(lines)
+
+    def write(self, **values):
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, LOG_FIELDS).writerow(values)
+
+
+def progress_values(state):
+    values = {"epoch": state["epoch"]}
+    if state["loss"]:
+        values["loss"] = f"{state['loss'][-1]:.4f}"
+    if state["val"]:
+        values["val"] = f"{list(state['val'].values())[-1]:.4f}"
+    return values
+
+
+def plot(path, state):
+    """The loss, and the validation score where there is one, over the epochs as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5))
+    axes.plot(range(1, len(state["loss"]) + 1), state["loss"], label="training loss")
+    axes.set(xlabel="epoch", ylabel="1 - MEF-SSIM")
+    if state["val"]:
+        losses = [1 - score for score in state["val"].values()]
+        axes.plot(list(state["val"]), losses, "o-", label="1 - validation MEF-SSIM")
+    axes.set_yscale("log")
+    axes.legend()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def choose_device(name):
+    """The torch device of an option's value; ValueError where this machine has none such."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: not available on this machine") from error
+    return device
+
+
+def choose_precision(name, device):
+    """The dtype of the convolutions; auto is the one that this device is fast in."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    fast = torch.cpu.get_capabilities()
+    return torch.bfloat16 if fast.get("avx512_bf16") or fast.get("amx_bf16") else torch.float32
+
+
+def main(argv=None):
+    options = TrainOptions().parse(argv)
+    warnings.formatwarning = lambda message, *_: f"train.py: {message}\n"
+    try:
+        train(options)
+    except (OSError, ValueError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""How do pictures get in and out? Reading, writing and colour conversion.
+
+Outside, a picture is an array as files hold it: (H, W, 3) RGB or (H, W) grey; uint8, uint16 or
+float in [0, 1]. Inside, it is a float32 tensor (1, C, H, W) in [0, 1] with the channels Y, Cb, Cr,
+or Y alone.
+"""
+
+import os
+
+import cv2
+import numpy as np
+import torch
+
+# What is wrong with a file is said once, by read_image.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+LUMA = (0.299, 0.587, 0.114)  # of R, G, B; ITU-R BT.601
+NEUTRAL = 0.5  # Cb and Cr of grey; 128 in the paper's 8-bit terms
+
+
+def read_image(path):
+    """Reads a picture file as (H, W, 3) RGB or (H, W) grey in the depth that it is stored in.
+
+    Turned upright as its EXIF orientation says; alpha is dropped. Raises OSError where the file
+    cannot be read, ValueError naming it and the reason where it is no complete picture.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    if not data:
+        raise ValueError(f"{path}: the file is empty")
+    # libpng writes to stderr by itself; a PNG cut short is found before it does.
+    complete = not data.startswith(b"\x89PNG") or b"IEND" in data[-64:]
+    image = None
+    if complete:
+        try:
+            flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error:
+            image = None
+    if image is None:
+        raise ValueError(f"{path}: not a picture that can be read, or damaged or cut short")
+    if image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
+        raise ValueError(f"{path}: {image.dtype} pixels are not supported")
+    return image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
+
+
+def check_writable(path):
+    """Raises OSError or ValueError naming the file where write_image could not write it."""
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise OSError(f"{path}: there is no folder {folder}")
+    if os.path.isdir(path):
+        raise OSError(f"{path}: is a folder")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise OSError(f"{path}: no permission to write")
+    extension = os.path.splitext(path)[1]
+    # OpenCV looks for an encoder by the name's ending alone.
+    if not extension or not cv2.haveImageWriter(f"picture{extension}"):
+        raise ValueError(f"{path}: unknown picture format {extension!r}; try .png, .jpg or .tif")
+
+
+def write_image(path, image):
+    """Writes an RGB or grey array, its format chosen by the file's extension.
+
+    Depths that a format cannot hold are reduced: float to 16 bit except in TIFF, 16 to 8 bit
+    except in PNG, TIFF and JPEG 2000. JPEG and WebP have quality 95. The file is complete or not
+    there: it is written under a temporary name and then renamed. Raises OSError and ValueError as
+    check_writable does.
+    """
+    check_writable(path)
+    extension = os.path.splitext(path)[1].lower()
+    if image.dtype.kind == "f" and extension not in (".tif", ".tiff"):
+        image = quantise(image, np.uint16)
+    if image.dtype == np.uint16 and extension not in (".png", ".tif", ".tiff", ".jp2"):
+        image = quantise(image / 65535, np.uint8)
+    options = {
+        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+        ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+        ".webp": [cv2.IMWRITE_WEBP_QUALITY, 95],
+    }.get(extension, [])
+    bgr = image if image.ndim == 2 else image[..., ::-1]
+    try:
+        encoded, data = cv2.imencode(extension, np.ascontiguousarray(bgr), options)
+    except cv2.error as error:
+        raise ValueError(f"{path}: {error.err}") from error
+    if not encoded:
+        raise ValueError(f"{path}: this picture cannot be stored as {extension}")
+    temporary = f"{path}.tmp{os.getpid()}"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+def to_ycbcr(image):
+    """Array (H, W, 3) RGB or (H, W) grey to a float32 tensor (1, 3 or 1, H, W) in [0, 1].
+
+    Y, Cb, Cr of ITU-R BT.601, full range, as in JPEG (JFIF): Cb = (B - Y)/1.772 + 1/2 and
+    Cr = (R - Y)/1.402 + 1/2. A grey picture is its own Y. Integers are divided by their type's
+    largest value.
+    """
+    pixels = np.asarray(image, np.float32)
+    if image.dtype.kind == "u":
+        pixels = pixels / np.float32(np.iinfo(image.dtype).max)
+    pixels = torch.from_numpy(pixels)
+    if image.ndim == 2:
+        return pixels[None, None]
+    red, green, blue = pixels.unbind(dim=-1)
+    y = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    cb = (blue - y) / (2 * (1 - LUMA[2])) + NEUTRAL
+    cr = (red - y) / (2 * (1 - LUMA[0])) + NEUTRAL
+    return torch.stack([y, cb, cr])[None]
+
+
+def from_ycbcr(ycbcr, dtype):
+    """The inverse of to_ycbcr: a tensor (1, 3 or 1, H, W) to an array of the given type.
+
+    Clipped to the range and, for integers, rounded to the nearest level.
+    """
+    y = ycbcr[0, 0]
+    if ycbcr.shape[1] == 1:
+        return quantise(y.cpu().numpy(), dtype)
+    cb, cr = ycbcr[0, 1] - NEUTRAL, ycbcr[0, 2] - NEUTRAL
+    red = y + 2 * (1 - LUMA[0]) * cr
+    blue = y + 2 * (1 - LUMA[2]) * cb
+    green = (y - LUMA[0] * red - LUMA[2] * blue) / LUMA[1]
+    return quantise(torch.stack([red, green, blue], dim=-1).cpu().numpy(), dtype)
+
+
+def quantise(image, dtype):
+    """Float array in [0, 1], clipped, as `dtype`: unsigned integers over their full range."""
+    image = np.clip(image, 0, 1)
+    if np.dtype(dtype).kind == "u":
+        image = np.rint(image * np.float64(np.iinfo(dtype).max))
+    return image.astype(dtype)
+
+
+def to_gray(image):
+    """8-bit RGB or grey array to 8-bit gray, rounded, as the MEF-SSIM authors' program sees it.
+
+    That program is MATLAB's and calls rgb2gray, whose BT.601 weights have more digits than the
+    standard's.
+    """
+    if image.ndim == 2:
+        return image
+    weights = np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])
+    return np.floor(image @ weights + 0.5).astype(np.uint8)
