@@ -37,9 +37,7 @@ class BracketedDataset(Dataset):
     (3, crop_size, crop_size) of Y, Cb, Cr in [0, 1].
     """
 
-    def __init__(
-        self, folders, crop_size=256, seed=0, cache="train_result/cache", progress=False
-    ):
+    def __init__(self, folders, crop_size=256, seed=0, cache="train_result/cache", progress=False):
         self.crop_size = crop_size
         self.seed = seed
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
@@ -116,6 +114,18 @@ def find_scenes(folder):
     return scenes
 
 
+def find_pairs(folder):
+    """The pair that a scene is scored by: {path of the scene: (first, last picture file)}.
+
+    Scenes of one picture are left out. Raises as find_scenes does, and ValueError where no scene
+    has two pictures.
+    """
+    pairs = {scene: (files[0], files[-1]) for scene, files in find_scenes(folder) if files[1:]}
+    if not pairs:
+        raise ValueError(f"{folder}: no scene in it has two pictures")
+    return pairs
+
+
 def decode_once(scene, cache):
     """Decodes a scene into the cache unless it is there already.
 
@@ -156,8 +166,7 @@ def decode_once(scene, cache):
 
 
 def as_8_bit_rgb(image):
-    if image.dtype != np.uint8:
-        image = utils.quantise(image / (65535 if image.dtype == np.uint16 else 1), np.uint8)
+    image = utils.to_8_bit(image)
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 
 

@@ -11,6 +11,7 @@ window. Every quantity below is therefore a sum of windowed means and covariance
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -38,17 +39,25 @@ def mef_ssim(y_f, sources, scales=3, target="patch", luminance_weight=0.0):
     """
     y_f, sources = check(y_f, sources, scales)
     coefficients = {"patch": patch_coefficients, "global": global_coefficients}[target]
-    weights = SCALE_WEIGHTS if scales == 3 else (1.0,)
     penalty = 0.0
     if luminance_weight:
         penalty = luminance_weight * (1 - luminance_similarity(y_f, sources))
-    log_q = 0.0
-    for scale, weight in enumerate(weights):
-        if scale:
-            y_f, sources = halve(y_f), halve(sources)
-        q = structural_similarity(y_f, sources, coefficients(sources)).mean(dim=(1, 2, 3))
-        log_q = log_q + weight / sum(weights) * tangent_log(q)
-    return log_q.exp() - penalty
+    q = [structural_similarity(y_f, sources, coefficients(sources))]
+    for _ in range(scales - 1):
+        y_f, sources = halve(y_f), halve(sources)
+        q.append(structural_similarity(y_f, sources, coefficients(sources)))
+    if scales == 1:
+        return q[0] - penalty
+    exponents = [weight / sum(SCALE_WEIGHTS) for weight in SCALE_WEIGHTS]
+    logs = [b * tangent_log(q_i) for b, q_i in zip(exponents, q, strict=True)]
+    return sum(logs).exp() - penalty
+
+
+def score(fused, images, device="cpu"):
+    """MEFB's MEF-SSIM: multi-scale, of 8-bit gray pictures, uint8 arrays (H, W); a float."""
+    stack = torch.from_numpy(np.stack([fused, *images])).to(device)[None] / 255
+    with torch.inference_mode():
+        return mef_ssim(stack[:, :1], stack[:, 1:]).item()
 
 
 def y_hat(sources, target="patch"):
@@ -59,6 +68,7 @@ def y_hat(sources, target="patch"):
     sum_k b_k (x_k - l_k) plus the mean of its l_k; values may leave [0, 1]. For "global" it is the
     blend itself.
     """
+    sources = sources.to(torch.promote_types(sources.dtype, torch.float32))
     if target == "global":
         return (global_coefficients(sources) * sources).sum(dim=1, keepdim=True)
     mean = box_mean(sources)  # l_k at every window
@@ -86,7 +96,7 @@ class MEF_SSIM_Loss(nn.Module):
         }
 
     def forward(self, y_1, y_2, y_f, *more):
-        sources = torch.cat([y_1, y_2, *more], dim=1).float()
+        sources = torch.cat([y_1, y_2, *more], dim=1)
         loss = 1 - mef_ssim(y_f, sources, **self.options).mean()
         with torch.no_grad():
             return loss, y_hat(sources, self.options["target"])
@@ -145,9 +155,10 @@ def global_coefficients(sources):
 
 
 def structural_similarity(y_f, sources, b):
-    """SSIM's contrast-structure term of y_f with sum_k b_k (x_k - l_k) in every window.
+    """Q: SSIM's contrast-structure term of y_f with y_hat = sum_k b_k (x_k - l_k).
 
-    y_f (N, 1, H, W), sources (N, K, H, W), b (N, K, h, w) or (N, K, 1, 1); returns (N, 1, h, w).
+    y_f (N, 1, H, W), sources (N, K, H, W), b (N, K, h, w) or (N, K, 1, 1); returns the mean over
+    all windows, (N,).
     """
     c = 0.03**2
     stack = torch.cat([y_f, sources], dim=1)
@@ -159,7 +170,7 @@ def structural_similarity(y_f, sources, b):
         for (j, k), value in covariance.items()
         if j
     )
-    return ((2 * covariance_hat + c) / (variance_hat + variance_f + c))[:, None]
+    return ((2 * covariance_hat + c) / (variance_hat + variance_f + c)).mean(dim=(1, 2))
 
 
 def luminance_similarity(y_f, sources):
@@ -214,7 +225,8 @@ def separable(x, kernel):
     x = x.contiguous(memory_format=torch.channels_last)
     column = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
     row = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
-    return F.conv2d(F.conv2d(x, column, groups=channels), row, groups=channels)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.conv2d(F.conv2d(x, column, groups=channels), row, groups=channels)
 
 
 def halve(x):

@@ -123,7 +123,9 @@ def load_checkpoint(path):
             reason = "not a checkpoint, or one that would run code when loaded"
             raise ValueError(f"{path}: {reason}") from error
         except Exception as error:  # torch raises whatever its readers stumble over
-            raise ValueError(f"{path}: damaged or not a checkpoint ({first_line(error)})") from error
+            raise ValueError(
+                f"{path}: damaged or not a checkpoint ({first_line(error)})"
+            ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise ValueError(f"{path}: not a DeepFuse checkpoint (no state_dict under the key 'model')")
     return checkpoint
@@ -179,6 +181,21 @@ def numpy_scalars():
         np.dtype,
         *(type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8")),
     ]
+
+
+def choose_device(name):
+    """The torch device of that name, "auto" being CUDA where there is a GPU, else the CPU.
+
+    Raises ValueError where this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {name}: not available on this machine") from error
+    return device
 
 
 def first_line(error):

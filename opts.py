@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import sys
 
 WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights", "deepfuse.pth")
 
@@ -135,7 +136,8 @@ class EvaluateOptions:
     def __init__(self):
         self.parser = parser = Parser(
             "Score fusion by multi-scale MEF-SSIM on a folder of scenes, on 8-bit pictures of "
-            "native size. A scene's pair is its darkest and its brightest picture."
+            "native size, beside a plain average and OpenCV's MergeMertens. A scene's pair is its "
+            "first and its last file."
         )
         parser.add_argument("--folder", required=True, help="holds one sub-folder a scene")
         parser.add_argument(
@@ -151,9 +153,19 @@ class EvaluateOptions:
 
 def add_machine_options(parser):
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or cuda:N; auto is CUDA where there is one"
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda or cuda:N; auto is CUDA where there is one",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, errors only")
+
+
+def report(script, error):
+    """Prints an error that the user can mend as one line on stderr; returns exit status 2."""
+    if isinstance(error, OSError) and error.filename is not None:
+        error = f"{error.filename}: {error.strerror}"
+    print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
 
 
 def at_least(lowest):

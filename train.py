@@ -26,9 +26,15 @@ from tqdm import tqdm
 import fusion
 import loss
 import utils
-from dataset import BracketedDataset, find_scenes
-from model import DeepFuse, load_checkpoint, model_from_checkpoint, save_checkpoint
-from opts import TrainOptions
+from dataset import BracketedDataset, find_pairs
+from model import (
+    DeepFuse,
+    choose_device,
+    load_checkpoint,
+    model_from_checkpoint,
+    save_checkpoint,
+)
+from opts import TrainOptions, report
 
 LOG_FIELDS = ("epoch", "loss", "val_mef_ssim", "lr", "seconds")
 
@@ -46,7 +52,7 @@ def train(options):
     device = choose_device(options.device)
     dtype = choose_precision(options.precision, device)
     checkpoint = load_checkpoint(options.resume) if options.resume else None
-    validation = [pair for folder in options.val_folder for pair in find_pairs(folder)]
+    validation = [pair for folder in options.val_folder for pair in find_pairs(folder).values()]
     for name in ("model", "image"):
         os.makedirs(os.path.join(options.det, name), exist_ok=True)
     dataset = BracketedDataset(
@@ -154,16 +160,9 @@ def validate(model, pairs, quiet):
     for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):
         images = [utils.read_image(path) for path in paths]
         fused = fusion.fuse(model, images)
-        gray = np.stack([utils.to_gray(image) for image in (fused, *images)])
-        gray = torch.from_numpy(gray).to(device)[None] / 255
-        with torch.inference_mode():
-            scores.append(loss.mef_ssim(gray[:, :1], gray[:, 1:]).item())
+        gray = [utils.to_gray(image) for image in (fused, *images)]
+        scores.append(loss.score(gray[0], gray[1:], device))
     return sum(scores) / len(scores)
-
-
-def find_pairs(folder):
-    """First and last picture of every scene below `folder`."""
-    return [(files[0], files[-1]) for _, files in find_scenes(folder) if len(files) > 1]
 
 
 def make_loader(dataset, options, state, device, start_method=None):
@@ -311,18 +310,6 @@ def plot(path, state):
     plt.close(figure)
 
 
-def choose_device(name):
-    """The torch device of an option's value; ValueError where this machine has none such."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: not available on this machine") from error
-    return device
-
-
 def choose_precision(name, device):
     """The dtype of the convolutions; auto is the one that this device is fast in."""
     if name != "auto":
@@ -339,8 +326,7 @@ def main(argv=None):
     try:
         train(options)
     except (OSError, ValueError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
+        return report("train.py", error)
     except TrainingError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

@@ -72,7 +72,7 @@ def write_image(path, image):
     if image.dtype.kind == "f" and extension not in (".tif", ".tiff"):
         image = quantise(image, np.uint16)
     if image.dtype == np.uint16 and extension not in (".png", ".tif", ".tiff", ".jp2"):
-        image = quantise(image / 65535, np.uint8)
+        image = to_8_bit(image)
     options = {
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
         ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 95],
@@ -139,12 +139,20 @@ def quantise(image, dtype):
     return image.astype(dtype)
 
 
+def to_8_bit(image):
+    """A picture of any depth as uint8, rounded to the nearest level."""
+    if image.dtype == np.uint8:
+        return image
+    return quantise(image / 65535 if image.dtype == np.uint16 else image, np.uint8)
+
+
 def to_gray(image):
-    """8-bit RGB or grey array to 8-bit gray, rounded, as the MEF-SSIM authors' program sees it.
+    """RGB or grey picture to 8-bit gray, rounded, as the MEF-SSIM authors' program sees it.
 
     That program is MATLAB's and calls rgb2gray, whose BT.601 weights have more digits than the
     standard's.
     """
+    image = to_8_bit(image)
     if image.ndim == 2:
         return image
     weights = np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])

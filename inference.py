@@ -1,0 +1,48 @@
+"""How is a pair of photos fused from the command line? Files and flags around fusion.fuse."""
+
+import sys
+
+import cv2
+
+import fusion
+import utils
+from model import choose_device, load_model
+from opts import TestOptions, report
+
+
+def inference(options):
+    """Fuses two picture files into a third as a TestOptions namespace says.
+
+    Raises OSError or ValueError naming the file where a picture or the checkpoint cannot be used
+    or the result cannot be written.
+    """
+    utils.check_writable(options.res)
+    model = load_model(options.model).to(choose_device(options.device))
+    paths = (options.image1, options.image2)
+    images = [utils.read_image(path) for path in paths]
+    if options.H:
+        size = (options.W, options.H)
+        images = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
+    try:
+        fusion.check(images)
+    except ValueError as error:
+        raise ValueError(f"{' and '.join(paths)}: {error}") from error
+    if options.panel:
+        under, over = sorted(images, key=lambda image: image.mean())
+        result = fusion.panel(model, under, over)
+    else:
+        result = fusion.fuse(model, images, progress=not options.quiet)
+    utils.write_image(options.res, result)
+
+
+def main(argv=None):
+    options = TestOptions().parse(argv)
+    try:
+        inference(options)
+    except (OSError, ValueError) as error:
+        return report("inference.py", error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
