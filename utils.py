@@ -29,7 +29,7 @@ def read_image(path):
     if not data:
         raise ValueError(f"{path}: the file is empty")
     # libpng writes to stderr by itself; a PNG cut short is found before it does.
-    complete = not data.startswith(b"\x89PNG") or b"IEND" in data[-64:]
+    complete = not data.startswith(b"\x89PNG") or b"IEND\xaeB\x60\x82" in data
     image = None
     if complete:
         try:

@@ -120,7 +120,7 @@ def test_score_and_y_hat_equal_a_literal_loop(count):
         f = fused[here] - (gaussian * fused[here]).sum()
         covariance, variances = (gaussian * y * f).sum(), (gaussian * (y**2 + f**2)).sum()
         scores.append((2 * covariance + c) / (variances + c))
-        y, level = literal_windows(stack[:, *here])[0, 0]
+        y, level = literal_windows(stack[:, here[0], here[1]])[0, 0]
         total[here] += y + level
         covered[here] += 1
 
