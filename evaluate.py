@@ -86,6 +86,8 @@ def main(argv=None):
             write_csv(options.csv, scores)
     except (OSError, ValueError) as error:
         return report("evaluate.py", error)
+    except KeyboardInterrupt:
+        return 130  # as shells report SIGINT
     return 0
 
 

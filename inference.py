@@ -41,6 +41,8 @@ def main(argv=None):
         inference(options)
     except (OSError, ValueError) as error:
         return report("inference.py", error)
+    except KeyboardInterrupt:
+        return 130  # as shells report SIGINT
     return 0
 
 

@@ -316,8 +316,9 @@ def choose_precision(name, device):
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    fast = torch.cpu.get_capabilities()
-    return torch.bfloat16 if fast.get("avx512_bf16") or fast.get("amx_bf16") else torch.float32
+    # Older versions of torch do not tell; float32 is right everywhere.
+    has = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
 
 
 def main(argv=None):
@@ -327,6 +328,8 @@ def main(argv=None):
         train(options)
     except (OSError, ValueError) as error:
         return report("train.py", error)
+    except KeyboardInterrupt:
+        return 130  # as shells report SIGINT
     except TrainingError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

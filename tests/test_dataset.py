@@ -1,0 +1,191 @@
+"""Crops from folders of brackets."""
+
+import os
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_bracket
+from torch.utils.data import DataLoader
+
+import utils
+from dataset import BracketedDataset, find_pairs, find_scenes
+
+
+def make(folder, tmp_path, **options):
+    return BracketedDataset(folder, cache=str(tmp_path / "cache"), **{"crop_size": 64, **options})
+
+
+def test_items_are_ycbcr_crops(brackets, tmp_path):
+    dataset = make(brackets, tmp_path)
+    assert len(dataset) == 3
+    for item in range(9):
+        under, over = dataset[item]
+        for crop in (under, over):
+            assert crop.shape == (3, 64, 64)
+            assert crop.dtype == torch.float32
+            assert crop.min() >= 0
+            assert crop.max() <= 1
+        assert under[0].mean() < over[0].mean()
+
+
+def test_crops_are_aligned_and_turned_together(tmp_path):
+    """A scene whose pixels say where they are, in both exposures."""
+    i, j = np.mgrid[:80, :100].astype(np.uint8)
+    folder = tmp_path / "data" / "scene"
+    folder.mkdir(parents=True)
+    for name, blue in (("1.png", 0), ("2.png", 255)):
+        image = np.stack([i, j, np.full_like(i, blue)], axis=-1)
+        utils.write_image(str(folder / name), image)
+    dataset = make(tmp_path / "data", tmp_path, crop_size=50)
+    orientations, corners = set(), set()
+    for item in range(60):
+        crops = [utils.from_ycbcr(crop[None], np.uint8).astype(int) for crop in dataset[item]]
+        assert np.array_equal(crops[0][..., :2], crops[1][..., :2])
+        assert (crops[0][..., 2] == 0).all()
+        assert (crops[1][..., 2] == 255).all()
+        rows, columns = crops[0][..., 0], crops[0][..., 1]
+        assert (np.ptp(rows), np.ptp(columns)) == (49, 49)
+        steps = [values[1, 0] - values[0, 0] for values in (rows, columns)]
+        orientations.add((*steps, rows[0, 1] - rows[0, 0], columns[0, 1] - columns[0, 0]))
+        corners.add((rows.min(), columns.min()))
+    assert len(orientations) == 8  # flips times quarter turns
+    assert len(corners) > 40
+
+
+def test_under_and_over_are_split_at_the_scenes_mean(tmp_path):
+    folder = tmp_path / "data" / "scene"
+    folder.mkdir(parents=True)
+    # Mean 110: three pictures below it, two above, in no order of names.
+    for name, level in enumerate((200, 20, 90, 40, 200)):
+        utils.write_image(str(folder / f"{name}.png"), np.full((50, 50), level, np.uint8))
+    dataset = make(tmp_path / "data", tmp_path, crop_size=50)
+    pairs = {tuple(round(float(c[0, 0, 0]) * 255) for c in dataset[i]) for i in range(40)}
+    assert pairs == {(20, 200), (90, 200), (40, 200)}
+
+
+def test_crops_depend_on_seed_epoch_and_scene_alone(brackets, tmp_path):
+    first, again = (make(brackets, tmp_path, seed=5) for _ in range(2))
+    backwards = {item: again[item] for item in reversed(range(6))}
+    for item in range(6):
+        torch.manual_seed(item)
+        assert all(map(torch.equal, first[item], backwards[item]))
+    assert not torch.equal(first[0][0], first[3][0])  # another epoch
+    assert not torch.equal(first[0][0], make(brackets, tmp_path, seed=6)[0][0])
+
+
+def test_drawing_leaves_the_random_state_alone(brackets, tmp_path):
+    dataset = make(brackets, tmp_path)
+    before = torch.get_rng_state()
+    dataset[0]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_give_the_same_crops(brackets, tmp_path, method):
+    dataset = make(brackets, tmp_path)
+    alone = list(DataLoader(dataset, batch_size=2, num_workers=0))
+    shared = list(DataLoader(dataset, batch_size=2, num_workers=2, multiprocessing_context=method))
+    assert len(alone) == len(shared) == 2
+    for one, other in zip(alone, shared, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+def test_scenes_are_decoded_once(brackets, tmp_path):
+    dataset = make(brackets, tmp_path)
+    cache = tmp_path / "cache"
+    files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert len(files) == 3
+    again = make(brackets, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
+    assert torch.equal(dataset[0][0], again[0][0])
+
+
+def test_changed_pictures_are_decoded_again(brackets, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(brackets, folder)
+    before = make(folder, tmp_path)[0]
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        path = str(folder / "scene1" / name)
+        utils.write_image(path, 255 - utils.read_image(path))
+    assert not torch.equal(make(folder, tmp_path)[0][0], before[0])
+
+
+def test_scenes_smaller_than_the_crop_are_enlarged(brackets, tmp_path):
+    under, over = make(brackets, tmp_path, crop_size=256)[0]
+    assert under.shape == over.shape == (3, 256, 256)
+
+
+def test_several_folders(brackets, tmp_path):
+    write_bracket(tmp_path / "more" / "scene1", seed=9)
+    assert len(make([brackets, tmp_path / "more"], tmp_path)) == 4
+
+
+def test_16_bit_and_grey_scenes(tmp_path):
+    folder = tmp_path / "data" / "scene"
+    folder.mkdir(parents=True)
+    for name, level in enumerate((10000, 50000)):
+        utils.write_image(str(folder / f"{name}.png"), np.full((50, 50), level, np.uint16))
+    under, over = make(tmp_path / "data", tmp_path, crop_size=50)[0]
+    assert under[0].mean().item() == pytest.approx(10000 / 65535, abs=0.5 / 255)
+    assert over[1].mean().item() == pytest.approx(0.5, abs=1e-6)
+
+
+def test_scenes_that_cannot_be_used_are_named_and_skipped(brackets, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(brackets, folder)
+    write_bracket(folder / "single", gains=(1,))
+    write_bracket(folder / "damaged")
+    (folder / "damaged" / "2.png").write_bytes(b"\x89PNG")
+    write_bracket(folder / "sizes")
+    utils.write_image(str(folder / "sizes" / "2.png"), np.zeros((9, 9, 3), np.uint8))
+    write_bracket(folder / "equal", gains=(1, 1))
+    (folder / "empty").mkdir()
+    (folder / "notes.txt").write_text("not a scene")
+    with pytest.warns(UserWarning, match="skipped") as caught:
+        dataset = make(folder, tmp_path)
+    assert len(dataset) == 3
+    messages = sorted(str(warning.message) for warning in caught)
+    for message, (scene, reason) in zip(
+        messages,
+        [
+            ("damaged", "2.png: not a picture"),
+            ("equal", "equally bright"),
+            ("single", "one picture only"),
+            ("sizes", "differ in size: 9x9, 120x96"),
+        ],
+        strict=True,
+    ):
+        assert message.startswith(f"{folder / scene}: skipped, ")
+        assert reason in message
+
+
+def test_no_usable_scene_is_an_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no sub-folder with pictures"):
+        make(tmp_path / "empty", tmp_path)
+    write_bracket(tmp_path / "data" / "single", gains=(1,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="no scene in it can be used"):
+            make(tmp_path / "data", tmp_path)
+    with pytest.raises(FileNotFoundError):
+        make(tmp_path / "none", tmp_path)
+
+
+def test_natural_order(brackets):
+    names = [os.path.basename(folder) for folder, _ in find_scenes(brackets)]
+    assert names == ["scene1", "scene2", "scene10"]
+
+
+def test_pairs_are_first_and_last(tmp_path):
+    write_bracket(tmp_path / "scene", gains=(0.1,) * 11)
+    write_bracket(tmp_path / "single", gains=(1,))
+    (tmp_path / "scene" / "notes.txt").write_text("not a picture")
+    ((_, pair),) = find_pairs(tmp_path).items()
+    assert [os.path.basename(path) for path in pair] == ["1.png", "11.png"]
+    shutil.rmtree(tmp_path / "scene")
+    with pytest.raises(ValueError, match="no scene in it has two pictures"):
+        find_pairs(tmp_path)

@@ -1,0 +1,77 @@
+"""The README's commands, run as they stand on small data."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import write_bracket
+
+import evaluate
+import inference
+import train
+import utils
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = {"train.py": train, "inference.py": inference, "evaluate.py": evaluate}
+README = (ROOT / "README.md").read_text()
+
+
+def commands():
+    """Every line of a code block that runs one of the scripts: (script, arguments)."""
+    for block in re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split("&&"):
+                words = shlex.split(part, comments=True)
+                if len(words) > 1 and words[1] in SCRIPTS:
+                    yield words[1], words[2:]
+
+
+def test_every_script_is_shown():
+    assert {script for script, _ in commands()} == set(SCRIPTS)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder where the names that the README's commands use exist."""
+    shutil.copytree(ROOT / "samples", tmp_path / "samples")
+    for _, arguments in commands():
+        for flag in ("--folder", "--val_folder"):
+            if flag in arguments:
+                for name in paths_after(flag, arguments):
+                    if not (tmp_path / name).exists():
+                        write_bracket(tmp_path / name / "scene", seed=1)
+                        write_bracket(tmp_path / name / "other", seed=2)
+    for name, sample in (("dark.jpg", "under.jpg"), ("bright.jpg", "over.jpg")):
+        image = utils.read_image(str(ROOT / "samples" / sample))
+        utils.write_image(str(tmp_path / name), image[::4, ::4])
+    for _, arguments in commands():
+        for name in arguments:
+            if name.endswith(".pth"):
+                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / "weights" / "deepfuse.pth", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def paths_after(flag, arguments):
+    rest = arguments[arguments.index(flag) + 1 :]
+    end = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
+    return rest[:end]
+
+
+@pytest.mark.parametrize(("script", "arguments"), list(commands()))
+def test_command_works(script, arguments, workplace):
+    if script == "train.py":
+        # The same command, cut short: later flags win over earlier ones.
+        if "--resume" in arguments:
+            position = arguments.index("--resume")
+            short = ["--epoch", "1", "--crop_size", "48", "--workers", "0", "--quiet"]
+            start = arguments[:position] + arguments[position + 2 :]
+            assert train.main([*start, *short]) == 0
+        arguments = [*arguments, "--epoch", "2", "--crop_size", "48", "--quiet"]
+    assert SCRIPTS[script].main(arguments) == 0
+    for flag in ("--res", "--csv"):
+        if flag in arguments:
+            assert (workplace / arguments[arguments.index(flag) + 1]).stat().st_size > 0

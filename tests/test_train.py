@@ -1,0 +1,268 @@
+"""Training: what it writes, that it learns, and that stopping and resuming leaves no trace."""
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_bracket
+
+import train
+import utils
+from model import load_checkpoint, load_model
+from opts import TrainOptions
+
+ROOT = Path(__file__).parent.parent
+
+
+def arguments(brackets, det, **changes):
+    options = {
+        "folder": brackets,
+        "det": det,
+        "crop_size": 48,
+        "batch_size": 2,
+        "workers": 0,
+        "device": "cpu",
+        "precision": "float32",
+        "warmup": 2,
+        **changes,
+    }
+    return [
+        "--quiet",
+        *(str(part) for key, value in options.items() for part in (f"--{key}", value)),
+    ]
+
+
+def run(brackets, det, **changes):
+    assert train.main(arguments(brackets, det, **changes)) == 0
+    return load_checkpoint(str(det / "model" / "latest.pth"))
+
+
+def assert_same_run(one, other):
+    assert one["loss"] == other["loss"]
+    assert one["epoch"] == other["epoch"]
+    for key, value in one["model"].items():
+        assert torch.equal(value, other["model"][key]), key
+    moments, others = (c["optimizer"]["state"] for c in (one, other))
+    for index, values in moments.items():
+        assert all(torch.equal(values[name], others[index][name]) for name in values)
+
+
+def test_results(brackets, tmp_path):
+    val = tmp_path / "val"
+    write_bracket(val / "scene", seed=7)
+    det = tmp_path / "det"
+    checkpoint = run(brackets, det, epoch=4, val_folder=val, val_epoch=2, record_epoch=3)
+    assert checkpoint["epoch"] == 4
+    assert len(checkpoint["loss"]) == 4
+    assert list(checkpoint["val"]) == [2, 4]
+    assert sorted(os.listdir(det)) == ["cache", "image", "log.csv", "loss.png", "model"]
+    assert sorted(os.listdir(det / "model")) == ["best.pth", "latest.pth"]
+    assert sorted(os.listdir(det / "image")) == ["3.png", "4.png"]
+    assert utils.read_image(str(det / "image" / "3.png")).shape == (48, 4 * 48, 3)
+    assert utils.read_image(str(det / "loss.png")).ndim == 3
+    with open(det / "log.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [int(line["epoch"]) for line in lines] == [1, 2, 3, 4]
+    assert [float(line["loss"]) for line in lines] == checkpoint["loss"]
+    assert [line["val_mef_ssim"] != "" for line in lines] == [False, True, False, True]
+    best = load_checkpoint(str(det / "model" / "best.pth"))
+    assert best["val"][best["epoch"]] == max(checkpoint["val"].values())
+    images = [utils.read_image(str(val / "scene" / name)) for name in ("1.png", "3.png")]
+    assert best["val"][best["epoch"]] == pytest.approx(score(det, images), abs=1e-6)
+
+
+def score(det, images):
+    import fusion
+    import loss
+
+    fused = fusion.fuse(load_model(str(det / "model" / "best.pth")), images)
+    return loss.score(utils.to_gray(fused), [utils.to_gray(image) for image in images])
+
+
+def test_loss_goes_down(brackets, tmp_path):
+    losses = run(brackets, tmp_path / "det", epoch=40, batch_size=3, lr=5e-4)["loss"]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"batch_norm": None, "loss": "global", "schedule": "constant"},
+        {"precision": "bfloat16", "workers": 2},
+    ],
+)
+def test_resumed_equals_uninterrupted(brackets, tmp_path, changes):
+    flags = [f"--{key}" for key, value in changes.items() if value is None]
+    changes = {key: value for key, value in changes.items() if value is not None}
+
+    def go(det, stop_after=None, **more):
+        argv = arguments(brackets, det, epoch=4, **changes, **more) + flags
+        options = TrainOptions().parse(argv)
+        if stop_after is None:
+            train.train(options)
+        else:
+            train_until(options, stop_after)
+        return load_checkpoint(str(det / "model" / "latest.pth"))
+
+    whole = go(tmp_path / "whole")
+    for stop_after in (3, 4):  # steps: in the middle of the second epoch, and at its end
+        det = tmp_path / f"stopped{stop_after}"
+        stopped = go(det, stop_after)
+        assert (stopped["epoch"], stopped["step"]) == divmod(stop_after, 2)
+        resumed = go(det, resume=det / "model" / "latest.pth")
+        assert_same_run(whole, resumed)
+        with open(tmp_path / "whole" / "log.csv") as one, open(det / "log.csv") as other:
+            columns = [
+                [(line["epoch"], line["loss"], line["lr"]) for line in csv.DictReader(file)]
+                for file in (one, other)
+            ]
+        assert columns[0] == columns[1]
+
+
+def train_until(options, steps):
+    """Trains with a SIGINT, as Ctrl-C sends it, during the given step."""
+    take_step = train.take_step
+    taken = 0
+
+    def counting(*args):
+        nonlocal taken
+        taken += 1
+        if taken == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return take_step(*args)
+
+    train.take_step = counting
+    try:
+        train.train(options)
+    finally:
+        train.take_step = take_step
+
+
+def test_workers_make_no_difference(brackets, tmp_path):
+    assert_same_run(
+        run(brackets, tmp_path / "0", epoch=3, workers=0),
+        run(brackets, tmp_path / "2", epoch=3, workers=2),
+    )
+
+
+def test_spawned_workers(brackets, tmp_path):
+    options = TrainOptions().parse(arguments(brackets, tmp_path, epoch=2, workers=2))
+    dataset = train.BracketedDataset(str(brackets), 48, cache=str(tmp_path / "cache"))
+    state = {"epoch": 0, "step": 0}
+    device = torch.device("cpu")
+    batches = train.make_loader(dataset, options, state, device, start_method="spawn")
+    sizes = [len(under) for under, _ in batches]
+    assert sizes == [2, 1, 2, 1]
+
+
+def test_seed_decides(brackets, tmp_path):
+    one = run(brackets, tmp_path / "a", epoch=1, seed=1)
+    assert_same_run(one, run(brackets, tmp_path / "b", epoch=1, seed=1))
+    assert one["loss"] != run(brackets, tmp_path / "c", epoch=1, seed=2)["loss"]
+
+
+def test_ctrl_c_saves_and_exits_cleanly(brackets, tmp_path):
+    det = tmp_path / "det"
+    argv = arguments(brackets, det, epoch=100000, workers=2)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    latest = det / "model" / "latest.pth"
+    while not latest.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert f"--resume {latest}" in out
+    assert load_checkpoint(str(latest))["epoch"] >= 1
+    assert sorted(os.listdir(det / "model")) == ["latest.pth"]
+    assert (det / "loss.png").exists()
+
+
+def test_non_finite_loss_stops_with_a_message(brackets, tmp_path, capsys):
+    argv = arguments(brackets, tmp_path / "det", epoch=3, lr=1e30, warmup=0)
+    assert train.main(argv) == 1
+    assert capsys.readouterr().err.startswith("train.py: loss is nan in epoch ")
+
+
+def test_learning_rate():
+    options = TrainOptions().parse(["--folder", "x", "--lr", "1", "--warmup", "10"])
+    rates = [train.learning_rate(step, 110, options) for step in range(110)]
+    assert rates[:10] == [(step + 1) / 10 for step in range(10)]
+    assert rates[10] == 1
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[109] == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
+    options.schedule = "constant"
+    assert train.learning_rate(109, 110, options) == 1
+
+
+def test_fewer_than_five_epochs_write_every_file(brackets, tmp_path):
+    run(brackets, tmp_path / "det", epoch=1)
+    assert sorted(os.listdir(tmp_path / "det" / "model")) == ["best.pth", "latest.pth"]
+    assert os.listdir(tmp_path / "det" / "image") == ["1.png"]
+
+
+def cases(brackets, tmp_path):
+    """Name, options that replace good ones, and what the message names."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    foreign = tmp_path / "foreign.pth"
+    torch.save({"model": {}, "loss": []}, foreign)
+    yield "folder missing", {"folder": tmp_path / "none"}, f"{tmp_path / 'none'}: No such file"
+    yield "folder empty", {"folder": tmp_path / "empty"}, f"{tmp_path / 'empty'}: has no sub-folder"
+    yield "folder is a file", {"folder": tmp_path / "file"}, f"{tmp_path / 'file'}: Not a directory"
+    yield "val_folder", {"val_folder": tmp_path / "empty"}, f"{tmp_path / 'empty'}: has no sub-fo"
+    yield "det", {"det": tmp_path / "file" / "x"}, f"{tmp_path / 'file'}"
+    yield "resume missing", {"resume": tmp_path / "no.pth"}, f"{tmp_path / 'no.pth'}: No such file"
+    yield "resume no checkpoint", {"resume": tmp_path / "file"}, f"{tmp_path / 'file'}: "
+    yield "resume foreign", {"resume": foreign}, f"{foreign}: training cannot resume from it"
+    yield "device", {"device": "cuda:99"}, "device cuda:99: not available"
+
+
+def test_mistakes_get_one_line(brackets, tmp_path, capsys):
+    for name, changes, message in cases(brackets, tmp_path):
+        argv = arguments(brackets, **{"det": tmp_path / "det", "epoch": 1, **changes})
+        assert train.main(argv) == 2, name
+        err = capsys.readouterr().err
+        assert err.startswith(f"train.py: {message}"), (name, err)
+        assert err.count("\n") == 1, (name, err)
+
+
+def test_resuming_another_network_is_refused(brackets, tmp_path, capsys):
+    run(brackets, tmp_path / "det", epoch=1)
+    latest = tmp_path / "det" / "model" / "latest.pth"
+    argv = arguments(brackets, tmp_path / "det", epoch=2, resume=latest)
+    assert train.main([*argv, "--batch_norm"]) == 2
+    assert f"{latest}: holds the network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--epoch", "0"], ["--batch_size", "-1"], ["--crop_size", "x"], ["--lr", "nan"], ["--bogus"]],
+)
+def test_bad_flags_get_one_line(flags, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--folder", "x", *flags])
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert flags[0] in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_training_on_cuda(brackets, tmp_path):
+    losses = run(brackets, tmp_path / "det", epoch=40, device="cuda", precision="auto")["loss"]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
