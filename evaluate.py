@@ -30,7 +30,7 @@ def evaluate(options):
     device = choose_device(options.device)
     methods = {"average": average, "MergeMertens": merge_mertens}
     for path in options.model:
-        model = load_model(path).to(device)
+        model = load_model(path, device)
         methods[path] = lambda images, model=model: fusion.fuse(model, images)
     if options.save:
         os.makedirs(options.save, exist_ok=True)

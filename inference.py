@@ -17,7 +17,7 @@ def inference(options):
     or the result cannot be written.
     """
     utils.check_writable(options.res)
-    model = load_model(options.model).to(choose_device(options.device))
+    model = load_model(options.model, choose_device(options.device))
     paths = (options.image1, options.image2)
     images = [utils.read_image(path) for path in paths]
     if options.H:

@@ -196,13 +196,10 @@ def covariances(stack, window_mean):
     """
     count = stack.shape[1]
     pairs = [(j, k) for j in range(count) for k in range(j, count)]
-    first, second = [j for j, _ in pairs], [k for _, k in pairs]
-    stack = stack - 0.5
-    means, products = window_mean(
-        torch.cat([stack, stack[:, first] * stack[:, second]], dim=1)
-    ).split([count, len(pairs)], dim=1)
-    value = products - means[:, first] * means[:, second]
-    return dict(zip(pairs, value.unbind(dim=1), strict=True))
+    x = (stack - 0.5).unbind(dim=1)
+    maps = window_mean(torch.stack([*x, *(x[j] * x[k] for j, k in pairs)], dim=1)).unbind(dim=1)
+    mean, product = maps[:count], dict(zip(pairs, maps[count:], strict=True))
+    return {(j, k): product[j, k] - mean[j] * mean[k] for j, k in pairs}
 
 
 def box_mean(x):

@@ -85,7 +85,7 @@ class TrainOptions:
         loss.add_argument(
             "--luminance_weight",
             type=number(0),
-            default=0.05,
+            default=0.1,
             help="weight of the term that keeps brightness natural; the paper has none (0)",
         )
         loss.add_argument("--lr", type=number(0), default=2e-3, help="Adam's peak learning rate")

@@ -116,7 +116,7 @@ def test_a_picture_does_not_depend_on_its_batch(model):
     y_1, y_2 = luma(3, 1, 30, 31, seed=1), luma(3, 1, 30, 31, seed=2)
     alone = torch.cat([model(y_1[i : i + 1], y_2[i : i + 1]) for i in range(3)])
     # The batch size may choose another convolution kernel.
-    torch.testing.assert_close(model(y_1, y_2), alone, atol=1e-6, rtol=0)
+    torch.testing.assert_close(model(y_1, y_2), alone, atol=1e-5, rtol=0)
 
 
 def test_receptive_radius(model):
@@ -139,7 +139,9 @@ def test_checkpoint_round_trip(model, tmp_path):
     save_checkpoint(str(path), {"model": model.state_dict(), "network": model.settings})
     loaded = load_model(str(path))
     y_1, y_2 = luma(1, 1, 20, 20, seed=1), luma(1, 1, 20, 20, seed=2)
-    assert torch.equal(loaded(y_1, y_2), model(y_1, y_2))
+    assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
+    # Memory in another order may choose another convolution kernel.
+    torch.testing.assert_close(loaded(y_1, y_2), model(y_1, y_2), atol=1e-5, rtol=0)
     assert not loaded.training
     assert os.listdir(tmp_path) == ["model.pth"]
 
