@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import torch
 
-# What is wrong with a file is said once, by read_image.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+# What is wrong with a file is said once, by read_image. OpenCV 5 has moved the function.
+(cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
 
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B; ITU-R BT.601
+LZW = 5  # TIFF's number for it; OpenCV 4 stores floats with loss unless told otherwise
 NEUTRAL = 0.5  # Cb and Cr of grey; 128 in the paper's 8-bit terms
 
 
@@ -77,6 +78,8 @@ def write_image(path, image):
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
         ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 95],
         ".webp": [cv2.IMWRITE_WEBP_QUALITY, 95],
+        ".tif": [cv2.IMWRITE_TIFF_COMPRESSION, LZW],
+        ".tiff": [cv2.IMWRITE_TIFF_COMPRESSION, LZW],
     }.get(extension, [])
     bgr = image if image.ndim == 2 else image[..., ::-1]
     try:
