@@ -29,9 +29,9 @@ class BracketedDataset(Dataset):
         into an array there and read through a memory map, by all workers and later runs alike.
     progress: a bar on stderr while scenes are decoded, where that is a terminal.
 
-    Exposures brighter than the scene's mean luma are "over", the others "under". Scenes that
-    cannot be used are named in a warning and left out. Raises ValueError where none can be used
-    or a folder has none, OSError where a folder or the cache is not accessible.
+    Exposures brighter than the scene's mean luma, taken on a grid of pixels, are "over", the others
+    "under". Scenes that cannot be used are named in a warning and left out. Raises ValueError where
+    none can be used or a folder has none, OSError where a folder or the cache is not accessible.
 
     Item i is scene i % len(self) in epoch i // len(self): (under, over), float32 tensors
     (3, crop_size, crop_size) of Y, Cb, Cr in [0, 1].
@@ -43,7 +43,9 @@ class BracketedDataset(Dataset):
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         found = [scene for folder in folders for scene in find_scenes(folder)]
         os.makedirs(cache, exist_ok=True)
-        with ThreadPoolExecutor() as pool:  # OpenCV decodes without holding the interpreter
+        with ThreadPoolExecutor(
+            os.cpu_count()
+        ) as pool:  # OpenCV decodes without holding the interpreter
             decoded = pool.map(lambda scene: decode_once(scene, cache), found)
             bar = tqdm(
                 zip(found, decoded, strict=True),
@@ -135,34 +137,48 @@ def decode_once(scene, cache):
     folder, files = scene
     if len(files) < 2:
         return None, None, None, "it has one picture only"
-    # The name changes with the sources, so that a changed scene is decoded again.
-    stamp = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
-    digest = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
-    path = os.path.join(cache, f"{os.path.basename(folder)}-{digest}.npy")
-    if os.path.exists(path):
-        stack = np.load(path, mmap_mode="r")
-    else:
-        try:
-            images = [as_8_bit_rgb(utils.read_image(file)) for file in files]
-        except (OSError, ValueError) as error:
-            return None, None, None, str(error)
-        sizes = {image.shape[:2] for image in images}
-        if len(sizes) > 1:
-            listed = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
-            return None, None, None, f"its pictures differ in size: {listed}"
-        stack = np.stack(images).transpose(0, 3, 1, 2)
-        temporary = f"{path}.tmp{os.getpid()}"
-        with open(temporary, "wb") as file:
-            np.save(file, np.ascontiguousarray(stack))
-        os.replace(temporary, path)
-    # A thousand pixels or more are enough for a mean.
+    try:
+        # The name changes with the sources, so that a changed scene is decoded again.
+        stamp = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
+        digest = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
+        path = os.path.join(cache, f"{os.path.basename(folder)}-{digest}.npy")
+        stack = cached(path)
+        if stack is None:
+            stack = decode(files)
+    except (OSError, ValueError) as error:
+        return None, None, None, str(error)
+    if not os.path.exists(path):
+        with utils.replacing(path) as file:
+            np.save(file, stack)
+    # A grid of some thousand pixels is enough for a mean.
     step = max(1, min(stack.shape[-2:]) // 64)
     brightness = stack[:, :, ::step, ::step].mean(axis=(2, 3)) @ np.array(utils.LUMA)
     over = np.flatnonzero(brightness > brightness.mean()).tolist()
     under = [k for k in range(len(files)) if k not in over]
-    if not over:
+    if not over or not under or np.ptp(brightness) == 0:
         return None, None, None, "its pictures are equally bright"
     return path, under, over, None
+
+
+def cached(path):
+    """The array of a cache file, or None where there is none or it is damaged, which removes it."""
+    if not os.path.exists(path):
+        return None
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError):
+        os.remove(path)
+        return None
+
+
+def decode(files):
+    """Reads a scene's pictures as one uint8 array (K, 3, H, W); ValueError where sizes differ."""
+    images = [as_8_bit_rgb(utils.read_image(file)) for file in files]
+    sizes = {image.shape[:2] for image in images}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        raise ValueError(f"its pictures differ in size: {listed}")
+    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
 
 
 def as_8_bit_rgb(image):

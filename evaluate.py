@@ -5,7 +5,9 @@ result is rounded to 8 bits before it is scored, as it is when it is written to 
 """
 
 import csv
+import io
 import os
+import re
 import statistics
 import sys
 
@@ -32,24 +34,33 @@ def evaluate(options):
     for path in options.model:
         model = load_model(path, device)
         methods[path] = lambda images, model=model: fusion.fuse(model, images)
+    if options.csv:
+        utils.check_writable(options.csv)
     if options.save:
-        os.makedirs(options.save, exist_ok=True)
+        for name in methods:
+            os.makedirs(os.path.join(options.save, folder_name(name)), exist_ok=True)
     scores = {name: {} for name in methods}
     pairs = find_pairs(options.folder)
     for folder, paths in tqdm(pairs.items(), unit="scene", disable=True if options.quiet else None):
         scene = os.path.basename(folder)
         images = [utils.to_8_bit(utils.read_image(path)) for path in paths]
-        gray = [utils.to_gray(image) for image in images]
-        for name, method in methods.items():
-            try:
+        try:
+            fusion.check(images)
+            gray = [utils.to_gray(image) for image in images]
+            for name, method in methods.items():
                 fused = method(images)
                 scores[name][scene] = loss.score(utils.to_gray(fused), gray, device)
-            except ValueError as error:
-                raise ValueError(f"{folder}: {error}") from error
-            if options.save:
-                stem = os.path.splitext(os.path.basename(name))[0]
-                utils.write_image(os.path.join(options.save, f"{scene}_{stem}.png"), fused)
+                if options.save:
+                    file = os.path.join(options.save, folder_name(name), f"{scene}.png")
+                    utils.write_image(file, fused)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
     return scores
+
+
+def folder_name(method):
+    """A checkpoint's path as the name of one folder."""
+    return re.sub(r"[^\w.-]+", "_", os.path.splitext(method)[0]).strip("._")
 
 
 def average(images):
@@ -70,11 +81,13 @@ def print_table(scores):
 
 
 def write_csv(path, scores):
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
+    with utils.replacing(path) as file:
+        text = io.TextIOWrapper(file, newline="", write_through=True)
+        writer = csv.writer(text)
         writer.writerow(["scene", *scores])
         for scene in next(iter(scores.values())):
             writer.writerow([scene, *(f"{values[scene]:.6f}" for values in scores.values())])
+        text.detach()  # the file is closed by its owner
 
 
 def main(argv=None):

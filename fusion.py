@@ -20,7 +20,7 @@ def fuse(model, images, tile=TILE, progress=False):
     model: a DeepFuse in eval mode, on any device.
     images: arrays of one size, (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1].
     tile: the picture is worked on in squares of so many pixels, overlapping by the network's
-        receptive radius, so that the result does not depend on it.
+        receptive radius, so that the result does not depend on it but for float rounding.
     progress: a bar on stderr, where that is a terminal.
 
     Returns the fused picture, with the images' size and colour, in their deepest type.
@@ -61,18 +61,19 @@ def fuse_chroma(chroma):
 
 
 @torch.inference_mode()
-def panel(model, under, over):
+def panel(model, under, over, target="patch"):
     """Four pictures side by side: under | over | fused | y_hat, the last being MEF-SSIM's target.
 
-    Takes two arrays as fuse does, returns one of four times their width. y_hat has the fused
-    picture's chroma.
+    Takes two arrays as fuse does, returns one of four times their width. y_hat, of the given
+    target (see loss.y_hat), has the fused picture's chroma. It is computed on the whole picture.
+    Raises ValueError as fuse does, and where the pictures are smaller than MEF-SSIM's window.
     """
     check([under, over])
-    stack = [utils.to_ycbcr(image) for image in (under, over)]
-    fused = fuse(model, [under, over])
     if min(under.shape[:2]) < loss.WINDOW:
         raise ValueError(f"y_hat needs pictures of at least {loss.WINDOW} pixels a side")
-    y_hat = loss.y_hat(torch.cat([image[:, :1] for image in stack], dim=1))
+    stack = [utils.to_ycbcr(image) for image in (under, over)]
+    fused = fuse(model, [under, over])
+    y_hat = loss.y_hat(torch.cat([image[:, :1] for image in stack], dim=1), target)
     chroma = fuse_chroma(torch.stack([image[:, 1:] for image in stack]))
     target = utils.from_ycbcr(torch.cat([y_hat, chroma], dim=1), fused.dtype)
     sources = [utils.from_ycbcr(image, fused.dtype) for image in stack]

@@ -16,23 +16,30 @@ def inference(options):
     Raises OSError or ValueError naming the file where a picture or the checkpoint cannot be used
     or the result cannot be written.
     """
-    utils.check_writable(options.res)
+    utils.check_picture_writable(options.res)
     model = load_model(options.model, choose_device(options.device))
     paths = (options.image1, options.image2)
     images = [utils.read_image(path) for path in paths]
     if options.H:
-        size = (options.W, options.H)
-        images = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
+        images = [resize(image, options.W, options.H) for image in images]
     try:
-        fusion.check(images)
+        if options.panel:
+            under, over = sorted(images, key=lambda image: image.mean())
+            result = fusion.panel(model, under, over)
+        else:
+            result = fusion.fuse(model, images, progress=not options.quiet)
     except ValueError as error:
         raise ValueError(f"{' and '.join(paths)}: {error}") from error
-    if options.panel:
-        under, over = sorted(images, key=lambda image: image.mean())
-        result = fusion.panel(model, under, over)
-    else:
-        result = fusion.fuse(model, images, progress=not options.quiet)
     utils.write_image(options.res, result)
+
+
+def resize(image, width, height):
+    shrinks = width * height < image.shape[0] * image.shape[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    try:
+        return cv2.resize(image, (width, height), interpolation=interpolation)
+    except cv2.error as error:
+        raise ValueError(f"--H {height} --W {width}: {error.err}") from error
 
 
 def main(argv=None):

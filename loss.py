@@ -38,7 +38,7 @@ def mef_ssim(y_f, sources, scales=3, target="patch", luminance_weight=0.0):
     Raises ValueError where shapes do not fit or the picture is smaller than the coarsest window.
     """
     y_f, sources = check(y_f, sources, scales)
-    coefficients = {"patch": patch_coefficients, "global": global_coefficients}[target]
+    coefficients = coefficients_of(target)
     penalty = 0.0
     if luminance_weight:
         penalty = luminance_weight * (1 - luminance_similarity(y_f, sources))
@@ -69,10 +69,10 @@ def y_hat(sources, target="patch"):
     blend itself.
     """
     sources = sources.to(torch.promote_types(sources.dtype, torch.float32))
+    b = coefficients_of(target)(sources)
     if target == "global":
-        return (global_coefficients(sources) * sources).sum(dim=1, keepdim=True)
+        return (b * sources).sum(dim=1, keepdim=True)
     mean = box_mean(sources)  # l_k at every window
-    b = patch_coefficients(sources)
     level = mean.mean(dim=1, keepdim=True) - (b * mean).sum(dim=1, keepdim=True)
     maps = F.pad(torch.cat([b, level, torch.ones_like(level)], dim=1), [WINDOW - 1] * 4)
     b, level, covered = box_mean(maps).split([b.shape[1], 1, 1], dim=1)
@@ -100,6 +100,13 @@ class MEF_SSIM_Loss(nn.Module):
         loss = 1 - mef_ssim(y_f, sources, **self.options).mean()
         with torch.no_grad():
             return loss, y_hat(sources, self.options["target"])
+
+
+def coefficients_of(target):
+    """The function that gives a target's b_k; ValueError where there is no such target."""
+    if target not in ("patch", "global"):
+        raise ValueError(f"target must be 'patch' or 'global', not {target!r}")
+    return patch_coefficients if target == "patch" else global_coefficients
 
 
 def patch_coefficients(sources):
@@ -218,8 +225,10 @@ def gaussian_mean(x):
 def separable(x, kernel):
     """Every channel correlated with the window kernel x kernel^T, valid positions only."""
     channels = x.shape[1]
-    # On CPUs a depthwise convolution in channels-last order is many times faster than any other.
-    x = x.contiguous(memory_format=torch.channels_last)
+    if x.device.type == "cpu":
+        # There, a depthwise convolution in channels-last order is many times faster than any
+        # other. On CUDA that order would go to cuDNN, whose TF32 is not float32.
+        x = x.contiguous(memory_format=torch.channels_last)
     column = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
     row = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
     with torch.autocast(x.device.type, enabled=False):
@@ -254,11 +263,16 @@ def check(y_f, sources, scales):
         raise ValueError(
             f"fused luma {tuple(y_f.shape)} and sources {tuple(sources.shape)} differ in size"
         )
-    smallest = (WINDOW - 1) * 2 ** (scales - 1) + 1
-    if min(y_f.shape[2:]) < smallest:
-        raise ValueError(
-            f"MEF-SSIM at {scales} scale(s) needs pictures of at least {smallest} pixels a side, "
-            f"not {y_f.shape[3]}x{y_f.shape[2]}"
-        )
+    check_size(*y_f.shape[2:], scales)
     dtype = torch.promote_types(torch.promote_types(y_f.dtype, sources.dtype), torch.float32)
     return y_f.to(dtype), sources.to(dtype)
+
+
+def check_size(height, width, scales=3):
+    """ValueError where a picture is smaller than the window at the coarsest scale."""
+    smallest = (WINDOW - 1) * 2 ** (scales - 1) + 1
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"MEF-SSIM at {scales} scale(s) needs pictures of at least {smallest} pixels a side, "
+            f"not {width}x{height}"
+        )

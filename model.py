@@ -7,6 +7,7 @@ Fusion with Extreme Exposure Image Pairs", ICCV 2017, Fig. 2.
 import os
 import pickle
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -103,9 +104,9 @@ def save_checkpoint(path, checkpoint):
     except BaseException as error:
         if os.path.exists(temporary):
             os.remove(temporary)
-        # A full disk reaches us as the RuntimeError of torch's zip writer.
-        if isinstance(error, RuntimeError):
-            raise OSError(f"{path}: could not be written ({first_line(error)})") from error
+        # A full disk may reach us as the RuntimeError of torch's zip writer.
+        if isinstance(error, OSError | RuntimeError):
+            raise OSError(f"{path}: cannot be written ({short(error)})") from error
         raise
 
 
@@ -123,9 +124,7 @@ def load_checkpoint(path):
             reason = "not a checkpoint, or one that would run code when loaded"
             raise ValueError(f"{path}: {reason}") from error
         except Exception as error:  # torch raises whatever its readers stumble over
-            raise ValueError(
-                f"{path}: damaged or not a checkpoint ({first_line(error)})"
-            ) from error
+            raise ValueError(f"{path}: damaged or not a checkpoint ({short(error)})") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise ValueError(f"{path}: not a DeepFuse checkpoint (no state_dict under the key 'model')")
     return checkpoint
@@ -155,10 +154,16 @@ def model_from_checkpoint(checkpoint, path):
         model = DeepFuse(**settings)
         model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split()).replace("Error(s) in loading state_dict for ", "")
-        raise ValueError(f"{path}: does not fit the network: {reason}") from error
+        raise ValueError(f"{path}: does not fit the network: {short(error)}") from error
+    if not is_finite(model):
+        raise ValueError(f"{path}: has weights that are not finite")
     model.eval()
     return fold_batch_norm(model) if original else model
+
+
+def is_finite(model):
+    """Whether all parameters are finite numbers."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
 def rename_original(key):
@@ -173,8 +178,6 @@ def numpy_scalars():
     The earlier implementation's loss list holds such scalars. numpy 2 has moved the function that
     rebuilds them, so both addresses are allowed.
     """
-    import numpy as np
-
     rebuild = np.float64(0).__reduce__()[0]
     return [
         (rebuild, "numpy.core.multiarray.scalar"),
@@ -196,8 +199,12 @@ def choose_device(name):
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {name}: not available on this machine") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name}: neither a CPU nor a CUDA GPU")
     return device
 
 
-def first_line(error):
-    return str(error).partition("\n")[0]
+def short(error):
+    """An error of torch's, whose messages can run to pages, as part of one line."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return text if len(text) <= 200 else text[:200] + " ..."

@@ -144,7 +144,9 @@ class EvaluateOptions:
             "--model", nargs="*", default=[WEIGHTS], help="checkpoint files to score"
         )
         parser.add_argument("--csv", help="file to write every scene's scores to")
-        parser.add_argument("--save", help="folder to write the fused pictures to")
+        parser.add_argument(
+            "--save", help="folder to write the fused pictures to, a folder a method"
+        )
         add_machine_options(parser)
 
     def parse(self, argv=None):

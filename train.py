@@ -30,12 +30,26 @@ from dataset import BracketedDataset, find_pairs
 from model import (
     DeepFuse,
     choose_device,
+    is_finite,
     load_checkpoint,
     model_from_checkpoint,
     save_checkpoint,
 )
 from opts import TrainOptions, report
 
+# What a resumed run must have in common with the run that it continues.
+FIXED_OPTIONS = (
+    "batch_norm",
+    "seed",
+    "batch_size",
+    "crop_size",
+    "loss",
+    "scales",
+    "luminance_weight",
+    "lr",
+    "schedule",
+    "warmup",
+)
 LOG_FIELDS = ("epoch", "loss", "val_mef_ssim", "lr", "seconds")
 
 
@@ -47,21 +61,14 @@ def train(options):
     """Trains as a TrainOptions namespace says. Returns the epochs' mean losses.
 
     Stops after the step under way, saved, when it receives SIGINT. Raises OSError or ValueError
-    where data, checkpoint or folders cannot be used, TrainingError where the loss is not finite.
+    where data, checkpoint or folders cannot be used, TrainingError where loss or weights are no
+    longer finite; latest.pth is then that of the epoch before.
     """
     device = choose_device(options.device)
     dtype = choose_precision(options.precision, device)
-    checkpoint = load_checkpoint(options.resume) if options.resume else None
     validation = [pair for folder in options.val_folder for pair in find_pairs(folder).values()]
-    for name in ("model", "image"):
-        os.makedirs(os.path.join(options.det, name), exist_ok=True)
-    dataset = BracketedDataset(
-        options.folder,
-        options.crop_size,
-        options.seed,
-        cache=os.path.join(options.det, "cache"),
-        progress=not options.quiet,
-    )
+    for paths in validation:
+        read_pair(paths)  # a picture that cannot be used is found now, not after hours
     torch.manual_seed(options.seed)
     model = DeepFuse(batch_norm=options.batch_norm)
     model.to(device, memory_format=torch.channels_last)
@@ -69,8 +76,21 @@ def train(options):
     # float16 gradients would vanish unscaled; bfloat16 has float32's range.
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     state = {"epoch": 0, "step": 0, "loss_sum": 0.0, "loss": [], "val": {}}
-    if checkpoint:
-        state = restore(checkpoint, options.resume, model, optimizer, scaler)
+    if options.resume:
+        state = restore(options, model, optimizer, scaler)
+    dataset = BracketedDataset(
+        options.folder,
+        options.crop_size,
+        options.seed,
+        cache=os.path.join(options.det, "cache"),
+        progress=not options.quiet,
+    )
+    if state.setdefault("scenes", len(dataset)) != len(dataset):
+        raise ValueError(
+            f"{options.resume}: was trained on {state['scenes']} scenes, not {len(dataset)}"
+        )
+    for name in ("model", "image"):
+        os.makedirs(os.path.join(options.det, name), exist_ok=True)
     criterion = loss.MEF_SSIM_Loss(options.scales, options.loss, options.luminance_weight)
 
     steps = math.ceil(len(dataset) / options.batch_size)  # an epoch
@@ -90,17 +110,18 @@ def train(options):
                 pair = [crops.to(device, non_blocking=True) for crops in next(batches)]
                 rate = learning_rate(epoch * steps + state["step"], options.epoch * steps, options)
                 value = take_step(model, criterion, optimizer, scaler, pair, rate, dtype)
-                if not math.isfinite(value):
-                    raise TrainingError(
-                        f"loss is {value} in epoch {epoch + 1}, step {state['step'] + 1}; "
-                        "a lower --lr may help"
-                    )
                 state["step"] += 1
                 state["loss_sum"] += value * len(pair[0])
+                if not (math.isfinite(value) and is_finite(model)):
+                    raise TrainingError(
+                        f"epoch {epoch + 1}, step {state['step']}: the loss is {value} or the "
+                        "weights are not finite; a lower --lr may help"
+                    )
                 bar.update()
             if state["step"] == steps:
                 state["loss"].append(state["loss_sum"] / len(dataset))
                 state.update(epoch=epoch + 1, step=0, loss_sum=0.0)
+                save_latest(model, optimizer, scaler, state, options)
                 record(model, pair, validation, state, options)
                 log.write(
                     epoch=epoch + 1,
@@ -109,7 +130,8 @@ def train(options):
                     lr=rate,
                     seconds=round(time.monotonic() - started, 2),
                 )
-            save_latest(model, optimizer, scaler, state, options)
+            if stop.requested or state["epoch"] in state["val"]:
+                save_latest(model, optimizer, scaler, state, options)
             bar.set_postfix(progress_values(state))
     plot(os.path.join(options.det, "loss.png"), state)
     if stop.requested:
@@ -141,7 +163,7 @@ def record(model, pair, validation, state, options):
     if epoch % options.record_epoch == 0 or last:
         figure = [utils.from_ycbcr(crops[:1], np.uint8) for crops in pair]
         path = os.path.join(options.det, "image", f"{epoch}.png")
-        utils.write_image(path, fusion.panel(model, *figure))
+        utils.write_image(path, fusion.panel(model, *figure, target=options.loss))
     best = last and not validation
     if validation and (epoch % options.val_epoch == 0 or last):
         score = validate(model, validation, options.quiet)
@@ -158,11 +180,22 @@ def validate(model, pairs, quiet):
     device = next(model.parameters()).device
     scores = []
     for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):
-        images = [utils.read_image(path) for path in paths]
+        images = read_pair(paths)
         fused = fusion.fuse(model, images)
-        gray = [utils.to_gray(image) for image in (fused, *images)]
-        scores.append(loss.score(gray[0], gray[1:], device))
+        gray = [utils.to_gray(image) for image in images]
+        scores.append(loss.score(utils.to_gray(fused), gray, device))
     return sum(scores) / len(scores)
+
+
+def read_pair(paths):
+    """Reads a pair of picture files; ValueError naming them where they cannot be scored."""
+    images = [utils.read_image(path) for path in paths]
+    try:
+        fusion.check(images)
+        loss.check_size(*images[0].shape[:2])
+    except ValueError as error:
+        raise ValueError(f"{' and '.join(paths)}: {error}") from error
+    return images
 
 
 def make_loader(dataset, options, state, device, start_method=None):
@@ -246,21 +279,30 @@ def save_latest(model, optimizer, scaler, state, options):
     save_checkpoint(path, {**describe(model, options), **training, **state})
 
 
-def restore(checkpoint, path, model, optimizer, scaler):
-    """Loads a latest.pth into model, optimizer and scaler; returns the training state."""
-    keys = ("optimizer", "scaler", "epoch", "step", "loss_sum", "loss", "val")
-    missing = [key for key in keys if key not in checkpoint]
+def restore(options, model, optimizer, scaler):
+    """Loads the latest.pth to resume from; returns the training state.
+
+    Raises ValueError where it lacks something or was made with other options; only those of the
+    machine, of the output and --epoch may differ.
+    """
+    path = options.resume
+    checkpoint = load_checkpoint(path)
+    state = ("epoch", "step", "loss_sum", "loss", "val", "scenes")
+    missing = [k for k in ("optimizer", "scaler", "options", *state) if k not in checkpoint]
     if missing:
         raise ValueError(f"{path}: training cannot resume from it, it lacks {', '.join(missing)}")
-    if checkpoint.get("network") != model.settings:
-        raise ValueError(
-            f"{path}: holds the network {checkpoint.get('network')}, the options ask for "
-            f"{model.settings}"
-        )
+    for name in FIXED_OPTIONS:
+        before, now = checkpoint["options"].get(name), getattr(options, name)
+        if before != now:
+            raise ValueError(f"{path}: was trained with --{name} {before}, not {now}")
     model.load_state_dict(model_from_checkpoint(checkpoint, path).state_dict())
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    scaler.load_state_dict(checkpoint["scaler"])
-    return {key: checkpoint[key] for key in keys[2:]}
+    try:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        if scaler.is_enabled() and checkpoint["scaler"]:
+            scaler.load_state_dict(checkpoint["scaler"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: its optimizer's state does not fit") from error
+    return {key: checkpoint[key] for key in state}
 
 
 class Log:
@@ -323,9 +365,12 @@ def choose_precision(name, device):
 
 def main(argv=None):
     options = TrainOptions().parse(argv)
-    warnings.formatwarning = lambda message, *_: f"train.py: {message}\n"
     try:
-        train(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(
+                f"train.py: {message}", file=sys.stderr
+            )
+            train(options)
     except (OSError, ValueError) as error:
         return report("train.py", error)
     except KeyboardInterrupt:

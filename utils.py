@@ -5,6 +5,7 @@ float in [0, 1]. Inside, it is a float32 tensor (1, C, H, W) in [0, 1] with the 
 or Y alone.
 """
 
+import contextlib
 import os
 
 import cv2
@@ -23,7 +24,7 @@ def read_image(path):
     """Reads a picture file as (H, W, 3) RGB or (H, W) grey in the depth that it is stored in.
 
     Turned upright as its EXIF orientation says; alpha is dropped. Raises OSError where the file
-    cannot be read, ValueError naming it and the reason where it is no complete picture.
+    cannot be read, ValueError naming it and the reason where it is no picture or is cut short.
     """
     with open(path, "rb") as file:
         data = file.read()
@@ -46,7 +47,7 @@ def read_image(path):
 
 
 def check_writable(path):
-    """Raises OSError or ValueError naming the file where write_image could not write it."""
+    """Raises OSError naming the file where no file could be written under that name."""
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise OSError(f"{path}: there is no folder {folder}")
@@ -54,10 +55,34 @@ def check_writable(path):
         raise OSError(f"{path}: is a folder")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise OSError(f"{path}: no permission to write")
+
+
+def check_picture_writable(path):
+    """check_writable, and ValueError where the extension names no format that can be written."""
+    check_writable(path)
     extension = os.path.splitext(path)[1]
     # OpenCV looks for an encoder by the name's ending alone.
     if not extension or not cv2.haveImageWriter(f"picture{extension}"):
         raise ValueError(f"{path}: unknown picture format {extension!r}; try .png, .jpg or .tif")
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A binary file to write that becomes `path` once it is complete, and else leaves no trace.
+
+    Raises OSError naming `path`, not the temporary file.
+    """
+    temporary = f"{path}.tmp{os.getpid()}"
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        if isinstance(error, OSError):
+            raise OSError(f"{path}: {error.strerror or error}") from error
+        raise
 
 
 def write_image(path, image):
@@ -65,10 +90,9 @@ def write_image(path, image):
 
     Depths that a format cannot hold are reduced: float to 16 bit except in TIFF, 16 to 8 bit
     except in PNG, TIFF and JPEG 2000. JPEG and WebP have quality 95. The file is complete or not
-    there: it is written under a temporary name and then renamed. Raises OSError and ValueError as
-    check_writable does.
+    there. Raises OSError and ValueError as check_picture_writable does.
     """
-    check_writable(path)
+    check_picture_writable(path)
     extension = os.path.splitext(path)[1].lower()
     if image.dtype.kind == "f" and extension not in (".tif", ".tiff"):
         image = quantise(image, np.uint16)
@@ -88,15 +112,8 @@ def write_image(path, image):
         raise ValueError(f"{path}: {error.err}") from error
     if not encoded:
         raise ValueError(f"{path}: this picture cannot be stored as {extension}")
-    temporary = f"{path}.tmp{os.getpid()}"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
+    with replacing(path) as file:
+        file.write(data)
 
 
 def to_ycbcr(image):

@@ -103,6 +103,25 @@ def test_scenes_are_decoded_once(brackets, tmp_path):
     assert torch.equal(dataset[0][0], again[0][0])
 
 
+@pytest.mark.parametrize("kept", [0, 10, 20000])
+def test_a_damaged_cache_is_made_anew(brackets, tmp_path, kept):
+    before = make(brackets, tmp_path)[0]
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[:kept])
+    assert all(map(torch.equal, make(brackets, tmp_path)[0], before))
+
+
+@pytest.mark.parametrize("copies", [3, 7])
+def test_copies_of_one_picture_are_no_bracket(tmp_path, copies):
+    for seed in range(12):  # a mean of equal numbers rounds to another number, now and then
+        write_bracket(tmp_path / "data" / f"scene{seed}", 50, 50, seed, gains=(1,) * copies)
+    with (
+        pytest.warns(UserWarning, match="equally bright"),
+        pytest.raises(ValueError, match="no scene in it can be used"),
+    ):
+        make(tmp_path / "data", tmp_path, crop_size=48)
+
+
 def test_changed_pictures_are_decoded_again(brackets, tmp_path):
     folder = tmp_path / "data"
     shutil.copytree(brackets, folder)
@@ -141,7 +160,9 @@ def test_scenes_that_cannot_be_used_are_named_and_skipped(brackets, tmp_path):
     (folder / "damaged" / "2.png").write_bytes(b"\x89PNG")
     write_bracket(folder / "sizes")
     utils.write_image(str(folder / "sizes" / "2.png"), np.zeros((9, 9, 3), np.uint8))
-    write_bracket(folder / "equal", gains=(1, 1))
+    write_bracket(folder / "equal", gains=(1,) * 3)
+    write_bracket(folder / "link")
+    (folder / "link" / "9.png").symlink_to(tmp_path / "nowhere")
     (folder / "empty").mkdir()
     (folder / "notes.txt").write_text("not a scene")
     with pytest.warns(UserWarning, match="skipped") as caught:
@@ -153,6 +174,7 @@ def test_scenes_that_cannot_be_used_are_named_and_skipped(brackets, tmp_path):
         [
             ("damaged", "2.png: not a picture"),
             ("equal", "equally bright"),
+            ("link", "No such file"),
             ("single", "one picture only"),
             ("sizes", "differ in size: 9x9, 120x96"),
         ],

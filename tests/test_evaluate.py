@@ -35,8 +35,9 @@ def test_scores(folder, tmp_path, capsys):
     for row in rows:
         paths = [str(folder / row["scene"] / name) for name in ("1.png", "3.png")]
         gray = [utils.to_gray(utils.read_image(path)) for path in paths]
-        for method, name in (("average", "average"), ("MergeMertens",) * 2, (model, "net")):
-            fused = utils.read_image(str(out / f"{row['scene']}_{name}.png"))
+        for method in ("average", "MergeMertens", model):
+            folder_of_method = out / evaluate.folder_name(method)
+            fused = utils.read_image(str(folder_of_method / f"{row['scene']}.png"))
             expected = loss.score(utils.to_gray(fused), gray)
             assert float(row[method]) == pytest.approx(expected, abs=1e-6)
     lines = capsys.readouterr().out.splitlines()
@@ -45,6 +46,12 @@ def test_scores(folder, tmp_path, capsys):
         assert means[method] == pytest.approx(
             np.mean([float(row[method]) for row in rows]), abs=1e-4
         )
+
+
+def test_folder_names():
+    assert evaluate.folder_name("average") == "average"
+    assert evaluate.folder_name("runs/a/model/best.pth") == "runs_a_model_best"
+    assert evaluate.folder_name("../b/best.pth") == "b_best"
 
 
 def test_average_is_rounded():
@@ -61,6 +68,7 @@ def test_mistakes_get_one_line(folder, tmp_path, capsys):
         (["--folder", str(tmp_path / "none")], f"{tmp_path / 'none'}: No such file"),
         (["--folder", str(folder)], f"{folder / 'b' / '3.png'}: the file is empty"),
         (["--folder", str(folder), "--model", "none.pth"], "none.pth: No such file"),
+        (["--folder", str(folder), "--csv", "none/x.csv"], "none/x.csv: there is no folder none"),
     ]:
         models = [] if "--model" in argv else ["--model"]
         assert evaluate.main([*argv, *models, "--quiet"]) == 2

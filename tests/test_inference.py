@@ -1,5 +1,6 @@
 """The command that fuses a pair of files, and how it answers mistakes."""
 
+import math
 import os
 import subprocess
 import sys
@@ -127,7 +128,13 @@ def mistakes(tmp_path, files, pair):
     yield "--res", str(tmp_path / "none" / "x.png"), "no folder"
     yield "--res", str(tmp_path), "is a folder"
     yield "--res", str(tmp_path / "x.doc"), "unknown picture format"
+    torch.save(
+        {"model": {k: v * math.nan for k, v in load_model(files["--model"]).state_dict().items()}},
+        tmp_path / "nan.pth",
+    )
+    yield "--model", str(tmp_path / "nan.pth"), "not finite"
     yield "--device", "cuda:99", "not available"
+    yield "--device", "meta", "neither a CPU nor a CUDA GPU"
     utils.write_image(str(tmp_path / "small.png"), pair[0][:-1])
     yield "--image2", str(tmp_path / "small.png"), "75x61 and 75x60"
     utils.write_image(str(tmp_path / "grey.png"), pair[0][..., 0])
@@ -160,5 +167,12 @@ def test_bad_flags_get_one_line(files, flags, capsys):
         run(files, *flags)
     assert caught.value.code == 2
     err = capsys.readouterr().err
-    assert "inference.py" in err or "pytest" in err or "__main__" in err
+    assert flags[0] in err
+    assert err.count("\n") == 1
+
+
+def test_sizes_that_cannot_be_had(files, capfd):
+    assert run(files, "--H", "1000000", "--W", "1000000") == 2
+    err = capfd.readouterr().err
+    assert err.startswith("inference.py: --H 1000000 --W 1000000: ")
     assert err.count("\n") == 1

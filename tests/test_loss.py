@@ -224,6 +224,13 @@ def test_global_target_is_the_original_formula():
         torch.testing.assert_close(y_hat(stack, "global")[:, 0], (expected + 1) / 2)
 
 
+def test_unknown_target():
+    y_f, sources = random_stack()
+    for call in (lambda: mef_ssim(y_f, sources, target="Patch"), lambda: y_hat(sources, "x")):
+        with pytest.raises(ValueError, match="target must be"):
+            call()
+
+
 def test_global_target_is_for_pairs():
     with pytest.raises(ValueError, match="2 sources, not 3"):
         mef_ssim(*random_stack(count=3), target="global")
@@ -266,6 +273,15 @@ def test_half_precision_is_scored_in_float32():
     value = mef_ssim(y_f.bfloat16(), sources.bfloat16())
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, mef_ssim(y_f.bfloat16().float(), sources.bfloat16().float()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cuda_equals_cpu():
+    y_f, sources = random_stack(dtype=torch.float32)
+    # float32 arithmetic on both, in another order
+    torch.testing.assert_close(
+        mef_ssim(y_f.cuda(), sources.cuda()).cpu(), mef_ssim(y_f, sources), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize(

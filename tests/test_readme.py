@@ -75,3 +75,9 @@ def test_command_works(script, arguments, workplace):
     for flag in ("--res", "--csv"):
         if flag in arguments:
             assert (workplace / arguments[arguments.index(flag) + 1]).stat().st_size > 0
+
+
+def test_python_works(workplace):
+    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    exec(compile(block, "README.md", "exec"), {})
+    assert utils.read_image("fused.png").shape == utils.read_image("samples/under.jpg").shape

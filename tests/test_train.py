@@ -47,6 +47,7 @@ def run(brackets, det, **changes):
 def assert_same_run(one, other):
     assert one["loss"] == other["loss"]
     assert one["epoch"] == other["epoch"]
+    assert one["val"] == other["val"]
     for key, value in one["model"].items():
         assert torch.equal(value, other["model"][key]), key
     moments, others = (c["optimizer"]["state"] for c in (one, other))
@@ -103,8 +104,12 @@ def test_resumed_equals_uninterrupted(brackets, tmp_path, changes):
     flags = [f"--{key}" for key, value in changes.items() if value is None]
     changes = {key: value for key, value in changes.items() if value is not None}
 
+    val = tmp_path / "val"
+    write_bracket(val / "scene", height=50, width=50, seed=7)
+
     def go(det, stop_after=None, **more):
-        argv = arguments(brackets, det, epoch=4, **changes, **more) + flags
+        argv = arguments(brackets, det, epoch=4, val_epoch=1, **changes, **more) + flags
+        argv += ["--val_folder", str(val)]
         options = TrainOptions().parse(argv)
         if stop_after is None:
             train.train(options)
@@ -121,10 +126,12 @@ def test_resumed_equals_uninterrupted(brackets, tmp_path, changes):
         assert_same_run(whole, resumed)
         with open(tmp_path / "whole" / "log.csv") as one, open(det / "log.csv") as other:
             columns = [
-                [(line["epoch"], line["loss"], line["lr"]) for line in csv.DictReader(file)]
-                for file in (one, other)
+                [{**line, "seconds": ""} for line in csv.DictReader(file)] for file in (one, other)
             ]
         assert columns[0] == columns[1]
+        best = [load_checkpoint(str(d / "model" / "best.pth")) for d in (tmp_path / "whole", det)]
+        assert best[0]["epoch"] == best[1]["epoch"]
+        assert all(map(torch.equal, best[0]["model"].values(), best[1]["model"].values()))
 
 
 def train_until(options, steps):
@@ -192,10 +199,13 @@ def test_ctrl_c_saves_and_exits_cleanly(brackets, tmp_path):
     assert (det / "loss.png").exists()
 
 
-def test_non_finite_loss_stops_with_a_message(brackets, tmp_path, capsys):
-    argv = arguments(brackets, tmp_path / "det", epoch=3, lr=1e30, warmup=0)
+def test_divergence_stops_with_a_message_and_saves_nothing(brackets, tmp_path, capsys):
+    argv = arguments(brackets, tmp_path / "det", epoch=1, batch_size=1, lr=1e30, warmup=0)
     assert train.main(argv) == 1
-    assert capsys.readouterr().err.startswith("train.py: loss is nan in epoch ")
+    err = capsys.readouterr().err
+    assert err.startswith("train.py: epoch 1, step 2: the loss is nan")
+    assert err.count("\n") == 1
+    assert os.listdir(tmp_path / "det" / "model") == []
 
 
 def test_learning_rate():
@@ -239,14 +249,43 @@ def test_mistakes_get_one_line(brackets, tmp_path, capsys):
         err = capsys.readouterr().err
         assert err.startswith(f"train.py: {message}"), (name, err)
         assert err.count("\n") == 1, (name, err)
+        assert not (tmp_path / "det").exists(), name
 
 
-def test_resuming_another_network_is_refused(brackets, tmp_path, capsys):
-    run(brackets, tmp_path / "det", epoch=1)
-    latest = tmp_path / "det" / "model" / "latest.pth"
-    argv = arguments(brackets, tmp_path / "det", epoch=2, resume=latest)
-    assert train.main([*argv, "--batch_norm"]) == 2
-    assert f"{latest}: holds the network" in capsys.readouterr().err
+def test_resuming_another_run_is_refused(brackets, tmp_path, capsys):
+    det = tmp_path / "det"
+    run(brackets, det, epoch=1)
+    latest = det / "model" / "latest.pth"
+    for flags, message in [
+        (["--batch_norm"], "was trained with --batch_norm False, not True"),
+        (["--batch_size", "3"], "was trained with --batch_size 2, not 3"),
+        (["--lr", "0.1"], "was trained with --lr 0.002, not 0.1"),
+        (["--folder", str(brackets), str(brackets)], "was trained on 3 scenes, not 6"),
+    ]:
+        argv = arguments(brackets, det, epoch=2, resume=latest)
+        assert train.main([*argv, *flags]) == 2
+        assert capsys.readouterr().err == f"train.py: {latest}: {message}\n"
+    damaged = load_checkpoint(str(latest))
+    damaged["optimizer"] = {}
+    torch.save(damaged, latest)
+    assert train.main(arguments(brackets, det, epoch=2, resume=latest)) == 2
+    assert "its optimizer's state does not fit" in capsys.readouterr().err
+
+
+def test_validation_pictures_are_checked_before_training(brackets, tmp_path, capsys):
+    write_bracket(tmp_path / "val" / "scene")
+    second = str(tmp_path / "val" / "scene" / "3.png")
+    for height, reason in ((50, "differ in size"), (40, "needs pictures of at least 41")):
+        utils.write_image(second, utils.read_image(second)[:height])
+        if height == 40:
+            first = str(tmp_path / "val" / "scene" / "1.png")
+            utils.write_image(first, utils.read_image(first)[:height])
+        argv = arguments(brackets, tmp_path / "det", epoch=1, val_folder=tmp_path / "val")
+        assert train.main(argv) == 2
+        err = capsys.readouterr().err
+        assert second in err
+        assert reason in err
+    assert not (tmp_path / "det").exists()
 
 
 @pytest.mark.parametrize(
