@@ -159,7 +159,7 @@ def add_machine_options(parser):
         default="auto",
         help="auto, cpu, cuda or cuda:N; auto is CUDA where there is one",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress, errors only")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def report(script, error):

@@ -134,7 +134,7 @@ def train(options):
                 save_latest(model, optimizer, scaler, state, options)
             bar.set_postfix(progress_values(state))
     plot(os.path.join(options.det, "loss.png"), state)
-    if stop.requested:
+    if state["epoch"] < options.epoch:
         latest = os.path.join(options.det, "model", "latest.pth")
         print(f"stopped in epoch {state['epoch'] + 1}; --resume {latest} continues", flush=True)
     return state["loss"]
