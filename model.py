@@ -6,6 +6,7 @@ Fusion with Extreme Exposure Image Pairs", ICCV 2017, Fig. 2.
 
 import os
 import pickle
+import warnings
 
 import numpy as np
 import torch
@@ -117,7 +118,12 @@ def load_checkpoint(path):
     Raises OSError where the file cannot be read, and ValueError naming the file and the reason
     where it is no such checkpoint.
     """
-    with open(path, "rb") as file, torch.serialization.safe_globals(numpy_scalars()):
+    with (
+        open(path, "rb") as file,
+        torch.serialization.safe_globals(numpy_scalars()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # torch's, on files that are refused anyway
         try:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,7 @@ def mistakes(tmp_path, files, pair):
     yield "--model", file("cut.pth", weights[: len(weights) // 2]), "damaged"
     torch.save({"model": RunsCode()}, tmp_path / "code.pth")
     yield "--model", str(tmp_path / "code.pth"), "would run code"
+    yield "--model", file("pickle.pth", pickle.dumps({"model": RunsCode()})), "not a checkpoint"
     torch.save({"model": {"c1.0.weight": torch.zeros(1)}}, tmp_path / "keys.pth")
     yield "--model", str(tmp_path / "keys.pth"), "Missing key"
     yield "--res", str(tmp_path / "none" / "x.png"), "no folder"
