@@ -5,7 +5,6 @@ result is rounded to 8 bits before it is scored, as it is when it is written to 
 """
 
 import csv
-import io
 import os
 import re
 import statistics
@@ -20,7 +19,7 @@ import loss
 import utils
 from dataset import find_pairs
 from model import choose_device, load_model
-from opts import EvaluateOptions, report
+from opts import EvaluateOptions, run
 
 
 def evaluate(options):
@@ -81,27 +80,22 @@ def print_table(scores):
 
 
 def write_csv(path, scores):
-    with utils.replacing(path) as file:
-        text = io.TextIOWrapper(file, newline="", write_through=True)
-        writer = csv.writer(text)
+    with utils.replacing(path, "w", newline="") as file:
+        writer = csv.writer(file)
         writer.writerow(["scene", *scores])
         for scene in next(iter(scores.values())):
             writer.writerow([scene, *(f"{values[scene]:.6f}" for values in scores.values())])
-        text.detach()  # the file is closed by its owner
+
+
+def evaluate_and_report(options):
+    scores = evaluate(options)
+    print_table(scores)
+    if options.csv:
+        write_csv(options.csv, scores)
 
 
 def main(argv=None):
-    options = EvaluateOptions().parse(argv)
-    try:
-        scores = evaluate(options)
-        print_table(scores)
-        if options.csv:
-            write_csv(options.csv, scores)
-    except (OSError, ValueError) as error:
-        return report("evaluate.py", error)
-    except KeyboardInterrupt:
-        return 130  # as shells report SIGINT
-    return 0
+    return run("evaluate.py", evaluate_and_report, EvaluateOptions().parse(argv))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import cv2
 import fusion
 import utils
 from model import choose_device, load_model
-from opts import TestOptions, report
+from opts import TestOptions, run
 
 
 def inference(options):
@@ -43,14 +43,7 @@ def resize(image, width, height):
 
 
 def main(argv=None):
-    options = TestOptions().parse(argv)
-    try:
-        inference(options)
-    except (OSError, ValueError) as error:
-        return report("inference.py", error)
-    except KeyboardInterrupt:
-        return 130  # as shells report SIGINT
-    return 0
+    return run("inference.py", inference, TestOptions().parse(argv))
 
 
 if __name__ == "__main__":

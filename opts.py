@@ -162,12 +162,21 @@ def add_machine_options(parser):
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
-def report(script, error):
-    """Prints an error that the user can mend as one line on stderr; returns exit status 2."""
-    if isinstance(error, OSError) and error.filename is not None:
-        error = f"{error.filename}: {error.strerror}"
-    print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+def run(script, work, options):
+    """Calls work(options) and returns the script's exit status.
+
+    An OSError or ValueError is a mistake that the user can mend: one line on stderr, status 2.
+    """
+    try:
+        work(options)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            error = f"{error.filename}: {error.strerror}"
+        print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130  # as shells report SIGINT
+    return 0
 
 
 def at_least(lowest):

@@ -35,7 +35,7 @@ from model import (
     model_from_checkpoint,
     save_checkpoint,
 )
-from opts import TrainOptions, report
+from opts import TrainOptions, run
 
 # What a resumed run must have in common with the run that it continues.
 FIXED_OPTIONS = (
@@ -314,7 +314,7 @@ class Log:
         if epoch and os.path.exists(path):
             with open(path, newline="") as file:
                 lines = [line for line in csv.DictReader(file) if int(line["epoch"]) <= epoch]
-        with open(path, "w", newline="") as file:
+        with utils.replacing(path, "w", newline="") as file:
             writer = csv.DictWriter(file, LOG_FIELDS)
             writer.writeheader()
             writer.writerows(lines)
@@ -348,7 +348,8 @@ def plot(path, state):
         axes.plot(list(state["val"]), losses, "o-", label="1 - validation MEF-SSIM")
     axes.set_yscale("log")
     axes.legend()
-    figure.savefig(path, dpi=100)
+    with utils.replacing(path) as file:
+        figure.savefig(file, format="png", dpi=100)
     plt.close(figure)
 
 
@@ -365,20 +366,13 @@ def choose_precision(name, device):
 
 def main(argv=None):
     options = TrainOptions().parse(argv)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(
-                f"train.py: {message}", file=sys.stderr
-            )
-            train(options)
-    except (OSError, ValueError) as error:
-        return report("train.py", error)
-    except KeyboardInterrupt:
-        return 130  # as shells report SIGINT
-    except TrainingError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"train.py: {message}", file=sys.stderr)
+        try:
+            return run("train.py", train, options)
+        except TrainingError as error:
+            print(f"train.py: {error}", file=sys.stderr)
+            return 1
 
 
 if __name__ == "__main__":

@@ -67,14 +67,14 @@ def check_picture_writable(path):
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """A binary file to write that becomes `path` once it is complete, and else leaves no trace.
+def replacing(path, mode="wb", **options):
+    """A file to write that becomes `path` once it is complete, and else leaves no trace.
 
-    Raises OSError naming `path`, not the temporary file.
+    mode and options are open's. Raises OSError naming `path`, not the temporary file.
     """
     temporary = f"{path}.tmp{os.getpid()}"
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, mode, **options) as file:
             yield file
         os.replace(temporary, path)
     except BaseException as error:
