@@ -1,4 +1,4 @@
-"""What does training see? Random aligned under/over crops from a folder of bracketed scenes."""
+"""What does training see? Random aligned crops of exposures from a folder of bracketed scenes."""
 
 import hashlib
 import os
@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 import utils
 
+MAX_STACK = 5  # exposures drawn of a scene at most
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".ppm")
 
 
 class BracketedDataset(Dataset):
-    """One under/over pair of aligned crops from every scene in every epoch.
+    """Aligned crops of some exposures of every scene in every epoch: a pair, or a longer stack.
 
     folders: a folder, or several, with one sub-folder a scene, which holds that scene's exposures.
     crop_size: side of the square crops, in pixels. Smaller scenes are enlarged to it, their aspect
@@ -28,18 +29,40 @@ class BracketedDataset(Dataset):
     cache: folder for the decoded pixels, made where it is missing. Every scene is decoded once
         into an array there and read through a memory map, by all workers and later runs alike.
     progress: a bar on stderr while scenes are decoded, where that is a terminal.
+    pairs: "any" draws one under- and one over-exposed picture, "extreme" takes a scene's darkest
+        and brightest.
+    stacks: the share of draws that are 3 to MAX_STACK exposures of the scene, where it has them.
+    zoom: crops show an area up to so many times as wide as crop_size, reduced to it.
+    gamma: all exposures are raised to one power, drawn between 1/gamma and gamma.
 
     Exposures brighter than the scene's mean luma, taken on a grid of pixels, are "over", the others
     "under". Scenes that cannot be used are named in a warning and left out. Raises ValueError where
     none can be used or a folder has none, OSError where a folder or the cache is not accessible.
 
-    Item i is scene i % len(self) in epoch i // len(self): (under, over), float32 tensors
-    (3, crop_size, crop_size) of Y, Cb, Cr in [0, 1].
+    Item i is scene i % len(self) in epoch i // len(self): a float32 tensor (K, 3, crop_size,
+    crop_size) of Y, Cb, Cr in [0, 1], the exposures from dark to bright: (under, over) of a pair.
     """
 
-    def __init__(self, folders, crop_size=256, seed=0, cache="train_result/cache", progress=False):
+    def __init__(
+        self,
+        folders,
+        crop_size=256,
+        seed=0,
+        cache="train_result/cache",
+        progress=False,
+        pairs="any",
+        stacks=0.0,
+        zoom=1.0,
+        gamma=1.0,
+    ):
+        if pairs not in ("any", "extreme"):
+            raise ValueError(f"pairs must be 'any' or 'extreme', not {pairs!r}")
         self.crop_size = crop_size
         self.seed = seed
+        self.pairs = pairs
+        self.stacks = stacks
+        self.zoom = zoom
+        self.gamma = gamma
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         found = [scene for folder in folders for scene in find_scenes(folder)]
         os.makedirs(cache, exist_ok=True)
@@ -63,9 +86,8 @@ class BracketedDataset(Dataset):
                     self.scenes.append((path, under, over))
         if not self.scenes:
             raise ValueError(f"{', '.join(map(str, folders))}: no scene in it can be used")
-        self.transform = v2.Compose(
+        self.turn = v2.Compose(
             [
-                v2.RandomCrop(crop_size),
                 v2.RandomHorizontalFlip(),
                 v2.RandomVerticalFlip(),
                 v2.RandomApply([v2.Lambda(transpose)]),  # with the flips, all quarter turns
@@ -79,60 +101,91 @@ class BracketedDataset(Dataset):
         epoch, index = divmod(item, len(self))
         path, under, over = self.scenes[index]
         # Copy-on-write, because torch wants an array that could be written to.
-        stack = torch.from_numpy(np.load(path, mmap_mode="c"))  # (K, 3, H, W) RGB
+        scene = torch.from_numpy(np.load(path, mmap_mode="c"))  # (K, 3, H, W) RGB
         state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(state[0]))
-            chosen = [group[int(torch.randint(len(group), ()))] for group in (under, over)]
-            pair = [tv_tensors.Image(stack[k]) for k in chosen]
-            if min(stack.shape[-2:]) < self.crop_size:
-                pair = [v2.functional.resize(image, self.crop_size) for image in pair]
-            pair = self.transform(*pair)
-        return tuple(
-            utils.to_ycbcr(image.permute(1, 2, 0).contiguous().numpy())[0] for image in pair
-        )
+            chosen = self.choose(under, over)
+            area = self.crop_size * self.zoom ** float(torch.rand(()))
+            area = min(round(area), max(self.crop_size, min(scene.shape[-2:])))
+            images = [tv_tensors.Image(scene[k]) for k in chosen]
+            if min(scene.shape[-2:]) < area:
+                images = [v2.functional.resize(image, area) for image in images]
+            images = v2.RandomCrop(area)(*images)
+            if area > self.crop_size:
+                size = [self.crop_size] * 2
+                images = [v2.functional.resize(image, size, antialias=True) for image in images]
+            images = self.turn(*images)
+            power = self.gamma ** (2 * float(torch.rand(())) - 1)
+        pixels = [image.permute(1, 2, 0).contiguous().numpy() for image in images]
+        if power != 1:
+            pixels = [(image / np.float32(255)) ** np.float32(power) for image in pixels]
+        return torch.cat([utils.to_ycbcr(image) for image in pixels])
+
+    def choose(self, under, over):
+        """Indices of the exposures that are drawn, dark to bright; under and over are so sorted."""
+        everything = [*under, *over]
+        if len(everything) > 2 and float(torch.rand(())) < self.stacks:
+            longest = min(len(everything), MAX_STACK)
+            count = int(torch.randint(3, longest + 1, ()))
+            positions = torch.randperm(len(everything))[:count].sort().values
+            return [everything[k] for k in positions]
+        if self.pairs == "extreme":
+            return [everything[0], everything[-1]]
+        return [group[int(torch.randint(len(group), ()))] for group in (under, over)]
 
 
 def find_scenes(folder):
     """Scene folders below `folder`: a list of (path, picture files), both in natural order.
 
-    A scene's files are all with a picture's extension, hidden ones aside; sub-folders without any
-    are not scenes. Raises OSError where the folder cannot be listed, ValueError where it has no
-    scene.
+    Sub-folders without pictures are not scenes. Raises OSError where the folder cannot be listed,
+    ValueError where it has no scene.
     """
-    scenes = []
-    for name in sorted(os.listdir(folder), key=natural):
-        scene = os.path.join(folder, name)
-        if os.path.isdir(scene):
-            files = [
-                os.path.join(scene, file)
-                for file in sorted(os.listdir(scene), key=natural)
-                if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-            ]
-            if files:
-                scenes.append((scene, files))
+    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder), key=natural)]
+    scenes = [(path, find_pictures(path)) for path in paths if os.path.isdir(path)]
+    scenes = [(path, files) for path, files in scenes if files]
     if not scenes:
         raise ValueError(f"{folder}: has no sub-folder with pictures (one folder a scene)")
     return scenes
 
 
-def find_pairs(folder):
-    """The pair that a scene is scored by: {path of the scene: (first, last picture file)}.
+def find_pictures(folder):
+    """The files of a folder with a picture's extension, hidden ones aside, in natural order."""
+    return [
+        os.path.join(folder, file)
+        for file in sorted(os.listdir(folder), key=natural)
+        if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
+    ]
 
+
+def find_brackets(folder, whole=False):
+    """The pictures that a scene is scored by: {path of the scene: picture files}.
+
+    They are the scene's first and last file, or all where `whole`. In the layout of the MEFB
+    benchmark, they are <scene>_A.* and <scene>_B.* in either letter case, whatever else is there.
     Scenes of one picture are left out. Raises as find_scenes does, and ValueError where no scene
     has two pictures.
     """
-    pairs = {scene: (files[0], files[-1]) for scene, files in find_scenes(folder) if files[1:]}
-    if not pairs:
+    brackets = {}
+    for scene, files in find_scenes(folder):
+        name = os.path.basename(scene).lower()
+        stems = [os.path.splitext(os.path.basename(file))[0].lower() for file in files]
+        mefb = [f"{name}_a", f"{name}_b"]
+        if all(stems.count(stem) == 1 for stem in mefb):
+            brackets[scene] = [files[stems.index(stem)] for stem in mefb]
+        elif len(files) > 1:
+            brackets[scene] = files if whole else [files[0], files[-1]]
+    if not brackets:
         raise ValueError(f"{folder}: no scene in it has two pictures")
-    return pairs
+    return brackets
 
 
 def decode_once(scene, cache):
     """Decodes a scene into the cache unless it is there already.
 
-    Returns (path of the array, indices of under, of over exposures, None), or (None, None, None,
-    the reason) where the scene cannot be used. The array is uint8 (K, 3, H, W) RGB.
+    Returns (path of the array, indices of under, of over exposures, each dark to bright, None), or
+    (None, None, None, the reason) where the scene cannot be used. The array is uint8 RGB,
+    (K, 3, H, W).
     """
     folder, files = scene
     if len(files) < 2:
@@ -153,8 +206,9 @@ def decode_once(scene, cache):
     # A grid of some thousand pixels is enough for a mean.
     step = max(1, min(stack.shape[-2:]) // 64)
     brightness = stack[:, :, ::step, ::step].mean(axis=(2, 3)) @ np.array(utils.LUMA)
-    over = np.flatnonzero(brightness > brightness.mean()).tolist()
-    under = [k for k in range(len(files)) if k not in over]
+    order = np.argsort(brightness, kind="stable").tolist()
+    over = [k for k in order if brightness[k] > brightness.mean()]
+    under = [k for k in order if k not in over]
     if not over or not under or np.ptp(brightness) == 0:
         return None, None, None, "its pictures are equally bright"
     return path, under, over, None

@@ -1,10 +1,11 @@
-"""How well does fusion do on a folder of scenes? Scores methods by multi-scale MEF-SSIM.
+"""How well does fusion do on a folder of scenes? Scores methods beside each other.
 
-Beside the given checkpoints it runs a plain average and OpenCV's MergeMertens. Every method's
-result is rounded to 8 bits before it is scored, as it is when it is written to a file.
+A plain average, OpenCV's MergeMertens, checkpoints and results already on disk are scored in one
+run. Every result is rounded to 8 bits before it is scored, as it is when it is written to a file.
 """
 
 import csv
+import functools
 import os
 import re
 import statistics
@@ -17,49 +18,75 @@ from tqdm import tqdm
 import fusion
 import loss
 import utils
-from dataset import find_pairs
+from dataset import find_brackets, find_pictures
 from model import choose_device, load_model
 from opts import EvaluateOptions, run
+
+THUMBNAIL = 240  # width on the contact sheet, in pixels
+CAPTION = 20  # height of the text below a thumbnail, in pixels
 
 
 def evaluate(options):
     """Scores all methods as an EvaluateOptions namespace says.
 
-    Returns {method: {scene: MEF-SSIM}}. Raises OSError or ValueError naming the file where a
-    picture or checkpoint cannot be used.
+    Returns {method: {scene: {score: value}}}, the scores being those of score_all. Raises OSError
+    or ValueError naming the file where a picture or checkpoint cannot be used.
     """
     device = choose_device(options.device)
     methods = {"average": average, "MergeMertens": merge_mertens}
     for path in options.model:
         model = load_model(path, device)
-        methods[path] = lambda images, model=model: fusion.fuse(model, images)
+        methods[path] = functools.partial(fusion.fuse, model)
+        if options.refine:
+            methods[f"{path} +{options.refine}"] = functools.partial(
+                fusion.fuse, model, refine=options.refine
+            )
+    for name, _ in options.fused:
+        if name in methods:
+            raise ValueError(f"--fused: {name!r} is the name of another method")
     if options.csv:
         utils.check_writable(options.csv)
+    if options.sheet:
+        utils.check_picture_writable(options.sheet)
+    brackets = find_brackets(options.folder, options.stack)
+    scenes = [os.path.basename(folder) for folder in brackets]
+    on_disk = {name: match_results(folder, scenes) for name, folder in options.fused}
+    scores = {name: {} for name in (*methods, *on_disk)}
     if options.save:
         for name in methods:
             os.makedirs(os.path.join(options.save, folder_name(name)), exist_ok=True)
-    scores = {name: {} for name in methods}
-    pairs = find_pairs(options.folder)
-    for folder, paths in tqdm(pairs.items(), unit="scene", disable=True if options.quiet else None):
+    rows = []
+    for folder, files in tqdm(
+        brackets.items(), unit="scene", disable=True if options.quiet else None
+    ):
         scene = os.path.basename(folder)
-        images = [utils.to_8_bit(utils.read_image(path)) for path in paths]
+        images = [utils.to_8_bit(utils.read_image(path)) for path in files]
         try:
             fusion.check(images)
+            results = {name: fuse(images) for name, fuse in methods.items()}
+            for name, paths in on_disk.items():
+                results[name] = read_result(paths[scene], images)
             gray = [utils.to_gray(image) for image in images]
-            for name, method in methods.items():
-                fused = method(images)
-                scores[name][scene] = loss.score(utils.to_gray(fused), gray, device)
-                if options.save:
-                    file = os.path.join(options.save, folder_name(name), f"{scene}.png")
-                    utils.write_image(file, fused)
+            for name, fused in results.items():
+                scores[name][scene] = score_all(utils.to_gray(fused), gray, device)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
+        if options.save:
+            for name in methods:
+                path = os.path.join(options.save, folder_name(name), f"{scene}.png")
+                utils.write_image(path, results[name])
+        if options.sheet:
+            captions = [f"{scores[name][scene]['MEF-SSIM']:.4f} {name}" for name in results]
+            captions += [f"{scene}: {os.path.basename(path)}" for path in files]
+            rows.append(sheet_row([*results.values(), *images], captions))
+    if options.sheet:
+        write_sheet(options.sheet, rows)
     return scores
 
 
 def folder_name(method):
-    """A checkpoint's path as the name of one folder."""
-    return re.sub(r"[^\w.-]+", "_", os.path.splitext(method)[0]).strip("._")
+    """A method's name, which may be a checkpoint's path, as the name of one folder."""
+    return re.sub(r"[^\w.-]+", "_", method.replace(".pth", "")).strip("._")
 
 
 def average(images):
@@ -71,25 +98,197 @@ def merge_mertens(images):
     return utils.quantise(cv2.createMergeMertens().process(images), np.uint8)
 
 
-def print_table(scores):
-    print(f"{'MEF-SSIM, multi-scale':40} {'mean':>8} {'median':>8} {'minimum':>8}")
-    for name, values in scores.items():
-        values = values.values()
-        columns = (statistics.mean(values), statistics.median(values), min(values))
-        print(f"{name:40} " + " ".join(f"{value:8.4f}" for value in columns))
+def match_results(folder, scenes):
+    """The fused picture of every scene in a folder of results: {scene: file}.
+
+    A file belongs to the scene that its name, less the extension and letter case aside, is or
+    begins with, followed by neither letter nor digit; of several scenes, to the longest.
+    Raises OSError where the folder cannot be listed, and ValueError naming a scene that has no
+    file or several.
+    """
+    found = {scene: [] for scene in scenes}
+    for path in find_pictures(folder):
+        stem = os.path.splitext(os.path.basename(path))[0].lower()
+        matches = [
+            scene
+            for scene in scenes
+            if stem.startswith(scene.lower()) and not stem[len(scene) :][:1].isalnum()
+        ]
+        if matches:
+            found[max(matches, key=len)].append(path)
+    for scene, paths in found.items():
+        if len(paths) != 1:
+            count = "no picture" if not paths else f"{len(paths)} pictures"
+            raise ValueError(f"{folder}: has {count} of scene {scene}")
+    return {scene: path for scene, (path,) in found.items()}
+
+
+def read_result(path, images):
+    """A fused picture from disk in 8 bits; ValueError where its size is not the scene's."""
+    fused = utils.to_8_bit(utils.read_image(path))
+    if fused.shape[:2] != images[0].shape[:2]:
+        (height, width), (expected_height, expected_width) = fused.shape[:2], images[0].shape[:2]
+        raise ValueError(
+            f"{path} has {width}x{height} pixels, the scene {expected_width}x{expected_height}"
+        )
+    return fused
+
+
+def score_all(fused, sources, device="cpu"):
+    """All scores of a fused picture, higher being better or more: {name: value}.
+
+    fused, sources: 8-bit gray pictures, uint8 arrays (H, W). MEF-SSIM is multi-scale; the last four
+    describe the fused picture alone, on the 0 to 255 scale, and noise raises them too.
+    """
+    return {
+        "MEF-SSIM": loss.score(fused, sources, device),
+        "Q^AB/F": edge_preservation(fused, sources),
+        "EN": entropy(fused),
+        "SF": spatial_frequency(fused),
+        "AG": average_gradient(fused),
+        "SD": float(fused.std()),
+    }
+
+
+def entropy(fused):
+    """Shannon entropy of the histogram of 256 levels, in bits."""
+    share = np.bincount(fused.ravel(), minlength=256) / fused.size
+    share = share[share > 0]
+    return float(-(share * np.log2(share)).sum())
+
+
+def spatial_frequency(fused):
+    """Root of the mean squared differences of neighbours, rows' and columns' added.
+
+    A. M. Eskicioglu, P. S. Fisher, "Image quality measures and their performance", IEEE
+    Transactions on Communications 43(12), 1995. Both sums are divided by the number of pixels.
+    """
+    x = fused.astype(np.float64)
+    squares = (np.diff(x, axis=0) ** 2).sum() + (np.diff(x, axis=1) ** 2).sum()
+    return float(np.sqrt(squares / x.size))
+
+
+def average_gradient(fused):
+    """Mean over all pixels but the last row and column of sqrt((dx^2 + dy^2)/2).
+
+    G. Cui, H. Feng, Z. Xu, Q. Li, Y. Chen, "Detail preserved fusion of visible and infrared images
+    using regional saliency extraction and multi-scale image decomposition", Optics Communications
+    341, 2015; dx and dy are differences to the next pixel.
+    """
+    x = fused.astype(np.float64)
+    dy, dx = np.diff(x, axis=0)[:, :-1], np.diff(x, axis=1)[:-1]
+    return float(np.sqrt((dx**2 + dy**2) / 2).mean())
+
+
+def edge_preservation(fused, sources):
+    """Q^AB/F: how much of the sources' edges, their strength and direction, the fused picture has.
+
+    C. S. Xydeas, V. Petrovic, "Objective image fusion performance measure", Electronics Letters
+    36(4), 2000, with its constants and L = 1; in [0, 1]. The sum goes over all sources, be they two
+    or more. Sobel filters, the picture's border mirrored; 0 where no source has an edge.
+    """
+    strength_f, angle_f = edges(fused)
+    total = weights = 0.0
+    for source in sources:
+        strength, angle = edges(source)
+        high = np.maximum(strength, strength_f)
+        relative = np.minimum(strength, strength_f) / np.where(high > 0, high, 1)
+        # Angles pi apart are one direction.
+        direction = np.abs(np.abs(angle - angle_f) - np.pi / 2) / (np.pi / 2)
+        kept = 0.9994 / (1 + np.exp(-15 * (relative - 0.5)))
+        kept *= 0.9879 / (1 + np.exp(-22 * (direction - 0.8)))
+        total += (kept * strength).sum()
+        weights += strength.sum()
+    return float(total / weights) if weights else 0.0
+
+
+def edges(gray):
+    """Strength and direction, in [-pi/2, pi/2], of the Sobel gradient of every pixel."""
+    x = cv2.Sobel(gray, cv2.CV_64F, 1, 0)
+    y = cv2.Sobel(gray, cv2.CV_64F, 0, 1)
+    vertical = np.where(y != 0, np.pi / 2, 0.0)
+    return np.hypot(x, y), np.where(x != 0, np.arctan(y / np.where(x != 0, x, 1)), vertical)
+
+
+def sheet_row(pictures, captions):
+    """Pictures of one size as a row of captioned thumbnails, (h, w, 3) RGB."""
+    height, width = pictures[0].shape[:2]
+    size = (THUMBNAIL, max(1, round(height * THUMBNAIL / width)))
+    cells = []
+    for picture, caption in zip(pictures, captions, strict=True):
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        small = np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small
+        label = np.full((CAPTION, THUMBNAIL, 3), 255, np.uint8)
+        cv2.putText(label, caption, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0))
+        cells.append(np.concatenate([small, label]))
+    return np.concatenate(cells, axis=1)
+
+
+def write_sheet(path, rows):
+    """Writes rows of thumbnails as one picture, white where a row is shorter."""
+    width = max(row.shape[1] for row in rows)
+    white = functools.partial(np.pad, constant_values=255)
+    rows = [white(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    utils.write_image(path, np.concatenate(rows))
+
+
+def print_tables(scores):
+    """Every scene's MEF-SSIM, a summary of all scores, and who wins against whom, on stdout."""
+    methods = list(scores)
+    scenes = list(scores[methods[0]])
+    print("Methods:")
+    for number, method in enumerate(methods, start=1):
+        print(f"  {number}  {method}")
+
+    width = max(map(len, (*scenes, "MEF-SSIM")))
+    print(f"\n{'MEF-SSIM':{width}} " + " ".join(f"{n:>7}" for n in range(1, len(methods) + 1)))
+    for scene in scenes:
+        values = (scores[method][scene]["MEF-SSIM"] for method in methods)
+        print(f"{scene:{width}} " + " ".join(f"{value:7.4f}" for value in values))
+
+    names = list(scores[methods[0]][scenes[0]])
+    heads = ["mean", "median", "minimum", *names[1:]]
+    width = max(map(len, methods))
+    print(f"\n{'':{width}} {'MEF-SSIM':>8} {'':17} mean")
+    print(f"{'method':{width}} " + " ".join(f"{head:>8}" for head in heads))
+    for method in methods:
+        values = {name: [scores[method][scene][name] for scene in scenes] for name in names}
+        q = values.pop("MEF-SSIM")
+        columns = [statistics.mean(q), statistics.median(q), min(q)]
+        columns += map(statistics.mean, values.values())
+        print(f"{method:{width}} " + " ".join(f"{value:8.4f}" for value in columns))
+
+    print("\nScenes in which the method of the row has a higher MEF-SSIM than that of the column:")
+    print(f"{'':{width}} " + " ".join(f"{n:>3}" for n in range(1, len(methods) + 1)))
+    for method in methods:
+        print(f"{method:{width}} " + " ".join(f"{n:>3}" for n in wins(scores, method)))
+
+
+def wins(scores, method):
+    """In how many scenes a method has a higher MEF-SSIM than each method."""
+    ours = scores[method]
+    return [
+        sum(ours[scene]["MEF-SSIM"] > theirs[scene]["MEF-SSIM"] for scene in ours)
+        for theirs in scores.values()
+    ]
 
 
 def write_csv(path, scores):
+    """One line a scene and method, with all scores."""
     with utils.replacing(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["scene", *scores])
-        for scene in next(iter(scores.values())):
-            writer.writerow([scene, *(f"{values[scene]:.6f}" for values in scores.values())])
+        names = None
+        for method, scenes in scores.items():
+            for scene, values in scenes.items():
+                if names is None:
+                    names = list(values)
+                    writer.writerow(["method", "scene", *names])
+                writer.writerow([method, scene, *(f"{values[name]:.6f}" for name in names)])
 
 
 def evaluate_and_report(options):
     scores = evaluate(options)
-    print_table(scores)
+    print_tables(scores)
     if options.csv:
         write_csv(options.csv, scores)
 

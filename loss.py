@@ -10,6 +10,7 @@ window. Every quantity below is therefore a sum of windowed means and covariance
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch.nn import functional as F
 
 WINDOW = 11  # pixels a side
 SIGMA = 1.5  # of the Gaussian window that compares, in pixels
-SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)  # finest first; normalised to sum 1 where used
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)  # finest first
+EXPONENTS = [weight / sum(SCALE_WEIGHTS) for weight in SCALE_WEIGHTS]
 CONTRAST_FLOOR = 0.001 / 255  # added to every c_k, on the [0, 1] scale
 MAX_EXPONENT = 10
 LOWEST_SCORE = 0.01  # below it, a scale's score enters the product by the tangent of its logarithm
@@ -32,24 +34,23 @@ def mef_ssim(y_f, sources, scales=3, target="patch", luminance_weight=0.0):
     scales: 1 for Q of the paper, 3 for the product of Q_i^b_i that the MEFB benchmark reports.
     target: "patch" for Ma et al.; "global" for the linear blend that the earlier implementation
         trains against (see global_coefficients), K = 2 only.
-    luminance_weight: w > 0 returns Q - w * (1 - L), with L from luminance_similarity.
+    luminance_weight: w > 0 returns Q - w * (1 - L), L being luminance_similarity's mean.
 
     Returns shape (N,), at most 1; computed in float32 or wider, whatever the inputs' type.
     Raises ValueError where shapes do not fit or the picture is smaller than the coarsest window.
     """
     y_f, sources = check(y_f, sources, scales)
-    coefficients = coefficients_of(target)
     penalty = 0.0
     if luminance_weight:
-        penalty = luminance_weight * (1 - luminance_similarity(y_f, sources))
-    q = [structural_similarity(y_f, sources, coefficients(sources))]
-    for _ in range(scales - 1):
-        y_f, sources = halve(y_f), halve(sources)
-        q.append(structural_similarity(y_f, sources, coefficients(sources)))
+        similarity = luminance_similarity(y_f, desired_luminance(sources))
+        penalty = luminance_weight * (1 - similarity.mean(dim=(1, 2, 3)))
+    q = []
+    for level, desired in zip(pyramid(y_f, scales), describe(sources, scales, target), strict=True):
+        numerator, denominator = compare(level, desired)
+        q.append((numerator / denominator).mean(dim=(1, 2, 3)))
     if scales == 1:
         return q[0] - penalty
-    exponents = [weight / sum(SCALE_WEIGHTS) for weight in SCALE_WEIGHTS]
-    logs = [b * tangent_log(q_i) for b, q_i in zip(exponents, q, strict=True)]
+    logs = [b * tangent_log(q_i) for b, q_i in zip(EXPONENTS, q, strict=True)]
     return sum(logs).exp() - penalty
 
 
@@ -112,7 +113,7 @@ def coefficients_of(target):
 def patch_coefficients(sources):
     """b_k of Ma et al.'s y_hat = c_hat * s_hat for every window: (N, K, H, W) -> (N, K, h, w)."""
     count = sources.shape[1]
-    covariance = covariances(sources, box_mean)  # {(j, k): (N, h, w)}, j <= k
+    _, covariance = moments(sources, box_mean)  # {(j, k): (N, h, w)}, j <= k
     variance = torch.stack([covariance[k, k] for k in range(count)], dim=1)
     # A constant window's variance comes out as rounding noise. Taken for structure it would be
     # divided by its own size; 8-bit sources vary by twice this threshold or not at all.
@@ -161,52 +162,90 @@ def global_coefficients(sources):
     return torch.cat([under, 1 - under], dim=1)
 
 
-def structural_similarity(y_f, sources, b):
-    """Q: SSIM's contrast-structure term of y_f with y_hat = sum_k b_k (x_k - l_k).
+class Desired(NamedTuple):
+    """y_hat = sum_k b_k (x_k - l_k) of every window at one scale, and what comparing needs of it.
 
-    y_f (N, 1, H, W), sources (N, K, H, W), b (N, K, h, w) or (N, K, 1, 1); returns the mean over
-    all windows, (N,).
+    x: the sources less 0.5, (N, K, H, W); mean: their Gaussian-weighted means, (N, K, h, w);
+    b: (N, K, h, w) or (N, K, 1, 1); variance: y_hat's, (N, 1, h, w).
+    """
+
+    x: torch.Tensor
+    mean: torch.Tensor
+    b: torch.Tensor
+    variance: torch.Tensor
+
+
+def describe(sources, scales=3, target="patch"):
+    """What fused luma is compared with: a Desired of every scale, finest first.
+
+    sources: (N, K, H, W) in [0, 1]. It can serve any number of comparisons with these sources.
+    """
+    description = []
+    for level in pyramid(sources, scales):
+        b = coefficients_of(target)(level)
+        mean, covariance = moments(level, gaussian_mean)
+        variance = sum(
+            (1 if j == k else 2) * b[:, j] * b[:, k] * value for (j, k), value in covariance.items()
+        )
+        description.append(Desired(level - 0.5, mean, b, variance[:, None]))
+    return description
+
+
+def compare(y_f, desired):
+    """SSIM's contrast-structure term of y_f with y_hat in every window of one scale.
+
+    y_f: (N, 1, H, W). Returns the term's numerator and denominator, (N, 1, h, w) each.
     """
     c = 0.03**2
-    stack = torch.cat([y_f, sources], dim=1)
-    covariance = covariances(stack, gaussian_mean)
-    variance_f = covariance[0, 0]
-    covariance_hat = sum(b[:, k - 1] * covariance[0, k] for k in range(1, stack.shape[1]))
-    variance_hat = sum(
-        (1 if j == k else 2) * b[:, j - 1] * b[:, k - 1] * value
-        for (j, k), value in covariance.items()
-        if j
-    )
-    return ((2 * covariance_hat + c) / (variance_hat + variance_f + c)).mean(dim=(1, 2))
+    y = y_f - 0.5
+    means = gaussian_mean(torch.cat([y, y * y, y * desired.x], dim=1))
+    mean, square, products = means.split([1, 1, desired.x.shape[1]], dim=1)
+    covariance = (desired.b * (products - mean * desired.mean)).sum(dim=1, keepdim=True)
+    return 2 * covariance + c, desired.variance + square - mean**2 + c
 
 
-def luminance_similarity(y_f, sources):
-    """How close the fused windows' means are to a natural brightness, one value a sample in [0, 1].
+def desired_luminance(sources):
+    """A natural brightness l_hat of every 11x11 window: (N, K, H, W) -> (N, 1, H-10, W-10).
 
-    The desired mean l_hat weighs the sources by how near their local and their global mean is to
-    mid-grey (K. Ma et al., "Deep Guided Learning for Fast Multi-Exposure Image Fusion", IEEE TIP
-    29, 2020); the comparison is SSIM's luminance term with C_1 = 0.01^2.
+    It weighs the sources by how near their local and their global mean is to mid-grey (K. Ma et
+    al., "Deep Guided Learning for Fast Multi-Exposure Image Fusion", IEEE TIP 29, 2020).
     """
     local = box_mean(sources)
     picture = sources.mean(dim=(2, 3), keepdim=True)
     v = torch.softmax(-((picture - 0.5) ** 2 + (local - 0.5) ** 2) / (2 * 0.2**2), dim=1)
-    l_hat = (v * local).sum(dim=1, keepdim=True)
+    return (v * local).sum(dim=1, keepdim=True)
+
+
+def luminance_similarity(y_f, l_hat):
+    """How close the fused windows' means are to l_hat, in [0, 1]: SSIM's term, C_1 = 0.01^2."""
     l_f = box_mean(y_f)
     c = 0.01**2
-    return ((2 * l_f * l_hat + c) / (l_f**2 + l_hat**2 + c)).mean(dim=(1, 2, 3))
+    return (2 * l_f * l_hat + c) / (l_f**2 + l_hat**2 + c)
 
 
-def covariances(stack, window_mean):
-    """Windowed covariances of all channel pairs: {(j, k): (N, h, w)} for j <= k.
+def moments(stack, window_mean):
+    """Windowed means less 0.5, and covariances of all channel pairs.
 
-    The pictures are centred first: E[xy] - E[x]E[y] loses digits where means are large.
+    Returns (N, C, h, w) and {(j, k): (N, h, w)} for j <= k. The pictures are centred first:
+    E[xy] - E[x]E[y] loses digits where means are large.
     """
     count = stack.shape[1]
     pairs = [(j, k) for j in range(count) for k in range(j, count)]
     x = (stack - 0.5).unbind(dim=1)
-    maps = window_mean(torch.stack([*x, *(x[j] * x[k] for j, k in pairs)], dim=1)).unbind(dim=1)
-    mean, product = maps[:count], dict(zip(pairs, maps[count:], strict=True))
-    return {(j, k): product[j, k] - mean[j] * mean[k] for j, k in pairs}
+    means = window_mean(torch.stack([*x, *(x[j] * x[k] for j, k in pairs)], dim=1))
+    mean, products = means[:, :count], means[:, count:].unbind(dim=1)
+    return mean, {
+        (j, k): product - mean[:, j] * mean[:, k]
+        for (j, k), product in zip(pairs, products, strict=True)
+    }
+
+
+def pyramid(x, scales):
+    """The picture at every scale, finest first."""
+    levels = [x]
+    while len(levels) < scales:
+        levels.append(halve(levels[-1]))
+    return levels
 
 
 def box_mean(x):
@@ -233,6 +272,11 @@ def separable(x, kernel):
     row = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
     with torch.autocast(x.device.type, enabled=False):
         return F.conv2d(F.conv2d(x, column, groups=channels), row, groups=channels)
+
+
+def spread(windows):
+    """The transpose of gaussian_mean: every window's value shared out among its pixels."""
+    return gaussian_mean(F.pad(windows, [WINDOW - 1] * 4))
 
 
 def halve(x):
@@ -270,9 +314,15 @@ def check(y_f, sources, scales):
 
 def check_size(height, width, scales=3):
     """ValueError where a picture is smaller than the window at the coarsest scale."""
-    smallest = (WINDOW - 1) * 2 ** (scales - 1) + 1
-    if min(height, width) < smallest:
+    if possible_scales(height, width) < scales:
+        smallest = (WINDOW - 1) * 2 ** (scales - 1) + 1
         raise ValueError(
             f"MEF-SSIM at {scales} scale(s) needs pictures of at least {smallest} pixels a side, "
             f"not {width}x{height}"
         )
+
+
+def possible_scales(height, width):
+    """How many scales, at most all, of a picture have room for the window."""
+    side = min(height, width)
+    return sum(side > (WINDOW - 1) * 2**i for i in range(len(SCALE_WEIGHTS)))

@@ -1,7 +1,8 @@
 """What is the network, and how is it stored? DeepFuse's luma CNN and its checkpoints.
 
 K. R. Prabhakar, V. S. Srikar, R. V. Babu, "DeepFuse: A Deep Unsupervised Approach for Exposure
-Fusion with Extreme Exposure Image Pairs", ICCV 2017, Fig. 2.
+Fusion with Extreme Exposure Image Pairs", ICCV 2017, Fig. 2. PyramidDeepFuse is the same layers on
+a coarse-to-fine pyramid, for a view of the whole picture instead of 25 pixels.
 """
 
 import os
@@ -29,13 +30,22 @@ class DeepFuse(nn.Module):
     padding: what lies beyond the border. "replicate" repeats the picture's outermost pixels, once,
         before C1; "zeros" fills every convolution's input with zeros, as in the earlier
         implementation.
+    width: channels of C1 and C4; C2 and C3 have twice as many. The paper's is 16.
     """
 
-    def __init__(self, batch_norm=False, padding="replicate"):
+    name = "deepfuse"
+    in_channels = 1  # of C1: the luma
+
+    def __init__(self, batch_norm=False, padding="replicate", width=16):
         super().__init__()
         if padding not in ("replicate", "zeros"):
             raise ValueError(f"padding must be 'replicate' or 'zeros', not {padding!r}")
-        self.settings = {"batch_norm": batch_norm, "padding": padding}
+        self.settings = {
+            "name": self.name,
+            "batch_norm": batch_norm,
+            "padding": padding,
+            "width": width,
+        }
 
         def layer(in_channels, out_channels, kernel_size, activation):
             same = kernel_size // 2 if padding == "zeros" else 0
@@ -45,16 +55,21 @@ class DeepFuse(nn.Module):
             norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
             return nn.Sequential(conv, norm, activation)
 
-        self.c1 = layer(1, 16, 5, nn.LeakyReLU(0.01))
-        self.c2 = layer(16, 32, 7, nn.ReLU())
-        self.c3 = layer(32, 32, 7, nn.LeakyReLU(0.01))
-        self.c4 = layer(32, 16, 5, nn.LeakyReLU(0.01))
-        self.c5 = layer(16, 1, 5, nn.Tanh())
+        self.c1 = layer(self.in_channels, width, 5, nn.LeakyReLU(0.01))
+        self.c2 = layer(width, 2 * width, 7, nn.ReLU())
+        self.c3 = layer(2 * width, 2 * width, 7, nn.LeakyReLU(0.01))
+        self.c4 = layer(2 * width, width, 5, nn.LeakyReLU(0.01))
+        self.c5 = layer(width, 1, 5, nn.Tanh())
+
+    @property
+    def reach(self):
+        """How far the layers see around a pixel, in pixels."""
+        return sum(layer[0].kernel_size[0] // 2 for layer in self.children())
 
     @property
     def radius(self):
         """Receptive radius in pixels: an output pixel depends on inputs at most this far away."""
-        return sum(layer[0].kernel_size[0] // 2 for layer in self.children())
+        return self.reach
 
     def forward(self, y_1, y_2, *more):
         """Fuses two or more luma pictures; their order does not matter.
@@ -65,18 +80,90 @@ class DeepFuse(nn.Module):
 
         Raises ValueError where the shapes differ or are not (N, 1, H, W).
         """
-        stack = (y_1, y_2, *more)
-        if any(y.shape != y_1.shape for y in stack) or y_1.dim() != 4 or y_1.shape[1] != 1:
-            raise ValueError(
-                "luma must be tensors of one shape (N, 1, H, W), not "
-                + ", ".join(str(tuple(y.shape)) for y in stack)
-            )
-        y = torch.cat(stack) * 2 - 1  # (K*N, 1, H, W) in [-1, 1]
+        stack = check_luma(y_1, y_2, *more)
+        fused = self.merge([y * 2 - 1 for y in stack])
+        return (fused.to(y_1.dtype) + 1) / 2  # whatever the layers compute in
+
+    def merge(self, streams):
+        """The layers: K tensors (N, in_channels, H, W) in [-1, 1] to one (N, 1, H, W)."""
+        x = torch.cat(streams)  # (K*N, in_channels, H, W)
         if self.settings["padding"] == "replicate":
-            y = F.pad(y, [self.radius] * 4, mode="replicate")
-        features = self.c2(self.c1(y)).chunk(len(stack))  # K of (N, 32, ...)
-        merged = sum(features[1:], start=features[0]) * (2 / len(stack))
-        return (self.c5(self.c4(self.c3(merged))) + 1) / 2
+            x = F.pad(x, [self.reach] * 4, mode="replicate")
+        features = self.c2(self.c1(x)).chunk(len(streams))  # K of (N, 32, ...)
+        merged = sum(features[1:], start=features[0]) * (2 / len(streams))
+        return self.c5(self.c4(self.c3(merged)))
+
+
+class PyramidDeepFuse(DeepFuse):
+    """DeepFuse's layers on a pyramid of the exposures, from its coarsest level to the finest.
+
+    Every level is half as wide and high as the next finer one. There, a stream sees an exposure
+    and, as a second channel, what the coarser level has fused (at the coarsest: the exposures'
+    mean). What the layers give is detail that is added to it: it has no local mean, so that
+    brightness comes from the exposures' mean however many levels there are. All levels have the
+    same weights. A picture of any size is seen as a whole, at 4/3 of the cost.
+    """
+
+    name = "pyramid"
+    in_channels = 2  # of C1: the luma, and the coarser level's fused luma
+    COARSEST = 32  # pixels: a level is halved while its shorter side is at least twice as long
+    LOCAL = 17  # side of the square that a detail's local mean is of, in pixels of its level
+
+    def __init__(self, batch_norm=False, padding="replicate", width=16):
+        super().__init__(batch_norm, padding, width)
+        nn.init.zeros_(self.c5[0].weight)  # training starts from the exposures' mean
+
+    @property
+    def radius(self):
+        """As DeepFuse.radius, within a level."""
+        return self.reach + self.LOCAL // 2
+
+    def forward(self, y_1, y_2, *more):
+        """As DeepFuse.forward; the result may leave [0, 1] a little."""
+        stack = check_luma(y_1, y_2, *more)
+        return self.fuse_level(stack, self.context(stack, self.fuse_level))
+
+    def fuse_level(self, stack, context):
+        """One level: K exposures and the coarser level's result, all (N, 1, H, W), to a finer."""
+        detail = self.merge([torch.cat([y, context], dim=1) * 2 - 1 for y in stack])
+        detail = detail.to(context.dtype)  # whatever the layers compute in
+        mean = F.pad(detail, [self.LOCAL // 2] * 4, mode="replicate")
+        for window in ((self.LOCAL, 1), (1, self.LOCAL)):
+            mean = F.avg_pool2d(mean, window, stride=1)
+        return context + (detail - mean) / 2
+
+    def context(self, stack, fuse_level):
+        """What the level above `stack` has fused, at the size of `stack`.
+
+        fuse_level: self.fuse_level, or a function that computes the same in parts.
+        """
+        height, width = stack[0].shape[-2:]
+        if min(height, width) < 2 * self.COARSEST:
+            return sum(stack) / len(stack)
+        coarser = [F.avg_pool2d(y, 2, ceil_mode=True) for y in stack]
+        fused = fuse_level(coarser, self.context(coarser, fuse_level))
+        return F.interpolate(fused, scale_factor=2, mode="bilinear")[..., :height, :width]
+
+
+NETWORKS = {network.name: network for network in (DeepFuse, PyramidDeepFuse)}
+
+
+def build(name=DeepFuse.name, **settings):
+    """The network of that name with its constructor's settings; ValueError where there is none."""
+    if name not in NETWORKS:
+        raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
+    return NETWORKS[name](**settings)
+
+
+def check_luma(*stack):
+    """The stack, or ValueError where it is not luma of one shape (N, 1, H, W)."""
+    shape = stack[0].shape
+    if any(y.shape != shape for y in stack) or len(shape) != 4 or shape[1] != 1:
+        raise ValueError(
+            "luma must be tensors of one shape (N, 1, H, W), not "
+            + ", ".join(str(tuple(y.shape)) for y in stack)
+        )
+    return stack
 
 
 def fold_batch_norm(model):
@@ -84,7 +171,7 @@ def fold_batch_norm(model):
 
     Every BatchNorm's running statistics, scale and shift go into the convolution before it.
     """
-    folded = DeepFuse(batch_norm=False, padding=model.settings["padding"])
+    folded = build(**{**model.settings, "batch_norm": False})
     for name, layer in model.eval().named_children():
         getattr(folded, name)[0] = fuse_conv_bn_eval(layer[0], layer[1])
     return folded.eval()
@@ -157,7 +244,7 @@ def model_from_checkpoint(checkpoint, path):
     else:
         settings = checkpoint.get("network", {})
     try:
-        model = DeepFuse(**settings)
+        model = build(**settings)
         model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: does not fit the network: {short(error)}") from error

@@ -36,7 +36,41 @@ class TrainOptions:
         data.add_argument(
             "--crop_size", type=at_least(41), default=256, help="side of the crops, in pixels"
         )
-        data.add_argument("--batch_size", type=at_least(1), default=8, help="crop pairs a step")
+        data.add_argument("--batch_size", type=at_least(1), default=8, help="crop stacks a step")
+        data.add_argument(
+            "--pairs",
+            choices=("any", "extreme"),
+            default="any",
+            help="a random under- and over-exposed picture, or the darkest and the brightest",
+        )
+        data.add_argument(
+            "--stacks",
+            type=number(0, 1),
+            default=0.0,
+            help="share of draws that are three to five exposures instead of a pair",
+        )
+        data.add_argument(
+            "--zoom",
+            type=number(1),
+            default=1.0,
+            help="crops show an area up to so many times as wide, reduced to --crop_size",
+        )
+        data.add_argument(
+            "--gamma",
+            type=number(1),
+            default=1.0,
+            help="all exposures of a crop are raised to a power between 1/gamma and gamma",
+        )
+        data.add_argument(
+            "--noise",
+            type=number(0),
+            default=0.0,
+            help="highest standard deviation of noise on the luma that the network sees, on the "
+            "scale [0, 1]; the loss is of the pictures without it",
+        )
+        data.add_argument(
+            "--cache", help="folder of the decoded training pictures; DET/cache unless given"
+        )
         data.add_argument(
             "--workers", type=at_least(0), default=2, help="processes that prepare crops"
         )
@@ -67,6 +101,28 @@ class TrainOptions:
         )
 
         network = parser.add_argument_group("network")
+        network.add_argument(
+            "--network",
+            choices=("deepfuse", "pyramid"),
+            default="deepfuse",
+            help="the paper's network, or its layers on a coarse-to-fine pyramid",
+        )
+        network.add_argument(
+            "--width",
+            type=at_least(1),
+            default=16,
+            help="channels of C1 and C4, half those of C2 and C3; the paper's are 16",
+        )
+        network.add_argument(
+            "--init", metavar="CHECKPOINT", help="weights to start from, of the same network"
+        )
+        network.add_argument(
+            "--ema",
+            type=number(0, 0.9999),
+            default=0.0,
+            help="decay a step of the average of the weights that is validated and saved; 0 is no "
+            "average",
+        )
         network.add_argument(
             "--batch_norm", action="store_true", help="BatchNorm after every convolution"
         )
@@ -116,6 +172,7 @@ class TestOptions:
         parser.add_argument("--res", default="result.png", help="picture file to write")
         parser.add_argument("--H", type=at_least(1), help="height to resize to, with --W")
         parser.add_argument("--W", type=at_least(1), help="width to resize to, with --H")
+        add_refine_option(parser, "steps of gradient ascent on the fused luma's own MEF-SSIM")
         parser.add_argument(
             "--panel",
             action="store_true",
@@ -135,15 +192,30 @@ class EvaluateOptions:
 
     def __init__(self):
         self.parser = parser = Parser(
-            "Score fusion by multi-scale MEF-SSIM on a folder of scenes, on 8-bit pictures of "
-            "native size, beside a plain average and OpenCV's MergeMertens. A scene's pair is its "
-            "first and its last file."
+            "Score fusion on a folder of scenes by multi-scale MEF-SSIM and other scores, on 8-bit "
+            "pictures of native size, beside a plain average and OpenCV's MergeMertens. A scene's "
+            "pair is its first and its last file, or <scene>_A.* and <scene>_B.* as in MEFB."
         )
         parser.add_argument("--folder", required=True, help="holds one sub-folder a scene")
         parser.add_argument(
+            "--stack", action="store_true", help="all files of a scene instead of a pair"
+        )
+        parser.add_argument(
             "--model", nargs="*", default=[WEIGHTS], help="checkpoint files to score"
         )
+        add_refine_option(parser, "score every checkpoint also with N steps of refinement")
+        parser.add_argument(
+            "--fused",
+            nargs="+",
+            type=named_folder,
+            default=[],
+            metavar="NAME=DIR",
+            help="results on disk to score beside, a file a scene, found by the scene's name",
+        )
         parser.add_argument("--csv", help="file to write every scene's scores to")
+        parser.add_argument(
+            "--sheet", help="picture file to write thumbnails of all results and sources to"
+        )
         parser.add_argument(
             "--save", help="folder to write the fused pictures to, a folder a method"
         )
@@ -151,6 +223,10 @@ class EvaluateOptions:
 
     def parse(self, argv=None):
         return self.parser.parse_args(argv)
+
+
+def add_refine_option(parser, text):
+    parser.add_argument("--refine", type=at_least(0), default=0, metavar="N", help=text)
 
 
 def add_machine_options(parser):
@@ -179,6 +255,14 @@ def run(script, work, options):
     return 0
 
 
+def named_folder(text):
+    """Parser of NAME=DIR: (name, folder)."""
+    name, _, folder = text.partition("=")
+    if not name or not folder:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIR")
+    return name, folder
+
+
 def at_least(lowest):
     """Parser of an integer >= lowest."""
 
@@ -194,16 +278,17 @@ def at_least(lowest):
     return parse
 
 
-def number(lowest):
-    """Parser of a finite float >= lowest."""
+def number(lowest, highest=math.inf):
+    """Parser of a finite float from lowest to highest."""
 
     def parse(text):
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and value >= lowest):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {lowest}")
+        if not (math.isfinite(value) and lowest <= value <= highest):
+            range_ = f"of at least {lowest}" if highest == math.inf else f"in {lowest} to {highest}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {range_}")
         return value
 
     return parse

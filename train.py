@@ -1,4 +1,4 @@
-"""How is the network trained? On random under/over crops, by the gradient of MEF-SSIM.
+"""How is the network trained? On random crops of exposures, by the gradient of MEF-SSIM.
 
 Results, below --det:
     model/latest.pth  network and optimiser after every epoch; --resume continues from it
@@ -20,18 +20,20 @@ import warnings
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import fusion
 import loss
 import utils
-from dataset import BracketedDataset, find_pairs
+from dataset import BracketedDataset, find_brackets
 from model import (
-    DeepFuse,
+    build,
     choose_device,
     is_finite,
     load_checkpoint,
+    load_model,
     model_from_checkpoint,
     save_checkpoint,
 )
@@ -39,7 +41,15 @@ from opts import TrainOptions, run
 
 # What a resumed run must have in common with the run that it continues.
 FIXED_OPTIONS = (
+    "network",
+    "width",
     "batch_norm",
+    "pairs",
+    "stacks",
+    "zoom",
+    "gamma",
+    "noise",
+    "ema",
     "seed",
     "batch_size",
     "crop_size",
@@ -64,26 +74,35 @@ def train(options):
     where data, checkpoint or folders cannot be used, TrainingError where loss or weights are no
     longer finite; latest.pth is then that of the epoch before.
     """
+    if options.loss == "global" and options.stacks:
+        raise ValueError("--loss global is defined for pairs, not with --stacks")
     device = choose_device(options.device)
     dtype = choose_precision(options.precision, device)
-    validation = [pair for folder in options.val_folder for pair in find_pairs(folder).values()]
+    validation = [pair for folder in options.val_folder for pair in find_brackets(folder).values()]
     for paths in validation:
         read_pair(paths)  # a picture that cannot be used is found now, not after hours
     torch.manual_seed(options.seed)
-    model = DeepFuse(batch_norm=options.batch_norm)
+    model = build(options.network, batch_norm=options.batch_norm, width=options.width)
+    if options.init and not options.resume:
+        start_from(model, options.init)
     model.to(device, memory_format=torch.channels_last)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
     # float16 gradients would vanish unscaled; bfloat16 has float32's range.
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     state = {"epoch": 0, "step": 0, "loss_sum": 0.0, "loss": [], "val": {}}
     if options.resume:
-        state = restore(options, model, optimizer, scaler)
+        state = restore(options, model, average, optimizer, scaler)
     dataset = BracketedDataset(
         options.folder,
         options.crop_size,
         options.seed,
-        cache=os.path.join(options.det, "cache"),
+        cache=options.cache or os.path.join(options.det, "cache"),
         progress=not options.quiet,
+        pairs=options.pairs,
+        stacks=options.stacks,
+        zoom=options.zoom,
+        gamma=options.gamma,
     )
     if state.setdefault("scenes", len(dataset)) != len(dataset):
         raise ValueError(
@@ -107,11 +126,14 @@ def train(options):
         while state["epoch"] < options.epoch and not stop.requested:
             epoch, started = state["epoch"], time.monotonic()
             while state["step"] < steps and not stop.requested:
-                pair = [crops.to(device, non_blocking=True) for crops in next(batches)]
-                rate = learning_rate(epoch * steps + state["step"], options.epoch * steps, options)
-                value = take_step(model, criterion, optimizer, scaler, pair, rate, dtype)
+                stacks = [crops.to(device, non_blocking=True) for crops in next(batches)]
+                step = epoch * steps + state["step"]
+                rate = learning_rate(step, options.epoch * steps, options)
+                noise = exposure_noise(stacks, step, options)
+                value = take_step(model, criterion, optimizer, scaler, stacks, noise, rate, dtype)
+                average.update_parameters(model)
                 state["step"] += 1
-                state["loss_sum"] += value * len(pair[0])
+                state["loss_sum"] += value * sum(map(len, stacks))
                 if not (math.isfinite(value) and is_finite(model)):
                     raise TrainingError(
                         f"epoch {epoch + 1}, step {state['step']}: the loss is {value} or the "
@@ -121,8 +143,8 @@ def train(options):
             if state["step"] == steps:
                 state["loss"].append(state["loss_sum"] / len(dataset))
                 state.update(epoch=epoch + 1, step=0, loss_sum=0.0)
-                save_latest(model, optimizer, scaler, state, options)
-                record(model, pair, validation, state, options)
+                save_latest(model, average, optimizer, scaler, state, options)
+                record(average.module, stacks[0][0], validation, state, options, dtype)
                 log.write(
                     epoch=epoch + 1,
                     loss=state["loss"][-1],
@@ -131,7 +153,7 @@ def train(options):
                     seconds=round(time.monotonic() - started, 2),
                 )
             if stop.requested or state["epoch"] in state["val"]:
-                save_latest(model, optimizer, scaler, state, options)
+                save_latest(model, average, optimizer, scaler, state, options)
             bar.set_postfix(progress_values(state))
     plot(os.path.join(options.det, "loss.png"), state)
     if state["epoch"] < options.epoch:
@@ -140,48 +162,91 @@ def train(options):
     return state["loss"]
 
 
-def take_step(model, criterion, optimizer, scaler, pair, rate, dtype):
-    """One optimiser step at the given learning rate on a batch of crops; returns its loss."""
+def start_from(model, path):
+    """Copies a checkpoint's weights; ValueError where they are those of another network."""
+    try:
+        model.load_state_dict(load_model(path).state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{path}: holds another network than the one to train") from error
+
+
+def take_step(model, criterion, optimizer, scaler, stacks, noise, rate, dtype):
+    """One optimiser step at the given learning rate; returns the batch's mean loss.
+
+    stacks: the batch, grouped by the number of exposures: tensors (N, K, 3, H, W).
+    noise: what is added to the luma that the network sees, a tensor (N, K, H, W) or 0 a group.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
-    y_1, y_2 = (crops[:, :1] for crops in pair)
-    with torch.autocast(y_1.device.type, dtype, enabled=dtype != torch.float32):
-        y_f = model(y_1, y_2)
-    value, _ = criterion(y_1, y_2, y_f.float())
+    samples = sum(map(len, stacks))
+    total = 0.0
+    for stack, disturbance in zip(stacks, noise, strict=True):
+        y = stack[:, :, 0]  # (N, K, H, W)
+        with torch.autocast(y.device.type, dtype, enabled=dtype != torch.float32):
+            y_f = model(*(y + disturbance).split(1, dim=1))
+        y_1, y_2, *more = y.split(1, dim=1)
+        value, _ = criterion(y_1, y_2, y_f.float(), *more)
+        total = total + value * (len(stack) / samples)
     optimizer.zero_grad()
-    scaler.scale(value).backward()
+    scaler.scale(total).backward()
     scaler.step(optimizer)
     scaler.update()
-    return value.item()
+    return total.item()
 
 
-def record(model, pair, validation, state, options):
-    """What an epoch's end may be due: figure, validation score, best.pth."""
+def exposure_noise(stacks, step, options):
+    """Gaussian noise for every group of a batch, its deviation drawn for every sample."""
+    if not options.noise:
+        return [0] * len(stacks)
+    state = np.random.SeedSequence((options.seed, step)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0]))
+    noise = []
+    for stack in stacks:
+        deviation = options.noise * torch.rand(len(stack), 1, 1, 1, generator=generator)
+        pixels = torch.randn(stack[:, :, 0].shape, generator=generator)
+        noise.append((deviation * pixels).to(stack.device))
+    return noise
+
+
+def by_count(samples):
+    """A batch's samples (K, 3, H, W) as one tensor (N, K, 3, H, W) for every K that occurs."""
+    counts = sorted({len(sample) for sample in samples})
+    return [torch.stack([x for x in samples if len(x) == count]) for count in counts]
+
+
+def record(model, stack, validation, state, options, dtype):
+    """What an epoch's end may be due: figure, validation score, best.pth.
+
+    stack: a sample, (K, 3, H, W); the figure shows its darkest and its brightest exposure.
+    """
     epoch = state["epoch"]
     last = epoch == options.epoch
     model.eval()
     if epoch % options.record_epoch == 0 or last:
-        figure = [utils.from_ycbcr(crops[:1], np.uint8) for crops in pair]
+        figure = [utils.from_ycbcr(crop[None], np.uint8) for crop in (stack[0], stack[-1])]
         path = os.path.join(options.det, "image", f"{epoch}.png")
         utils.write_image(path, fusion.panel(model, *figure, target=options.loss))
     best = last and not validation
     if validation and (epoch % options.val_epoch == 0 or last):
-        score = validate(model, validation, options.quiet)
+        score = validate(model, validation, dtype, options.quiet)
         best = score > max(state["val"].values(), default=-math.inf)
         state["val"][epoch] = score
     if best:
         path = os.path.join(options.det, "model", "best.pth")
         save_checkpoint(path, {**describe(model, options), **state})
-    model.train()
 
 
-def validate(model, pairs, quiet):
-    """Mean multi-scale MEF-SSIM of the fused pairs, on 8-bit gray at native size."""
+def validate(model, pairs, dtype, quiet):
+    """Mean multi-scale MEF-SSIM of the fused pairs, on 8-bit gray at native size.
+
+    The layers compute in `dtype`, as in training.
+    """
     device = next(model.parameters()).device
     scores = []
     for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):
         images = read_pair(paths)
-        fused = fusion.fuse(model, images)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            fused = fusion.fuse(model, images)
         gray = [utils.to_gray(image) for image in images]
         scores.append(loss.score(utils.to_gray(fused), gray, device))
     return sum(scores) / len(scores)
@@ -207,6 +272,7 @@ def make_loader(dataset, options, state, device, start_method=None):
     return DataLoader(
         dataset,
         batch_sampler=EpochBatches(len(dataset), options, state["epoch"], state["step"]),
+        collate_fn=by_count,
         num_workers=options.workers,
         worker_init_fn=ignore_interrupt,
         pin_memory=device.type == "cuda",
@@ -273,13 +339,18 @@ def describe(model, options):
     }
 
 
-def save_latest(model, optimizer, scaler, state, options):
+def save_latest(model, average, optimizer, scaler, state, options):
+    """Writes latest.pth: the averaged weights, which fusing takes, and all that training needs."""
     path = os.path.join(options.det, "model", "latest.pth")
-    training = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-    save_checkpoint(path, {**describe(model, options), **training, **state})
+    training = {
+        "trained": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+    }
+    save_checkpoint(path, {**describe(average.module, options), **training, **state})
 
 
-def restore(options, model, optimizer, scaler):
+def restore(options, model, average, optimizer, scaler):
     """Loads the latest.pth to resume from; returns the training state.
 
     Raises ValueError where it lacks something or was made with other options; only those of the
@@ -288,20 +359,23 @@ def restore(options, model, optimizer, scaler):
     path = options.resume
     checkpoint = load_checkpoint(path)
     state = ("epoch", "step", "loss_sum", "loss", "val", "scenes")
-    missing = [k for k in ("optimizer", "scaler", "options", *state) if k not in checkpoint]
+    needed = ("trained", "optimizer", "scaler", "options", *state)
+    missing = [key for key in needed if key not in checkpoint]
     if missing:
         raise ValueError(f"{path}: training cannot resume from it, it lacks {', '.join(missing)}")
     for name in FIXED_OPTIONS:
         before, now = checkpoint["options"].get(name), getattr(options, name)
         if before != now:
             raise ValueError(f"{path}: was trained with --{name} {before}, not {now}")
-    model.load_state_dict(model_from_checkpoint(checkpoint, path).state_dict())
+    average.module.load_state_dict(model_from_checkpoint(checkpoint, path).state_dict())
+    average.n_averaged.fill_(1)  # else the first update would copy
     try:
+        model.load_state_dict(checkpoint["trained"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         if scaler.is_enabled() and checkpoint["scaler"]:
             scaler.load_state_dict(checkpoint["scaler"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: its optimizer's state does not fit") from error
+        raise ValueError(f"{path}: its state of training does not fit") from error
     return {key: checkpoint[key] for key in state}
 
 

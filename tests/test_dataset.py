@@ -11,7 +11,7 @@ from conftest import write_bracket
 from torch.utils.data import DataLoader
 
 import utils
-from dataset import BracketedDataset, find_pairs, find_scenes
+from dataset import MAX_STACK, BracketedDataset, find_brackets, find_scenes
 
 
 def make(folder, tmp_path, **options):
@@ -202,12 +202,96 @@ def test_natural_order(brackets):
     assert names == ["scene1", "scene2", "scene10"]
 
 
+def names(files):
+    return [os.path.basename(file) for file in files]
+
+
 def test_pairs_are_first_and_last(tmp_path):
     write_bracket(tmp_path / "scene", gains=(0.1,) * 11)
     write_bracket(tmp_path / "single", gains=(1,))
     (tmp_path / "scene" / "notes.txt").write_text("not a picture")
-    ((_, pair),) = find_pairs(tmp_path).items()
-    assert [os.path.basename(path) for path in pair] == ["1.png", "11.png"]
+    ((_, pair),) = find_brackets(tmp_path).items()
+    assert names(pair) == ["1.png", "11.png"]
+    ((_, stack),) = find_brackets(tmp_path, whole=True).items()
+    assert names(stack) == [f"{number}.png" for number in range(1, 12)]
     shutil.rmtree(tmp_path / "scene")
     with pytest.raises(ValueError, match="no scene in it has two pictures"):
-        find_pairs(tmp_path)
+        find_brackets(tmp_path)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_pairs_in_the_layout_of_mefb(tmp_path, whole):
+    folder = tmp_path / "Belgium House"
+    folder.mkdir()
+    for name in ("belgium house_B.JPG", "Belgium house_a.png", "0.png", "Belgium House_C.png"):
+        (folder / name).touch()
+    ((_, pair),) = find_brackets(tmp_path, whole).items()
+    assert names(pair) == ["Belgium house_a.png", "belgium house_B.JPG"]
+    (folder / "Belgium House_b.png").touch()  # two that could be B: an ordinary folder
+    ((_, files),) = find_brackets(tmp_path, whole).items()
+    assert len(files) == (5 if whole else 2)
+
+
+def levels_scene(tmp_path, levels):
+    """A dataset of one scene of flat pictures, so that a crop's level tells its exposure."""
+    folder = tmp_path / "data" / "scene"
+    folder.mkdir(parents=True)
+    for number, level in enumerate(levels):
+        utils.write_image(str(folder / f"{number}.png"), np.full((60, 60), level, np.uint8))
+
+    def draws(count=300, **options):
+        dataset = make(tmp_path / "data", tmp_path, crop_size=50, **options)
+        return [(dataset[i][:, 0, 25, 25] * 255).round().int().tolist() for i in range(count)]
+
+    return draws
+
+
+def test_extreme_pairs(tmp_path):
+    draws = levels_scene(tmp_path, (90, 20, 200, 40, 230))
+    assert {tuple(draw) for draw in draws(pairs="extreme")} == {(20, 230)}
+    with pytest.raises(ValueError, match="pairs must be"):
+        draws(pairs="Any")
+
+
+def test_stacks(tmp_path):
+    """Their share, their lengths, no exposure twice, dark to bright; nothing lost of the pairs."""
+    every = [10 * k for k in range(1, 10)]
+    draws = levels_scene(tmp_path, every[::-1])(stacks=0.5)
+    assert all(draw == sorted(set(draw)) for draw in draws)
+    lengths = [len(draw) for draw in draws]
+    # The share's standard deviation is 0.03.
+    assert 0.4 < np.mean([length > 2 for length in lengths]) < 0.6
+    assert set(lengths) == set(range(2, MAX_STACK + 1))
+    assert {level for draw in draws for level in draw if len(draw) > 2} == set(every)
+    assert all(draw[0] <= 50 < draw[1] for draw in draws if len(draw) == 2)
+
+
+def test_stacks_of_scenes_that_have_two_pictures_are_pairs(tmp_path):
+    draws = levels_scene(tmp_path, (40, 200))
+    assert draws(stacks=1.0) == [[40, 200]] * 300
+
+
+def test_zoom_shows_more_of_the_scene(tmp_path):
+    """On a ramp, the range of a crop's values is the width of the area that it shows."""
+    folder = tmp_path / "data" / "scene"
+    folder.mkdir(parents=True)
+    ramp = np.broadcast_to(np.arange(220, dtype=np.uint8)[:, None] // 2, (220, 300))
+    for name, light in (("1.png", 0), ("2.png", 100)):
+        utils.write_image(str(folder / name), ramp + np.uint8(light))
+    dataset = make(tmp_path / "data", tmp_path, crop_size=50, zoom=4.0)
+    spans = []
+    for item in range(200):
+        crop = dataset[item][0, 0] * 255 * 2
+        spans.append(float(crop.max() - crop.min() + 2))
+    assert min(spans) < 60
+    # An area of up to 200 pixels; reducing averages the outermost four.
+    assert 180 < max(spans) < 205
+
+
+def test_gamma_is_common_to_the_exposures(tmp_path):
+    draws = levels_scene(tmp_path, (51, 204))(gamma=2.0)
+    powers = [np.log(np.array(draw) / 255) / np.log([0.2, 0.8]) for draw in draws]
+    # Half a level of rounding moves the dark one by 0.03, the bright one by 0.014.
+    assert all(abs(one - other) < 0.05 for one, other in powers)
+    assert 0.47 < min(power[0] for power in powers) < 0.6
+    assert 1.8 < max(power[0] for power in powers) < 2.03

@@ -1,17 +1,20 @@
-"""The program that scores methods."""
+"""The program that scores methods, and its scores on cases worked out by hand."""
 
 import csv
+import math
 import os
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import write_bracket
 
 import evaluate
+import fusion
 import loss
 import utils
-from model import DeepFuse, save_checkpoint
+from model import DeepFuse, load_model, save_checkpoint
 
 
 @pytest.fixture
@@ -21,37 +24,111 @@ def folder(tmp_path):
     return tmp_path / "scenes"
 
 
-def test_scores(folder, tmp_path, capsys):
+@pytest.fixture
+def model(tmp_path):
     torch.manual_seed(0)
-    network, model = DeepFuse(), str(tmp_path / "net.pth")
-    save_checkpoint(model, {"model": network.state_dict(), "network": network.settings})
-    out, table = tmp_path / "out", tmp_path / "scores.csv"
-    argv = ["--folder", str(folder), "--model", model, "--csv", str(table), "--save", str(out)]
-    assert evaluate.main([*argv, "--quiet", "--device", "cpu"]) == 0
+    network, path = DeepFuse(), str(tmp_path / "net.pth")
+    save_checkpoint(path, {"model": network.state_dict(), "network": network.settings})
+    return path
 
+
+def run(*arguments):
+    assert evaluate.main([*map(str, arguments), "--quiet", "--device", "cpu"]) == 0
+
+
+def read(table):
     with open(table, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["scene"] for row in rows] == ["a", "b"]
-    for row in rows:
-        paths = [str(folder / row["scene"] / name) for name in ("1.png", "3.png")]
-        gray = [utils.to_gray(utils.read_image(path)) for path in paths]
-        for method in ("average", "MergeMertens", model):
-            folder_of_method = out / evaluate.folder_name(method)
-            fused = utils.read_image(str(folder_of_method / f"{row['scene']}.png"))
-            expected = loss.score(utils.to_gray(fused), gray)
-            assert float(row[method]) == pytest.approx(expected, abs=1e-6)
-    lines = capsys.readouterr().out.splitlines()
-    means = {line.split()[0]: float(line.split()[1]) for line in lines[1:]}
-    for method in ("average", "MergeMertens", model):
-        assert means[method] == pytest.approx(
-            np.mean([float(row[method]) for row in rows]), abs=1e-4
+        return {(row["method"], row["scene"]): row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_scores_are_those_of_the_saved_pictures(folder, model, tmp_path, stack, capsys):
+    out, table, sheet = tmp_path / "out", tmp_path / "scores.csv", tmp_path / "sheet.png"
+    arguments = ["--folder", folder, "--model", model, "--refine", 2, "--save", out]
+    run(*arguments, "--csv", table, "--sheet", sheet, *(["--stack"] if stack else []))
+    rows = read(table)
+    methods = ["average", "MergeMertens", model, f"{model} +2"]
+    assert list(rows) == [(method, scene) for method in methods for scene in ("a", "b")]
+    for (method, scene), row in rows.items():
+        names = ("1.png", "2.png", "3.png") if stack else ("1.png", "3.png")
+        images = [utils.read_image(str(folder / scene / name)) for name in names]
+        gray = [utils.to_gray(image) for image in images]
+        saved = utils.read_image(str(out / evaluate.folder_name(method) / f"{scene}.png"))
+        expected = evaluate.score_all(utils.to_gray(saved), gray)
+        assert expected["MEF-SSIM"] == loss.score(utils.to_gray(saved), gray)
+        for name, value in expected.items():
+            assert float(row[name]) == pytest.approx(value, abs=1e-6)
+        if method.startswith(model):
+            fused = fusion.fuse(load_model(model), images, refine=2 * method.endswith("+2"))
+            assert np.array_equal(fused, saved)
+    cells = len(methods) + (3 if stack else 2)
+    assert utils.read_image(str(sheet)).shape[1] == cells * evaluate.THUMBNAIL
+
+    text = capsys.readouterr().out
+    for method in methods:
+        scores = [float(rows[method, scene]["MEF-SSIM"]) for scene in ("a", "b")]
+        summary = next(line for line in text.split("mean")[-1].splitlines() if method in line)
+        columns = [float(word) for word in summary.replace(method, "").split()]
+        assert columns[:3] == pytest.approx([np.mean(scores), np.median(scores), min(scores)], 1e-4)
+        assert columns[3] == pytest.approx(
+            np.mean([float(rows[method, scene]["Q^AB/F"]) for scene in ("a", "b")]), abs=1e-4
         )
+
+
+def test_wins():
+    def scores(*values):
+        return {scene: {"MEF-SSIM": value} for scene, value in zip("abc", values, strict=True)}
+
+    table = {"x": scores(0.9, 0.8, 0.7), "y": scores(0.8, 0.9, 0.6)}
+    assert evaluate.wins(table, "x") == [0, 2]
+    assert evaluate.wins(table, "y") == [1, 0]
+
+
+def test_results_on_disk(folder, tmp_path):
+    """Scored as the same pictures computed in the run; found by scene, whatever else is there."""
+    out, table = tmp_path / "out", tmp_path / "scores.csv"
+    run("--folder", folder, "--model", "--save", out)
+    theirs = out / "average"
+    (theirs / "a.png").rename(theirs / "A_fused.png")
+    (theirs / "notes.txt").write_text("x")
+    (theirs / "abc.png").write_bytes(b"of no scene")
+    run("--folder", folder, "--model", "--fused", f"theirs={theirs}", "--csv", table)
+    rows = read(table)
+    for scene in ("a", "b"):
+        ours = {**rows["average", scene], "method": "theirs"}
+        assert rows["theirs", scene] == ours
+
+
+def test_a_result_goes_to_the_longest_scene_name(tmp_path):
+    for name in ("house.png", "house_2.png", "House 2 night.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    scenes = ["house", "house_2", "house 2 night"]
+    found = evaluate.match_results(str(tmp_path), scenes)
+    assert [os.path.basename(found[scene]) for scene in scenes] == [
+        "house.png",
+        "house_2.png",
+        "House 2 night.jpg",
+    ]
+
+
+def test_layout_of_mefb(folder, tmp_path):
+    """<scene>_A and <scene>_B in either case; other pictures of the folder do not count."""
+    plain, table = tmp_path / "plain.csv", tmp_path / "mefb.csv"
+    run("--folder", folder, "--model", "--csv", plain)
+    for scene, names in (("a", ("A_a.png", "a_B.png")), ("b", ("b_A.PNG", "B_b.png"))):
+        (folder / scene / "1.png").rename(folder / scene / names[0])
+        (folder / scene / "3.png").rename(folder / scene / names[1])
+        (folder / scene / "2.png").rename(folder / scene / "0_result.png")
+    for flags in ([], ["--stack"]):
+        run("--folder", folder, "--model", "--csv", table, *flags)
+        assert read(table) == read(plain)
 
 
 def test_folder_names():
     assert evaluate.folder_name("average") == "average"
     assert evaluate.folder_name("runs/a/model/best.pth") == "runs_a_model_best"
     assert evaluate.folder_name("../b/best.pth") == "b_best"
+    assert evaluate.folder_name("a.pth +10") == "a_10"
 
 
 def test_average_is_rounded():
@@ -60,19 +137,139 @@ def test_average_is_rounded():
     assert (evaluate.average([images[1], images[1]]) == 4).all()
 
 
-def test_mistakes_get_one_line(folder, tmp_path, capsys):
+def test_entropy():
+    assert evaluate.entropy(np.full((4, 4), 7, np.uint8)) == 0
+    assert evaluate.entropy(np.arange(256, dtype=np.uint8).reshape(16, 16)) == 8
+    quarters = np.array([[0, 0, 0, 9]], np.uint8)
+    assert evaluate.entropy(quarters) == pytest.approx(0.75 * math.log2(4 / 3) + 0.25 * 2)
+
+
+def test_spatial_frequency_and_average_gradient():
+    image = np.array([[0, 3], [4, 9], [4, 9]], np.uint8)
+    # Differences along rows 3, 5, 5, along columns 4, 6, 0, 0.
+    assert evaluate.spatial_frequency(image) == pytest.approx(math.sqrt((59 + 52) / 6))
+    # At (0, 0): 3 and 4; at (1, 0): 5 and 0.
+    expected = (math.sqrt((9 + 16) / 2) + math.sqrt(25 / 2)) / 2
+    assert evaluate.average_gradient(image) == pytest.approx(expected)
+
+
+def test_standard_deviation_is_of_all_pixels():
+    image = np.zeros((50, 50), np.uint8)
+    image[:, ::2] = 10
+    assert evaluate.score_all(image, [image, image])["SD"] == 5
+
+
+def stripes(period, low, high, shape=(64, 64)):
+    columns = np.arange(shape[1]) // period % 2
+    return np.where(np.broadcast_to(columns, shape), high, low).astype(np.uint8)
+
+
+def test_edge_preservation():
+    vertical = stripes(8, 50, 150)
+    flat = np.full_like(vertical, 90)
+    # Equal strength and direction everywhere: both sigmoids at 1.
+    whole = 0.9994 / (1 + math.exp(-7.5)) * 0.9879 / (1 + math.exp(-22 * 0.2))
+    assert evaluate.edge_preservation(vertical, [vertical, flat]) == pytest.approx(whole)
+    # Half the strength, the same direction.
+    weak = stripes(8, 75, 125)
+    half = 0.9994 / 2 * 0.9879 / (1 + math.exp(-22 * 0.2))
+    assert evaluate.edge_preservation(weak, [vertical]) == pytest.approx(half)
+    assert evaluate.edge_preservation(vertical, [weak]) == pytest.approx(half)
+    # Edges at right angles lose the direction's share, a flat result loses the strength's.
+    ramp = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
+    inner = np.s_[1:-1, 1:-1]
+    strength, angle = evaluate.edges(ramp)
+    assert (strength[inner] == 8).all()
+    assert (angle[inner] == 0).all()
+    turned_strength, turned = evaluate.edges(ramp.T.copy())
+    assert (turned_strength[inner] == 8).all()
+    assert (turned[inner] == np.pi / 2).all()
+    # At the border, whose mirror takes the gradient away, the direction is lost but not wrong.
+    assert evaluate.edge_preservation(ramp.T.copy(), [ramp]) < 1e-4
+    assert evaluate.edge_preservation(flat, [ramp]) < 1e-3
+    assert evaluate.edge_preservation(flat, [flat]) == 0
+
+
+def test_edge_preservation_weighs_by_the_sources_edges():
+    """Against the formula written out pixel by pixel, on noise, with three sources."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4, 9, 11)).astype(np.uint8)
+    gradients = []
+    for picture in pictures:
+        p = np.pad(picture.astype(float), 1, mode="reflect")
+        rows = np.arange(1, 10)[:, None]
+        columns = np.arange(1, 12)[None]
+        x = sum(w * (p[rows + d, columns + 1] - p[rows + d, columns - 1]) for d, w in KERNEL)
+        y = sum(w * (p[rows + 1, columns + d] - p[rows - 1, columns + d]) for d, w in KERNEL)
+        gradients.append((x, y))
+    total = weights = 0.0
+    x_f, y_f = gradients[0]
+    for x, y in gradients[1:]:
+        for i, j in np.ndindex(9, 11):
+            g, g_f = math.hypot(x[i, j], y[i, j]), math.hypot(x_f[i, j], y_f[i, j])
+            if g == 0:
+                continue
+            a, a_f = (
+                math.atan(v[i, j] / u[i, j]) if u[i, j] else math.pi / 2
+                for u, v in ((x, y), (x_f, y_f))
+            )
+            strength = g_f / g if g > g_f else g / g_f
+            direction = abs(abs(a - a_f) - math.pi / 2) / (math.pi / 2)
+            quality = 0.9994 / (1 + math.exp(-15 * (strength - 0.5)))
+            quality *= 0.9879 / (1 + math.exp(-22 * (direction - 0.8)))
+            total += quality * g
+            weights += g
+    value = evaluate.edge_preservation(pictures[0], list(pictures[1:]))
+    assert value == pytest.approx(total / weights, rel=1e-9)
+
+
+KERNEL = ((-1, 1), (0, 2), (1, 1))  # Sobel's: offset and weight of the lines that are added
+
+
+def test_mertens_is_clipped_not_wrapped(folder):
+    images = [cv2.imread(str(folder / "a" / name)) for name in ("1.png", "3.png")]
+    exact = cv2.createMergeMertens().process(images)
+    fused = evaluate.merge_mertens(images)
+    assert np.abs(fused / 255.0 - exact.clip(0, 1)).max() <= 0.5 / 255 + 1e-6
+
+
+def test_mistakes_get_one_line(folder, model, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    (folder / "b" / "3.png").write_bytes(b"")
-    for argv, message in [
-        (["--folder", str(tmp_path / "empty")], f"{tmp_path / 'empty'}: has no sub-folder"),
-        (["--folder", str(tmp_path / "none")], f"{tmp_path / 'none'}: No such file"),
-        (["--folder", str(folder)], f"{folder / 'b' / '3.png'}: the file is empty"),
-        (["--folder", str(folder), "--model", "none.pth"], "none.pth: No such file"),
-        (["--folder", str(folder), "--csv", "none/x.csv"], "none/x.csv: there is no folder none"),
-    ]:
+    small, double, missing = (tmp_path / name for name in ("small", "double", "missing"))
+    for directory, names in (
+        (small, ["a.png", "b.png"]),
+        (double, ["a.png", "a_2.png", "b.png"]),
+        (missing, ["b.png"]),
+    ):
+        directory.mkdir()
+        for name in names:
+            utils.write_image(str(directory / name), np.zeros((50, 50), np.uint8))
+    cases = [
+        (["--folder", tmp_path / "empty"], f"{tmp_path / 'empty'}: has no sub-folder"),
+        (["--folder", tmp_path / "none"], f"{tmp_path / 'none'}: No such file"),
+        (["--folder", folder, "--model", "none.pth"], "none.pth: No such file"),
+        (["--folder", folder, "--csv", "none/x.csv"], "none/x.csv: there is no folder none"),
+        (["--folder", folder, "--sheet", "x.nonsense"], "x.nonsense: unknown picture format"),
+        (["--folder", folder, "--fused", f"x={small}"], f"{folder / 'a'}: {small / 'a.png'} has"),
+        (["--folder", folder, "--fused", f"x={double}"], f"{double}: has 2 pictures of scene a"),
+        (["--folder", folder, "--fused", f"x={missing}"], f"{missing}: has no picture of scene a"),
+        (["--folder", folder, "--fused", "x=none"], "none: No such file"),
+        (["--folder", folder, "--fused", f"average={small}"], "--fused: 'average' is"),
+    ]
+    for argv, message in cases:
         models = [] if "--model" in argv else ["--model"]
-        assert evaluate.main([*argv, *models, "--quiet"]) == 2
+        assert evaluate.main([*map(str, argv), *models, "--quiet"]) == 2
         err = capsys.readouterr().err
         assert err.startswith(f"evaluate.py: {message}"), err
         assert err.count("\n") == 1
+    (folder / "b" / "3.png").write_bytes(b"")
+    assert evaluate.main(["--folder", str(folder), "--model", "--quiet"]) == 2
+    assert f"{folder / 'b' / '3.png'}: the file is empty" in capsys.readouterr().err
     assert os.listdir(tmp_path / "empty") == []
+
+
+def test_fused_needs_a_name_and_a_folder(capsys):
+    with pytest.raises(SystemExit) as caught:
+        evaluate.main(["--folder", "x", "--fused", "results"])
+    assert caught.value.code == 2
+    assert "'results' is not of the form NAME=DIR" in capsys.readouterr().err

@@ -3,17 +3,26 @@
 import numpy as np
 import pytest
 import torch
+from conftest import expose, scene
 
 import fusion
 import loss
 import utils
-from model import DeepFuse
+from model import DeepFuse, PyramidDeepFuse
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
     return DeepFuse().eval()
+
+
+@pytest.fixture(scope="module")
+def pyramid():
+    torch.manual_seed(0)
+    network = PyramidDeepFuse().eval()
+    torch.nn.init.normal_(network.c5[0].weight, std=0.05)  # zero at first
+    return network
 
 
 def test_chroma_is_weighted_by_its_distance_from_grey():
@@ -61,10 +70,80 @@ def test_tiles_equal_the_whole(pair, tile, padding):
     assert np.abs(fusion.fuse(model, pair, tile=tile) - whole).max() <= 1
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (13, 2)])
-def test_any_size(model, shape):
-    images = [np.full((*shape, 3), level, np.uint8) for level in (20, 230)]
-    assert fusion.fuse(model, images).shape == (*shape, 3)
+def large_pair(dtype=np.uint16):
+    radiance = scene(190, 231, seed=5)
+    pair = [expose(radiance, gain).astype(dtype) for gain in (0.3, 8.0)]
+    return [image * dtype(np.iinfo(dtype).max // 255) for image in pair]
+
+
+@pytest.mark.parametrize("tile", [31, 64, 100])
+def test_tiles_of_a_pyramid_equal_the_whole(pyramid, tile):
+    pair = large_pair()
+    whole = fusion.fuse(pyramid, pair, tile=1000).astype(int)
+    assert np.abs(fusion.fuse(pyramid, pair, tile=tile) - whole).max() <= 1
+    stack = [utils.to_ycbcr(image) for image in pair]
+    with torch.no_grad():
+        y = pyramid(*(image[:, :1] for image in stack))
+    chroma = fusion.fuse_chroma(torch.stack([image[:, 1:] for image in stack]))
+    expected = utils.from_ycbcr(torch.cat([y, chroma], dim=1), np.uint16)
+    assert np.abs(whole - expected).max() <= 1
+
+
+@pytest.mark.parametrize("refine", [0, 2])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (13, 2), (12, 12), (25, 90)])
+def test_any_size(model, pyramid, shape, refine):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(low, low + 60, (*shape, 3)).astype(np.uint8) for low in (0, 190)]
+    for network in (model, pyramid):
+        assert fusion.fuse(network, images, refine=refine).shape == (*shape, 3)
+
+
+def gray_score(fused, images):
+    return loss.score(utils.to_gray(fused), [utils.to_gray(image) for image in images])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_refinement_raises_the_score_with_every_step(model, count):
+    radiance = scene(190, 231, seed=5)
+    images = [expose(radiance, gain) for gain in (0.3, 8.0, 1.0)[:count]]
+    scores = [gray_score(fusion.fuse(model, images, refine=n), images) for n in (0, 2, 5, 10)]
+    assert scores == sorted(scores)
+    assert scores[-1] > 0.95
+
+
+def test_refinement_ascends_the_objective_that_the_score_is_of():
+    """From anywhere, to nearly 1 where one picture is desired."""
+    generator = torch.Generator().manual_seed(0)
+    sources = torch.rand(1, 1, 90, 101, generator=generator).expand(-1, 2, -1, -1) * 0.5 + 0.2
+    start = torch.full((1, 1, 90, 101), 0.45)
+    scores = [
+        float(loss.mef_ssim(fusion.refine_luma(start, sources, steps), sources))
+        for steps in (0, 10, 40)
+    ]
+    assert scores[0] < 0.3
+    assert scores[1] > 0.9
+    assert scores[2] > 0.99
+
+
+def test_refinement_keeps_brightness_and_leaves_flat_areas_alone():
+    flat = torch.full((1, 1, 60, 60), 0.1)
+    sources = torch.cat([flat, flat + 0.6], dim=1)
+    torch.testing.assert_close(fusion.refine_luma(flat + 0.3, sources, 10), flat + 0.3)
+    lumas = [utils.to_ycbcr(image)[:, :1] for image in large_pair()]
+    mean = sum(lumas) / 2
+    refined = fusion.refine_luma(mean, torch.cat(lumas, dim=1), 10)
+    assert abs(float(refined.mean() - mean.mean())) < 0.02
+    assert refined.min() >= 0
+    assert refined.max() <= 1
+
+
+def test_refinement_in_tiles_has_no_seams(model):
+    pair = large_pair(np.uint8)
+    whole = fusion.fuse(model, pair, tile=1000, refine=10).astype(int)
+    tiled = fusion.fuse(model, pair, tile=60, refine=10)
+    # Beyond the halo, the influence of a border is below rounding.
+    assert np.abs(tiled - whole).max() <= 1
+    assert (tiled != whole).mean() < 0.01
 
 
 def test_order_does_not_matter(model, pair):

@@ -239,7 +239,11 @@ def test_global_target_is_for_pairs():
 def test_luminance_is_one_at_the_desired_mean_and_falls_beside_it():
     flat = torch.full((1, 1, 20, 20), 0.2)
     sources = torch.cat([flat, flat + 0.6], dim=1)  # as far from mid-grey below as above
-    near, far = (loss.luminance_similarity(flat * 0 + level, sources) for level in (0.5, 0.1))
+    l_hat = loss.desired_luminance(sources)
+    near, far = (
+        loss.luminance_similarity(flat * 0 + level, l_hat).mean(dim=(1, 2, 3))
+        for level in (0.5, 0.1)
+    )
     assert near.item() == pytest.approx(1, abs=1e-6)
     c = 0.01**2
     assert far.item() == pytest.approx((2 * 0.1 * 0.5 + c) / (0.1**2 + 0.5**2 + c), abs=1e-6)

@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 from model import (
+    NETWORKS,
     DeepFuse,
+    PyramidDeepFuse,
+    build,
     choose_device,
     fold_batch_norm,
     load_checkpoint,
@@ -128,10 +131,75 @@ def test_receptive_radius(model):
     assert (columns.min(), columns.max()) == (18, 42)
 
 
+@pytest.fixture
+def pyramid():
+    torch.manual_seed(0)
+    network = PyramidDeepFuse().eval()
+    nn.init.normal_(network.c5[0].weight, std=0.05)  # zero at first
+    return network
+
+
+def test_a_pyramid_starts_from_the_mean():
+    y_1, y_2 = luma(1, 1, 150, 131, seed=1), luma(1, 1, 150, 131, seed=2)
+    coarse = (y_1 + y_2) / 2
+    for _ in range(2):  # 150x131 -> 75x66 -> 38x33
+        coarse = nn.functional.avg_pool2d(coarse, 2, ceil_mode=True)
+    for height, width in ((75, 66), (150, 131)):
+        coarse = nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear")
+        coarse = coarse[..., :height, :width]
+    torch.testing.assert_close(PyramidDeepFuse()(y_1, y_2), coarse, atol=1e-6, rtol=0)
+
+
+def test_a_pyramid_sees_the_whole_picture(pyramid):
+    y_1 = luma(1, 1, 600, 600).requires_grad_()
+    pyramid(y_1, luma(1, 1, 600, 600, seed=1))[0, 0, 5, 5].backward()
+    assert y_1.grad[0, 0, 590:, 590:].abs().sum() > 0
+
+
+def test_a_pyramids_detail_has_no_local_mean(pyramid):
+    """However many levels there are, brightness is that of the exposures' mean."""
+    y = luma(3, 1, 1, 400, 500).unbind()
+    fused, mean = pyramid(*y).detach(), sum(y) / 3
+    assert (fused - mean).std() > 0.05
+    # What is left comes from the borders and from enlarging.
+    assert abs(float((fused - mean).mean())) < 2e-3
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 30), (63, 200), (64, 64), (129, 131)])
+def test_a_pyramids_output_has_the_inputs_size(pyramid, height, width):
+    y = luma(2, 2, 1, height, width).unbind()
+    fused = pyramid(*y)
+    assert fused.shape == (2, 1, height, width)
+    assert torch.isfinite(fused).all()
+    torch.testing.assert_close(fused, pyramid(*y[::-1]), atol=1e-5, rtol=0)
+
+
+def test_a_pyramids_radius_within_a_level(pyramid):
+    stack = luma(2, 1, 1, 91, 91, seed=1).unbind()
+    context = luma(1, 1, 91, 91).requires_grad_()
+    pyramid.fuse_level(stack, context)[0, 0, 45, 45].backward()
+    rows, columns = torch.nonzero(context.grad[0, 0], as_tuple=True)
+    for axis in (rows, columns):
+        assert (axis.min(), axis.max()) == (45 - pyramid.radius, 45 + pyramid.radius)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_width_and_name_are_kept_in_a_checkpoint(tmp_path, name):
+    network = build(name, width=4)
+    path = tmp_path / "net.pth"
+    save_checkpoint(str(path), {"model": network.state_dict(), "network": network.settings})
+    loaded = load_model(str(path))
+    assert type(loaded) is NETWORKS[name]
+    y = luma(2, 1, 1, 70, 70).unbind()
+    torch.testing.assert_close(loaded(*y), network(*y), atol=1e-5, rtol=0)
+    assert loaded.c3[0].weight.shape == (8, 8, 7, 7)
+
+
+@pytest.mark.parametrize("network", [DeepFuse(), PyramidDeepFuse()])
 @pytest.mark.parametrize("shapes", [[(1, 1, 8, 8), (1, 1, 8, 9)], [(1, 3, 8, 8)] * 2, [(8, 8)] * 2])
-def test_luma_of_wrong_shape(model, shapes):
+def test_luma_of_wrong_shape(network, shapes):
     with pytest.raises(ValueError, match="one shape"):
-        model(*(torch.rand(shape) for shape in shapes))
+        network(*(torch.rand(shape) for shape in shapes))
 
 
 def test_checkpoint_round_trip(model, tmp_path):
@@ -220,6 +288,8 @@ class RunsCode:
         ({"model": {"layer1.main.0.weight": torch.zeros(16, 1, 5, 5)}}, "Missing key"),
         ({**state(), "network": {"depth": 3}}, "depth"),
         ({**state(), "network": 7}, "does not fit"),
+        ({**state(), "network": {"name": "unet"}}, "no network 'unet'"),
+        ({**state(), "network": {"name": "pyramid"}}, "size mismatch for c1.0.weight"),
     ],
 )
 def test_files_that_are_no_checkpoint(content, reason, tmp_path, monkeypatch):

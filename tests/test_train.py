@@ -13,9 +13,10 @@ import pytest
 import torch
 from conftest import write_bracket
 
+import loss
 import train
 import utils
-from model import load_checkpoint, load_model
+from model import DeepFuse, load_checkpoint, load_model
 from opts import TrainOptions
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +82,6 @@ def test_results(brackets, tmp_path):
 
 def score(det, images):
     import fusion
-    import loss
 
     fused = fusion.fuse(load_model(str(det / "model" / "best.pth")), images)
     return loss.score(utils.to_gray(fused), [utils.to_gray(image) for image in images])
@@ -98,6 +98,7 @@ def test_loss_goes_down(brackets, tmp_path):
         {},
         {"batch_norm": None, "loss": "global", "schedule": "constant"},
         {"precision": "bfloat16", "workers": 2},
+        {"network": "pyramid", "stacks": 0.5, "zoom": 1.5, "gamma": 1.3, "noise": 0.02, "ema": 0.9},
     ],
 )
 def test_resumed_equals_uninterrupted(brackets, tmp_path, changes):
@@ -166,8 +167,89 @@ def test_spawned_workers(brackets, tmp_path):
     state = {"epoch": 0, "step": 0}
     device = torch.device("cpu")
     batches = train.make_loader(dataset, options, state, device, start_method="spawn")
-    sizes = [len(under) for under, _ in batches]
+    sizes = [len(pairs) for (pairs,) in batches]
     assert sizes == [2, 1, 2, 1]
+
+
+def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
+    """A step on the groups of a batch has the loss and the gradient of its samples' mean."""
+    options = TrainOptions().parse(arguments(brackets, tmp_path, stacks=0.5, batch_size=8))
+    dataset = train.BracketedDataset(str(brackets), 48, cache=str(tmp_path), stacks=0.5)
+    samples = [dataset[item] for item in range(8)]
+    groups = train.by_count(samples)
+    assert [group.shape[1] for group in groups] == [2, 3]
+    assert sum(map(len, groups)) == 8
+
+    torch.manual_seed(0)
+    model, criterion = DeepFuse(), loss.MEF_SSIM_Loss()
+    losses = []
+    for sample in samples:
+        y_1, y_2, *more = sample[None, :, 0].split(1, dim=1)
+        losses.append(criterion(y_1, y_2, model(y_1, y_2, *more), *more)[0])
+    mean = sum(losses) / 8
+    expected = torch.autograd.grad(mean, list(model.parameters()))
+    optimizer = torch.optim.SGD(model.parameters())
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    noise = train.exposure_noise(groups, 0, options)
+    assert noise == [0, 0]
+    value = train.take_step(model, criterion, optimizer, scaler, groups, noise, 0.0, torch.float32)
+    assert value == pytest.approx(mean.item(), abs=1e-6)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_noise_is_seen_by_the_network_and_not_by_the_loss(brackets, tmp_path):
+    options = TrainOptions().parse(arguments(brackets, tmp_path, noise=0.1))
+    stacks = [torch.full((40, 2, 3, 48, 48), 0.5), torch.full((3, 4, 3, 48, 48), 0.5)]
+    noise = train.exposure_noise(stacks, 7, options)
+    assert [n.shape for n in noise] == [(40, 2, 48, 48), (3, 4, 48, 48)]
+    deviations = noise[0].flatten(1).std(dim=1)
+    assert 0 < deviations.min() < 0.02  # of 40 between 0 and 0.1
+    assert 0.08 < deviations.max() < 0.105
+    assert all(map(torch.equal, noise, train.exposure_noise(stacks, 7, options)))
+    assert not torch.equal(noise[0], train.exposure_noise(stacks, 8, options)[0])
+
+    seen = []
+    model = DeepFuse()
+    model.register_forward_pre_hook(lambda _, lumas: seen.append(torch.cat(lumas, dim=1)))
+    optimizer = torch.optim.SGD(model.parameters())
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    compared = []
+
+    def criterion(y_1, y_2, y_f, *more):
+        compared.append(torch.cat([y_1, y_2, *more], dim=1))
+        return y_f.mean(), None
+
+    train.take_step(model, criterion, optimizer, scaler, stacks, noise, 0.0, torch.float32)
+    for stack, n, network, lost in zip(stacks, noise, seen, compared, strict=True):
+        assert torch.equal(network, stack[:, :, 0] + n)
+        assert torch.equal(lost, stack[:, :, 0])
+
+
+def test_average_of_the_weights(brackets, tmp_path):
+    """w <- decay * w + (1 - decay) * trained, from the first step's weights on; 0 is no average."""
+    trained = [
+        run(brackets, tmp_path / f"{n}", epoch=n, batch_size=3, schedule="constant", ema=0.75)
+        for n in (1, 2, 3)
+    ]
+    expected = dict(trained[0]["trained"])
+    for checkpoint in trained[1:]:
+        for key, value in checkpoint["trained"].items():
+            expected[key] = 0.75 * expected[key] + 0.25 * value
+    for key, value in expected.items():
+        torch.testing.assert_close(trained[2]["model"][key], value, atol=1e-6, rtol=0)
+    plain = run(brackets, tmp_path / "plain", epoch=3, batch_size=3, schedule="constant")
+    for key, value in plain["model"].items():
+        assert torch.equal(value, plain["trained"][key])
+        assert torch.equal(value, trained[2]["trained"][key])
+
+
+def test_start_from_weights(brackets, tmp_path):
+    first = run(brackets, tmp_path / "first", epoch=2, network="pyramid")
+    init = tmp_path / "first" / "model" / "latest.pth"
+    second = run(brackets, tmp_path / "second", epoch=1, network="pyramid", init=init, lr=0)
+    for key, value in first["model"].items():
+        assert torch.equal(value, second["model"][key])
 
 
 def test_seed_decides(brackets, tmp_path):
@@ -239,6 +321,13 @@ def cases(brackets, tmp_path):
     yield "resume missing", {"resume": tmp_path / "no.pth"}, f"{tmp_path / 'no.pth'}: No such file"
     yield "resume no checkpoint", {"resume": tmp_path / "file"}, f"{tmp_path / 'file'}: "
     yield "resume foreign", {"resume": foreign}, f"{foreign}: training cannot resume from it"
+    yield "init missing", {"init": tmp_path / "no.pth"}, f"{tmp_path / 'no.pth'}: No such file"
+    other = tmp_path / "other.pth"
+    torch.save({"model": DeepFuse().state_dict()}, other)
+    message = f"{other}: holds another network than the one to train"
+    yield "init of another network", {"init": other, "network": "pyramid"}, message
+    message = "--loss global is defined for pairs"
+    yield "stacks", {"stacks": 0.5, "loss": "global"}, message
     yield "device", {"device": "cuda:99"}, "device cuda:99: not available"
 
 
@@ -269,7 +358,7 @@ def test_resuming_another_run_is_refused(brackets, tmp_path, capsys):
     damaged["optimizer"] = {}
     torch.save(damaged, latest)
     assert train.main(arguments(brackets, det, epoch=2, resume=latest)) == 2
-    assert "its optimizer's state does not fit" in capsys.readouterr().err
+    assert "its state of training does not fit" in capsys.readouterr().err
 
 
 def test_validation_pictures_are_checked_before_training(brackets, tmp_path, capsys):
