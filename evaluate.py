@@ -36,11 +36,10 @@ def evaluate(options):
     methods = {"average": average, "MergeMertens": merge_mertens}
     for path in options.model:
         model = load_model(path, device)
-        methods[path] = functools.partial(fusion.fuse, model)
+        fuse = functools.partial(fusion.fuse, model, chroma=options.chroma)
+        methods[path] = fuse
         if options.refine:
-            methods[f"{path} +{options.refine}"] = functools.partial(
-                fusion.fuse, model, refine=options.refine
-            )
+            methods[f"{path} +{options.refine}"] = functools.partial(fuse, refine=options.refine)
     for name, _ in options.fused:
         if name in methods:
             raise ValueError(f"--fused: {name!r} is the name of another method")

@@ -15,58 +15,67 @@ import utils
 from model import PyramidDeepFuse
 
 TILE = 512  # pixels a side; bounds the memory that the network's features need
-REFINEMENT_HALO = 96  # pixels beyond a tile, after which refinement leaves no seams
+REFINEMENT_HALO = 96  # pixels by which tiles overlap in refinement, so that it leaves no seams
 MOMENTUM = 0.8  # of refinement
 
 
 @torch.inference_mode()
-def fuse(model, images, tile=TILE, progress=False, refine=0):
+def fuse(model, images, tile=TILE, progress=False, refine=0, chroma="paper"):
     """Fuses two or more exposures of one scene, in any order.
 
     model: a DeepFuse or PyramidDeepFuse in eval mode, on any device.
     images: arrays of one size, (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1].
     tile: the picture is worked on in squares of so many pixels, overlapping by the network's
-        receptive radius, so that the result does not depend on it but for float rounding.
+        receptive radius, so that the result does not depend on it but for float rounding;
+        refinement's are twice as wide and depend on it by less than a grey level of 255.
     progress: a bar on stderr, where that is a terminal.
     refine: steps of refine_luma on the network's luma.
+    chroma: "paper" for fuse_chroma, "relative" for fuse_relative_chroma.
 
     Returns the fused picture, with the images' size and colour, in their deepest type.
     Raises ValueError where there are fewer than two images, or they differ in size or colour or
     hold floats outside [0, 1].
     """
+    if chroma not in ("paper", "relative"):
+        raise ValueError(f"chroma must be 'paper' or 'relative', not {chroma!r}")
     check(images)
     device = next(model.parameters()).device
     shape = images[0].shape[:2]
     bar = functools.partial(tqdm, unit="tile", leave=False, disable=None if progress else True)
-    pyramid = isinstance(model, PyramidDeepFuse)
-    if pyramid:
-        lumas = [utils.to_ycbcr(image)[:, :1].to(device) for image in images]
-        context = model.context(lumas, functools.partial(fuse_level, model, tile))
-        del lumas
-
-    def fuse_luma(stack, outer):
-        lumas = stack[:, :1].split(1)
-        return model.fuse_level(lumas, context[(..., *outer)]) if pyramid else model(*lumas)
 
     def read(area):
         return torch.cat([utils.to_ycbcr(image[area]) for image in images]).to(device)
 
+    fuse_luma = luma_function(model, images, tile)
     halo = model.radius
     if refine:
-        luma = torch.empty(1, 1, *shape)
+        plane = torch.empty(1, 1, *shape)
         for outer, inner, place in bar(tiles(*shape, tile, halo), "network"):
-            luma[(..., *place)] = fuse_luma(read(outer), outer)[(..., *inner)].cpu()
-        halo = REFINEMENT_HALO
+            plane[(..., *place)] = fuse_luma(read(outer), outer)[(..., *inner)].cpu()
+
+        def fuse_luma(stack, outer):
+            return refine_luma(plane[(..., *outer)].to(device), stack[:, 0][None], refine)
+
+        tile, halo = 2 * tile, REFINEMENT_HALO
     fused = np.empty(images[0].shape, np.result_type(*images))
     for outer, inner, place in bar(tiles(*shape, tile, halo), "refining" if refine else "network"):
         stack = read(outer)  # (K, 3, h, w)
-        if refine:
-            y = refine_luma(luma[(..., *outer)].to(device), stack[:, 0][None], refine)
-        else:
-            y = fuse_luma(stack, outer)
-        ycbcr = torch.cat([y, fuse_chroma(stack[:, 1:])[None]], dim=1)
+        y = fuse_luma(stack, outer)
+        relative = chroma == "relative"
+        cbcr = fuse_relative_chroma(stack, y[0]) if relative else fuse_chroma(stack[:, 1:])
+        ycbcr = torch.cat([y, cbcr[None]], dim=1)
         fused[place] = utils.from_ycbcr(ycbcr[(..., *inner)], fused.dtype)
     return fused
+
+
+def luma_function(model, images, tile):
+    """The function that fuses a tile's luma: (stack (K, C, h, w), its place) -> (1, 1, h, w)."""
+    if not isinstance(model, PyramidDeepFuse):
+        return lambda stack, _: model(*stack[:, :1].split(1))
+    device = next(model.parameters()).device
+    lumas = [utils.to_ycbcr(image)[:, :1].to(device) for image in images]
+    context = model.context(lumas, functools.partial(fuse_level, model, tile))
+    return lambda stack, place: model.fuse_level(stack[:, :1].split(1), context[(..., *place)])
 
 
 def fuse_level(model, tile, stack, context):
@@ -150,19 +159,37 @@ def fuse_chroma(chroma):
     return torch.where(total > 0, mean, 0) + utils.NEUTRAL
 
 
+def fuse_relative_chroma(stack, y_f):
+    """Chroma in proportion to luma, so that what the fused picture brightens keeps its colour.
+
+    A surface's chroma grows with its exposure as its luma does; what differs in clipped and in
+    noisy pixels counts little: c = tau + y_f sum_k w_k (c_k - tau)/y_k / sum_k w_k, per pixel, with
+    w_k = y_k exp(-(y_k - 1/2)^2 / (2 * 0.2^2)) |c_k - tau|, the well-exposedness of T. Mertens,
+    J. Kautz, F. Van Reeth, "Exposure Fusion", Pacific Graphics 2007, times the paper's weight.
+
+    stack: (K, 3, H, W) of Y, Cb, Cr; y_f: fused luma (1, H, W). Returns (2, H, W).
+    """
+    y, offset = stack[:, :1], stack[:, 1:] - utils.NEUTRAL
+    weight = y * torch.exp(-((y - 0.5) ** 2) / (2 * 0.2**2)) * (offset.abs() + 1e-3)
+    black = 0.02  # below such luma, chroma is not proportional but noise
+    relative = (weight * offset / (y + black)).sum(dim=0) / weight.sum(dim=0).clamp(min=1e-9)
+    return relative * (y_f.clamp(0, 1) + black) + utils.NEUTRAL
+
+
 @torch.inference_mode()
-def panel(model, under, over, target="patch"):
+def panel(model, under, over, target="patch", **options):
     """Four pictures side by side: under | over | fused | y_hat, the last being MEF-SSIM's target.
 
-    Takes two arrays as fuse does, returns one of four times their width. y_hat, of the given
-    target (see loss.y_hat), has the fused picture's chroma. It is computed on the whole picture.
+    Takes two arrays, and options, as fuse does; returns one array of four times their width.
+    y_hat, of the given target (see loss.y_hat), has the paper's chroma. It is computed on the whole
+    picture.
     Raises ValueError as fuse does, and where the pictures are smaller than MEF-SSIM's window.
     """
     check([under, over])
     if min(under.shape[:2]) < loss.WINDOW:
         raise ValueError(f"y_hat needs pictures of at least {loss.WINDOW} pixels a side")
     stack = [utils.to_ycbcr(image) for image in (under, over)]
-    fused = fuse(model, [under, over])
+    fused = fuse(model, [under, over], **options)
     y_hat = loss.y_hat(torch.cat([image[:, :1] for image in stack], dim=1), target)
     chroma = fuse_chroma(torch.stack([image[:, 1:] for image in stack]))
     target = utils.from_ycbcr(torch.cat([y_hat, chroma], dim=1), fused.dtype)

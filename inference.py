@@ -23,11 +23,16 @@ def inference(options):
     if options.H:
         images = [resize(image, options.W, options.H) for image in images]
     try:
+        how = {
+            "progress": not options.quiet,
+            "refine": options.refine,
+            "chroma": options.chroma,
+        }
         if options.panel:
             under, over = sorted(images, key=lambda image: image.mean())
-            result = fusion.panel(model, under, over)
+            result = fusion.panel(model, under, over, **how)
         else:
-            result = fusion.fuse(model, images, progress=not options.quiet)
+            result = fusion.fuse(model, images, **how)
     except ValueError as error:
         raise ValueError(f"{' and '.join(paths)}: {error}") from error
     utils.write_image(options.res, result)

@@ -20,6 +20,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 ORIGINAL_LAYERS = {"layer1": "c1", "layer2": "c2", "layer4": "c3", "layer5": "c4", "layer6": "c5"}
 
 
+NATURAL = (0.38, 0.57)  # mean luma that tilted_mean aims at
+LARGEST_TILT = 1.5  # the brightest of two then weighs exp(1.5) = 4.5 times the darkest
+
+
 class DeepFuse(nn.Module):
     """Fuses the luma of K >= 2 exposures of one static scene.
 
@@ -98,10 +102,10 @@ class PyramidDeepFuse(DeepFuse):
     """DeepFuse's layers on a pyramid of the exposures, from its coarsest level to the finest.
 
     Every level is half as wide and high as the next finer one. There, a stream sees an exposure
-    and, as a second channel, what the coarser level has fused (at the coarsest: the exposures'
-    mean). What the layers give is detail that is added to it: it has no local mean, so that
-    brightness comes from the exposures' mean however many levels there are. All levels have the
-    same weights. A picture of any size is seen as a whole, at 4/3 of the cost.
+    and, as a second channel, what the coarser level has fused (at the coarsest: tilted_mean).
+    What the layers give is detail that is added to it: it has no local mean, so that brightness is
+    that of the exposures' mean however many levels there are. All levels have the same weights. A
+    picture of any size is seen as a whole, at 4/3 of the cost.
     """
 
     name = "pyramid"
@@ -139,10 +143,42 @@ class PyramidDeepFuse(DeepFuse):
         """
         height, width = stack[0].shape[-2:]
         if min(height, width) < 2 * self.COARSEST:
-            return sum(stack) / len(stack)
+            tilt = None
+            if self.training:  # A crop's brightness is not its picture's: any may come, often none.
+                tilt = LARGEST_TILT * (2 * torch.rand_like(stack[0][:, :, :1, :1]) - 1) ** 3
+            return tilted_mean(stack, tilt)
         coarser = [F.avg_pool2d(y, 2, ceil_mode=True) for y in stack]
         fused = fuse_level(coarser, self.context(coarser, fuse_level))
         return F.interpolate(fused, scale_factor=2, mode="bilinear")[..., :height, :width]
+
+
+def tilted_mean(stack, tilt=None):
+    """Weighted mean of K exposures (N, 1, H, W), by default of natural brightness: (N, 1, H, W).
+
+    The weights are one number an exposure, exp(t z_k) with z_k the place of its mean luma L_k
+    between the darkest's, -1/2, and the brightest's, 1/2.
+    tilt: t, shape (N, 1, 1, 1). By default 0, equal weights, where that gives a mean luma within
+    NATURAL, else the nearest that does, up to LARGEST_TILT.
+    """
+    y = torch.cat(stack, dim=1)  # (N, K, H, W)
+    level = y.mean(dim=(2, 3), keepdim=True)
+    darkest, brightest = level.amin(dim=1, keepdim=True), level.amax(dim=1, keepdim=True)
+    place = (level - (darkest + brightest) / 2) / (brightest - darkest).clamp(min=1e-3)
+
+    def weights(tilt):
+        return torch.softmax(tilt * place, dim=1)
+
+    if tilt is None:
+        mean = level.mean(dim=1, keepdim=True)
+        target = mean.clamp(*NATURAL)
+        low = torch.full_like(target, -LARGEST_TILT)
+        high = -low
+        for _ in range(20):  # bisection: the mean luma grows with t
+            tilt = (low + high) / 2
+            bright = (weights(tilt) * level).sum(dim=1, keepdim=True) > target
+            low, high = torch.where(bright, low, tilt), torch.where(bright, tilt, high)
+        tilt = (low + high) / 2 * (target != mean)
+    return (weights(tilt) * y).sum(dim=1, keepdim=True)
 
 
 NETWORKS = {network.name: network for network in (DeepFuse, PyramidDeepFuse)}

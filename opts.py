@@ -173,6 +173,7 @@ class TestOptions:
         parser.add_argument("--H", type=at_least(1), help="height to resize to, with --W")
         parser.add_argument("--W", type=at_least(1), help="width to resize to, with --H")
         add_refine_option(parser, "steps of gradient ascent on the fused luma's own MEF-SSIM")
+        add_chroma_option(parser)
         parser.add_argument(
             "--panel",
             action="store_true",
@@ -204,6 +205,7 @@ class EvaluateOptions:
             "--model", nargs="*", default=[WEIGHTS], help="checkpoint files to score"
         )
         add_refine_option(parser, "score every checkpoint also with N steps of refinement")
+        add_chroma_option(parser)
         parser.add_argument(
             "--fused",
             nargs="+",
@@ -227,6 +229,15 @@ class EvaluateOptions:
 
 def add_refine_option(parser, text):
     parser.add_argument("--refine", type=at_least(0), default=0, metavar="N", help=text)
+
+
+def add_chroma_option(parser):
+    parser.add_argument(
+        "--chroma",
+        choices=("paper", "relative"),
+        default="paper",
+        help="colour by the paper's formula, or in proportion to luma, which keeps more of it",
+    )
 
 
 def add_machine_options(parser):

@@ -129,7 +129,10 @@ def train(options):
                 stacks = [crops.to(device, non_blocking=True) for crops in next(batches)]
                 step = epoch * steps + state["step"]
                 rate = learning_rate(step, options.epoch * steps, options)
-                noise = exposure_noise(stacks, step, options)
+                # What the step draws depends on it alone, so that resuming needs no generators.
+                state_of_step = np.random.SeedSequence((options.seed, step))
+                torch.manual_seed(int(state_of_step.generate_state(1, np.uint64)[0]))
+                noise = [exposure_noise(stack, options.noise) for stack in stacks]
                 value = take_step(model, criterion, optimizer, scaler, stacks, noise, rate, dtype)
                 average.update_parameters(model)
                 state["step"] += 1
@@ -194,18 +197,15 @@ def take_step(model, criterion, optimizer, scaler, stacks, noise, rate, dtype):
     return total.item()
 
 
-def exposure_noise(stacks, step, options):
-    """Gaussian noise for every group of a batch, its deviation drawn for every sample."""
-    if not options.noise:
-        return [0] * len(stacks)
-    state = np.random.SeedSequence((options.seed, step)).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(state[0]))
-    noise = []
-    for stack in stacks:
-        deviation = options.noise * torch.rand(len(stack), 1, 1, 1, generator=generator)
-        pixels = torch.randn(stack[:, :, 0].shape, generator=generator)
-        noise.append((deviation * pixels).to(stack.device))
-    return noise
+def exposure_noise(stack, highest):
+    """Gaussian noise (N, K, H, W) for exposures (N, K, 3, H, W), or 0 where `highest` is 0.
+
+    Every sample's standard deviation is drawn between 0 and `highest`.
+    """
+    if not highest:
+        return 0
+    y = stack[:, :, 0]
+    return highest * torch.rand_like(y[:, :1, :1, :1]) * torch.randn_like(y)
 
 
 def by_count(samples):

@@ -68,6 +68,15 @@ def test_panel_shows_under_first(files, pair):
         assert np.array_equal(panel[:, :75], pair[0])
 
 
+@pytest.mark.parametrize("panel", [False, True])
+def test_refinement_and_chroma(files, pair, panel):
+    flags = ["--refine", "3", "--chroma", "relative"] + ["--panel"] * panel
+    assert run(files, *flags) == 0
+    fused = fusion.fuse(load_model(files["--model"]), pair, refine=3, chroma="relative")
+    result = utils.read_image(files["--res"])
+    assert np.array_equal(result[:, 150:225] if panel else result, fused)
+
+
 def test_16_bit_in_16_bit_out(files, pair):
     for name, image in zip(("--image1", "--image2"), pair, strict=True):
         utils.write_image(files[name], image.astype(np.uint16) * 257)

@@ -1,6 +1,7 @@
 """The network, and checkpoint files of ours, of the earlier implementation and of neither."""
 
 import collections
+import math
 import os
 import pickle
 
@@ -10,6 +11,8 @@ import torch
 from torch import nn
 
 from model import (
+    LARGEST_TILT,
+    NATURAL,
     NETWORKS,
     DeepFuse,
     PyramidDeepFuse,
@@ -19,6 +22,7 @@ from model import (
     load_checkpoint,
     load_model,
     save_checkpoint,
+    tilted_mean,
 )
 
 
@@ -147,7 +151,7 @@ def test_a_pyramid_starts_from_the_mean():
     for height, width in ((75, 66), (150, 131)):
         coarse = nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear")
         coarse = coarse[..., :height, :width]
-    torch.testing.assert_close(PyramidDeepFuse()(y_1, y_2), coarse, atol=1e-6, rtol=0)
+    torch.testing.assert_close(PyramidDeepFuse().eval()(y_1, y_2), coarse, atol=1e-6, rtol=0)
 
 
 def test_a_pyramid_sees_the_whole_picture(pyramid):
@@ -157,7 +161,7 @@ def test_a_pyramid_sees_the_whole_picture(pyramid):
 
 
 def test_a_pyramids_detail_has_no_local_mean(pyramid):
-    """However many levels there are, brightness is that of the exposures' mean."""
+    """However many levels there are, brightness is that of what the coarsest starts from."""
     y = luma(3, 1, 1, 400, 500).unbind()
     fused, mean = pyramid(*y).detach(), sum(y) / 3
     assert (fused - mean).std() > 0.05
@@ -174,6 +178,42 @@ def test_a_pyramids_output_has_the_inputs_size(pyramid, height, width):
     torch.testing.assert_close(fused, pyramid(*y[::-1]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ((0.1, 0.9), 0.5),  # natural as it is
+        ((0.2, 0.4, 0.7), 1.3 / 3),
+        ((0.1, 0.5), NATURAL[0]),
+        ((0.5, 0.7), NATURAL[1]),
+        ((0.1, 0.2), (0.1 + 0.2 * math.exp(LARGEST_TILT)) / (1 + math.exp(LARGEST_TILT))),
+        ((0.8, 0.8), 0.8),
+        ((0.0, 0.0), 0.0),
+    ],
+)
+def test_the_mean_that_a_pyramid_starts_from(levels, expected):
+    """Its brightness is natural where a moderate weighting of the exposures can make it so."""
+    stack = [luma(1, 1, 9, 9, seed=k) for k in range(len(levels))]
+    stack = [0.01 * (y - y.mean()) + level for y, level in zip(stack, levels, strict=True)]
+    for order in (stack, stack[::-1]):
+        # A pair of such batches: every sample is weighted for itself.
+        batch = [torch.cat([y, torch.full_like(y, 0.5)]) for y in order]
+        mean = tilted_mean(batch)
+        assert mean.shape == (2, 1, 9, 9)
+        assert mean[0].mean().item() == pytest.approx(expected, abs=1e-4)
+        assert mean[1].mean().item() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_a_pyramid_in_training_starts_from_any_weighting():
+    pyramid = PyramidDeepFuse()  # whose output is what it starts from
+    stack = [torch.full((200, 1, 8, 8), level) for level in (0.2, 0.8)]
+    torch.manual_seed(0)
+    means = pyramid.train()(*stack).mean(dim=(1, 2, 3))
+    darkest = 0.2 + 0.6 / (1 + math.exp(LARGEST_TILT))
+    assert means.min().item() == pytest.approx(darkest, abs=0.01)
+    assert means.max().item() == pytest.approx(1 - darkest, abs=0.01)
+    assert torch.equal(pyramid.eval()(*stack), pyramid(*stack))
+
+
 def test_a_pyramids_radius_within_a_level(pyramid):
     stack = luma(2, 1, 1, 91, 91, seed=1).unbind()
     context = luma(1, 1, 91, 91).requires_grad_()
@@ -185,7 +225,7 @@ def test_a_pyramids_radius_within_a_level(pyramid):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_width_and_name_are_kept_in_a_checkpoint(tmp_path, name):
-    network = build(name, width=4)
+    network = build(name, width=4).eval()
     path = tmp_path / "net.pth"
     save_checkpoint(str(path), {"model": network.state_dict(), "network": network.settings})
     loaded = load_model(str(path))
