@@ -86,7 +86,7 @@ def train(options):
     if options.init and not options.resume:
         start_from(model, options.init)
     model.to(device, memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=moving_average(options.ema), use_buffers=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
     # float16 gradients would vanish unscaled; bfloat16 has float32's range.
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -113,6 +113,7 @@ def train(options):
     criterion = loss.MEF_SSIM_Loss(options.scales, options.loss, options.luminance_weight)
 
     steps = math.ceil(len(dataset) / options.batch_size)  # an epoch
+    average.n_averaged.fill_(state["epoch"] * steps + state["step"])
     batches = iter(make_loader(dataset, options, state, device))
     log = Log(os.path.join(options.det, "log.csv"), state["epoch"])
     stop = StopOnInterrupt()
@@ -171,6 +172,19 @@ def start_from(model, path):
         model.load_state_dict(load_model(path).state_dict())
     except RuntimeError as error:
         raise ValueError(f"{path}: holds another network than the one to train") from error
+
+
+def moving_average(decay):
+    """AveragedModel's rule: w <- d w + (1 - d) trained, d rising to `decay`.
+
+    At step n, d is at most n/(n + 9), so that the first steps' weights are soon forgotten.
+    """
+
+    def update(averaged, trained, count):
+        step = int(count)
+        get_ema_multi_avg_fn(min(decay, step / (step + 9)))(averaged, trained, count)
+
+    return update
 
 
 def take_step(model, criterion, optimizer, scaler, stacks, noise, rate, dtype):
@@ -368,7 +382,6 @@ def restore(options, model, average, optimizer, scaler):
         if before != now:
             raise ValueError(f"{path}: was trained with --{name} {before}, not {now}")
     average.module.load_state_dict(model_from_checkpoint(checkpoint, path).state_dict())
-    average.n_averaged.fill_(1)  # else the first update would copy
     try:
         model.load_state_dict(checkpoint["trained"])
         optimizer.load_state_dict(checkpoint["optimizer"])

@@ -43,6 +43,12 @@ def workplace(tmp_path, monkeypatch):
                     if not (tmp_path / name).exists():
                         write_bracket(tmp_path / name / "scene", seed=1)
                         write_bracket(tmp_path / name / "other", seed=2)
+        if "--fused" in arguments:
+            for name in paths_after("--fused", arguments):
+                results = tmp_path / name.partition("=")[2]
+                results.mkdir(parents=True)
+                for scene in ("scene", "other"):
+                    shutil.copy(tmp_path / "MEFB/input" / scene / "1.png", results / f"{scene}.png")
     for name, sample in (("dark.jpg", "under.jpg"), ("bright.jpg", "over.jpg")):
         image = utils.read_image(str(ROOT / "samples" / sample))
         utils.write_image(str(tmp_path / name), image[::4, ::4])
@@ -50,7 +56,8 @@ def workplace(tmp_path, monkeypatch):
         for name in arguments:
             if name.endswith(".pth"):
                 (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / "weights" / "deepfuse.pth", tmp_path / name)
+                weights = ROOT / name if (ROOT / name).exists() else ROOT / "weights/deepfuse.pth"
+                shutil.copy(weights, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -72,7 +79,7 @@ def test_command_works(script, arguments, workplace):
             assert train.main([*start, *short]) == 0
         arguments = [*arguments, "--epoch", "2", "--crop_size", "48", "--quiet"]
     assert SCRIPTS[script].main(arguments) == 0
-    for flag in ("--res", "--csv"):
+    for flag in ("--res", "--csv", "--sheet"):
         if flag in arguments:
             assert (workplace / arguments[arguments.index(flag) + 1]).stat().st_size > 0
 

@@ -224,15 +224,15 @@ def test_noise_is_seen_by_the_network_and_not_by_the_loss():
 
 
 def test_average_of_the_weights(brackets, tmp_path):
-    """w <- decay * w + (1 - decay) * trained, from the first step's weights on; 0 is no average."""
+    """w <- d w + (1 - d) trained, d = min(decay, n/(n + 9)) at step n; decay 0 is no average."""
     trained = [
-        run(brackets, tmp_path / f"{n}", epoch=n, batch_size=3, schedule="constant", ema=0.75)
+        run(brackets, tmp_path / f"{n}", epoch=n, batch_size=3, schedule="constant", ema=0.15)
         for n in (1, 2, 3)
     ]
     expected = dict(trained[0]["trained"])
-    for checkpoint in trained[1:]:
+    for checkpoint, d in zip(trained[1:], (1 / 10, 0.15), strict=True):
         for key, value in checkpoint["trained"].items():
-            expected[key] = 0.75 * expected[key] + 0.25 * value
+            expected[key] = d * expected[key] + (1 - d) * value
     for key, value in expected.items():
         torch.testing.assert_close(trained[2]["model"][key], value, atol=1e-6, rtol=0)
     plain = run(brackets, tmp_path / "plain", epoch=3, batch_size=3, schedule="constant")
