@@ -171,7 +171,7 @@ def fuse_relative_chroma(stack, y_f):
     """
     y, offset = stack[:, :1], stack[:, 1:] - utils.NEUTRAL
     weight = y * torch.exp(-((y - 0.5) ** 2) / (2 * 0.2**2)) * (offset.abs() + 1e-3)
-    black = 0.02  # below such luma, chroma is not proportional but noise
+    black = 0.1  # towards such luma, chroma is ever less in proportion and ever more noise
     relative = (weight * offset / (y + black)).sum(dim=0) / weight.sum(dim=0).clamp(min=1e-9)
     return relative * (y_f.clamp(0, 1) + black) + utils.NEUTRAL
 

@@ -126,6 +126,12 @@ class TrainOptions:
         network.add_argument(
             "--batch_norm", action="store_true", help="BatchNorm after every convolution"
         )
+        network.add_argument(
+            "--uncentred",
+            action="store_true",
+            help="do not keep the mean of C2's to C5's kernels at zero, which makes more of their "
+            "channels useful",
+        )
 
         loss = parser.add_argument_group("loss and optimiser")
         loss.add_argument(
