@@ -19,9 +19,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 # the addition, which has no parameters.
 ORIGINAL_LAYERS = {"layer1": "c1", "layer2": "c2", "layer4": "c3", "layer5": "c4", "layer6": "c5"}
 
-
 NATURAL = (0.38, 0.57)  # mean luma that tilted_mean aims at
-LARGEST_TILT = 1.5  # the brightest of two then weighs exp(1.5) = 4.5 times the darkest
+LARGEST_TILT = 1.0  # the brightest of two then weighs e times the darkest
+TRAINED_TILT = 1.5  # the largest that training shows; crops vary more than pictures
 
 
 class DeepFuse(nn.Module):
@@ -145,7 +145,7 @@ class PyramidDeepFuse(DeepFuse):
         if min(height, width) < 2 * self.COARSEST:
             tilt = None
             if self.training:  # A crop's brightness is not its picture's: any may come, often none.
-                tilt = LARGEST_TILT * (2 * torch.rand_like(stack[0][:, :, :1, :1]) - 1) ** 3
+                tilt = TRAINED_TILT * (2 * torch.rand_like(stack[0][:, :, :1, :1]) - 1) ** 3
             return tilted_mean(stack, tilt)
         coarser = [F.avg_pool2d(y, 2, ceil_mode=True) for y in stack]
         fused = fuse_level(coarser, self.context(coarser, fuse_level))

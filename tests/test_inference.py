@@ -13,6 +13,7 @@ import torch
 
 import fusion
 import inference
+import loss
 import opts
 import utils
 from model import DeepFuse, load_model, save_checkpoint
@@ -84,9 +85,12 @@ def test_16_bit_in_16_bit_out(files, pair):
     assert utils.read_image(files["--res"]).dtype == np.uint16
 
 
-def test_the_repositorys_weights_fuse_the_sample_pair(tmp_path):
-    """As a command, with the defaults that a newcomer gets."""
+@pytest.mark.parametrize("weights", [None, "pyramid.pth"])
+def test_the_repositorys_weights_fuse_the_sample_pair(tmp_path, weights):
+    """As a command, with the defaults that a newcomer gets, and with the other weights."""
     command = [sys.executable, str(ROOT / "inference.py")]
+    if weights:
+        command += ["--model", str(ROOT / "weights" / weights)]
     for flag, name in (("--image1", "under.jpg"), ("--image2", "over.jpg")):
         command += [flag, str(ROOT / "samples" / name)]
     subprocess.run(command, cwd=tmp_path, check=True)
@@ -96,6 +100,8 @@ def test_the_repositorys_weights_fuse_the_sample_pair(tmp_path):
     assert result.shape == under.shape
     assert min(under.shape[:2]) >= 800
     assert under.mean() < result.mean() < over.mean()
+    score = loss.score(utils.to_gray(result), [utils.to_gray(under), utils.to_gray(over)])
+    assert score > 0.97
     assert os.path.getsize(opts.WEIGHTS) < 1e6
 
 
