@@ -56,8 +56,8 @@ def workplace(tmp_path, monkeypatch):
         for name in arguments:
             if name.endswith(".pth"):
                 (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-                weights = ROOT / name if (ROOT / name).exists() else ROOT / "weights/deepfuse.pth"
-                shutil.copy(weights, tmp_path / name)
+                network = "pyramid" if "pyramid" in name else "deepfuse"
+                shutil.copy(ROOT / "weights" / f"{network}.pth", tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
