@@ -276,13 +276,11 @@ def write_csv(path, scores):
     """One line a scene and method, with all scores."""
     with utils.replacing(path, "w", newline="") as file:
         writer = csv.writer(file)
-        names = None
+        first = next(iter(scores["average"].values()))
+        writer.writerow(["method", "scene", *first])
         for method, scenes in scores.items():
             for scene, values in scenes.items():
-                if names is None:
-                    names = list(values)
-                    writer.writerow(["method", "scene", *names])
-                writer.writerow([method, scene, *(f"{values[name]:.6f}" for name in names)])
+                writer.writerow([method, scene, *(f"{value:.6f}" for value in values.values())])
 
 
 def evaluate_and_report(options):

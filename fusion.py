@@ -124,7 +124,8 @@ def refine_luma(y_f, sources, steps):
     Transactions on Computational Imaging 4(1), 2018.
     """
     y_f, sources = y_f.clone(), sources.clone()  # of inference mode; these take gradients
-    scales = loss.possible_scales(*y_f.shape[-2:])
+    height, width = y_f.shape[-2:]
+    scales = loss.possible_scales(height, width)
     if not scales:
         return y_f
     description = loss.describe(sources, scales)
@@ -138,7 +139,6 @@ def refine_luma(y_f, sources, steps):
             objective = objective + loss.EXPONENTS[i] * 4**i * (numerator / denominator).sum()
             spread = loss.spread(2 / denominator.detach())
             enlarged = F.interpolate(spread, scale_factor=2**i) if i else spread
-            height, width = y.shape[-2:]
             curvature = curvature + loss.EXPONENTS[i] * enlarged[..., :height, :width]
         (gradient,) = torch.autograd.grad(objective, y)
         velocity = MOMENTUM * velocity + gradient / curvature
