@@ -35,9 +35,9 @@ def evaluate(options):
     device = choose_device(options.device)
     methods = {"average": average, "MergeMertens": merge_mertens}
     for path in options.model:
-        model = load_model(path, device)
-        fuse = functools.partial(fusion.fuse, model, chroma=options.chroma)
-        methods[path] = fuse
+        model = fusion.prepare(load_model(path, device), options.precision)
+        fuse = functools.partial(fusion.fuse, model, chroma=options.chroma, fast=options.fast)
+        methods[path] = functools.partial(fuse, refine=None)
         if options.refine:
             methods[f"{path} +{options.refine}"] = functools.partial(fuse, refine=options.refine)
     for name, _ in options.fused:

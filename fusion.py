@@ -1,36 +1,98 @@
 """How does an exposure stack become one picture? Arrays in, fused array out.
 
-Luma goes through the network, chroma is fused by formula (DeepFuse, ICCV 2017, eq. 6).
+Luma goes through the network, chroma is fused by formula (DeepFuse, ICCV 2017, eq. 6). Everything
+is done tile by tile, so that memory beyond the pictures themselves is bounded.
 """
 
+import copy
 import functools
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 import loss
 import utils
-from model import PyramidDeepFuse
+from model import PyramidDeepFuse, choose_precision, fold_batch_norm, local_mean
 
-TILE = 512  # pixels a side; bounds the memory that the network's features need
+TILE = 256  # pixels a side on a CPU: the features of a tile stay in its cache
+SMALLEST_TILE = 16  # running out of memory halves tiles down to this
+REFINEMENT_TILE = 1024
 REFINEMENT_HALO = 96  # pixels by which tiles overlap in refinement, so that it leaves no seams
 MOMENTUM = 0.8  # of refinement
+FAST_FROM = 4_000_000  # pixels of a picture, from which fast fusion scores higher
+FAST_STEPS = 5  # of refinement, of reduced pictures
+REDUCED = 1000  # pixels: about the long side at which fast fusion runs the network
+WINDOW = 17  # side of the windows of fast fusion's linear models, in reduced pixels
+RIDGE = 1e-5  # how much they prefer the exposures' plain mean
+
+
+def prepare(model, precision="auto"):
+    """The network made ready for fusing fast: the same function, but for rounding.
+
+    precision: of C2 to C4, which are 99 % of the arithmetic: "float32", "bfloat16", "float16", or
+    "auto" for what the network's device is fast in. C1 and C5 stay in float32,
+    so that neither the pictures nor the result are rounded to a half's few levels.
+    """
+    device = next(model.parameters()).device
+    dtype = choose_precision(precision, device)
+    if model.settings["batch_norm"]:
+        model = fold_batch_norm(model)
+    model = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)
+    for layer in (model.c2, model.c3, model.c4):
+        layer.to(dtype)
+    model.c2.register_forward_pre_hook(lambda _, x: x[0].to(dtype))
+    model.c5.register_forward_pre_hook(lambda _, x: x[0].float())
+    if device.type == "cpu":
+        model.c5[0] = ShiftedSum(model.c5[0])
+    return model
+
+
+class ShiftedSum(nn.Module):
+    """A convolution to one channel as one matrix product and a sum of shifted planes.
+
+    Convolution kernels compute sixteen output channels at once; with one they idle.
+    """
+
+    def __init__(self, convolution):
+        super().__init__()
+        weight = convolution.weight.detach()[0]  # (C, k, k)
+        self.kernel_size = weight.shape[1:]
+        self.padding = convolution.padding
+        self.taps = weight.flatten(1).T.contiguous()  # (k*k, C)
+        self.bias = convolution.bias.detach()
+
+    def forward(self, x):
+        """(N, C, H, W) to (N, 1, H', W'), as the convolution does."""
+        x = F.pad(x, [self.padding[1]] * 2 + [self.padding[0]] * 2)
+        count, channels, height, width = x.shape
+        planes = self.taps @ x.permute(1, 0, 2, 3).reshape(channels, -1)
+        planes = planes.reshape(*self.kernel_size, count, height, width)
+        rows, columns = height - self.kernel_size[0] + 1, width - self.kernel_size[1] + 1
+        total = self.bias.expand(count, rows, columns).clone()
+        for i in range(self.kernel_size[0]):
+            for j in range(self.kernel_size[1]):
+                total += planes[i, j, :, i : i + rows, j : j + columns]
+        return total[:, None]
 
 
 @torch.inference_mode()
-def fuse(model, images, tile=TILE, progress=False, refine=0, chroma="paper"):
+def fuse(model, images, tile=None, progress=False, refine=None, chroma="paper", fast=None):
     """Fuses two or more exposures of one scene, in any order.
 
-    model: a DeepFuse or PyramidDeepFuse in eval mode, on any device.
+    model: a DeepFuse or PyramidDeepFuse in eval mode, on any device; see prepare.
     images: arrays of one size, (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1].
     tile: the picture is worked on in squares of so many pixels, overlapping by the network's
-        receptive radius, so that the result does not depend on it but for float rounding;
-        refinement's are twice as wide and depend on it by less than a grey level of 255.
+        receptive radius, so that the result does not depend on it but for float rounding. By
+        default what suits the device; where memory runs out, half as much. Refinement has larger
+        ones, on which it depends by less than a grey level of 255.
     progress: a bar on stderr, where that is a terminal.
-    refine: steps of refine_luma on the network's luma.
+    refine: steps of refine_luma on the network's luma; by default FAST_STEPS where fast, else 0.
     chroma: "paper" for fuse_chroma, "relative" for fuse_relative_chroma.
+    fast: whether to run the network on reduced pictures, see fast_luma_function; by default where
+        the pictures have FAST_FROM pixels.
 
     Returns the fused picture, with the images' size and colour, in their deepest type.
     Raises ValueError where there are fewer than two images, or they differ in size or colour or
@@ -41,69 +103,248 @@ def fuse(model, images, tile=TILE, progress=False, refine=0, chroma="paper"):
     check(images)
     device = next(model.parameters()).device
     shape = images[0].shape[:2]
-    bar = functools.partial(tqdm, unit="tile", leave=False, disable=None if progress else True)
-
-    def read(area):
-        return torch.cat([utils.to_ycbcr(image[area]) for image in images]).to(device)
-
-    fuse_luma = luma_function(model, images, tile)
+    tile = tile or tile_size(device)
+    if fast is None:
+        fast = shape[0] * shape[1] >= FAST_FROM
+    if refine is None:
+        refine = FAST_STEPS if fast else 0
     halo = model.radius
-    if refine:
-        plane = torch.empty(1, 1, *shape)
-        for outer, inner, place in bar(tiles(*shape, tile, halo), "network"):
-            plane[(..., *place)] = fuse_luma(read(outer), outer)[(..., *inner)].cpu()
+    if fast:
+        fuse_luma = fast_luma_function(model, images, tile, refine)
+        halo = 0
+    elif refine:
+        plane = network_luma(model, images, tile, progress)
+        tile, halo = max(tile, REFINEMENT_TILE), REFINEMENT_HALO
 
-        def fuse_luma(stack, outer):
-            return refine_luma(plane[(..., *outer)].to(device), stack[:, 0][None], refine)
-
-        tile, halo = 2 * tile, REFINEMENT_HALO
+        def fuse_luma(lumas, outer):
+            return refine_luma(plane[(..., *outer)].to(device), lumas.transpose(0, 1), refine)
+    else:
+        fuse_luma = luma_function(model, images, tile)
     fused = np.empty(images[0].shape, np.result_type(*images))
-    for outer, inner, place in bar(tiles(*shape, tile, halo), "refining" if refine else "network"):
-        stack = read(outer)  # (K, 3, h, w)
-        y = fuse_luma(stack, outer)
-        relative = chroma == "relative"
-        cbcr = fuse_relative_chroma(stack, y[0]) if relative else fuse_chroma(stack[:, 1:])
-        ycbcr = torch.cat([y, cbcr[None]], dim=1)
-        fused[place] = utils.from_ycbcr(ycbcr[(..., *inner)], fused.dtype)
+
+    def work(outer, inner, place):
+        stack = read(images, outer, device)  # (K, 3 or 1, h, w)
+        y = fuse_luma(stack[:, :1], outer)[(..., *inner)]
+        stack = stack[(..., *inner)]
+        if chroma == "relative":
+            cbcr = fuse_relative_chroma(stack, y[0])
+        else:
+            cbcr = fuse_chroma(stack[:, 1:])
+        fused[place] = utils.from_ycbcr(torch.cat([y, cbcr[None]], dim=1), fused.dtype)
+
+    in_tiles(work, shape, tile, halo, progress)
     return fused
+
+
+def read(images, area, device):
+    """The part `area` (two slices) of all images: a tensor (K, 3 or 1, h, w) of Y, Cb, Cr."""
+    return torch.cat([utils.to_ycbcr(image[area], device) for image in images])
+
+
+def tile_size(device):
+    """Pixels a side of a tile that suits a device."""
+    if device.type != "cuda":
+        return TILE
+    free, _ = torch.cuda.mem_get_info(device)
+    pixels = free / 4096  # bytes that a pixel's features need, with much to spare
+    return min(4096, 2 ** int(np.log2(max(pixels, 1)) / 2))
+
+
+def in_tiles(work, shape, size, halo, progress=False):
+    """Calls work(outer, inner, place) for squares that cover a picture of a shape (H, W).
+
+    place: the tile within the picture; outer: what it reads of the picture, up to `halo` pixels
+    more on each side; inner: the tile within that; each a pair of slices. Where memory runs out in
+    `work`, what is left goes on in tiles of half the size.
+    """
+    pending = tiles((slice(0, shape[0]), slice(0, shape[1])), size)
+    with tqdm(
+        total=shape[0] * shape[1],
+        unit="px",
+        unit_scale=True,
+        leave=False,
+        disable=None if progress else True,
+    ) as bar:
+        while pending:
+            place = pending[0]
+            try:
+                work(*with_halo(place, halo, shape), place)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or size <= SMALLEST_TILE:
+                    raise
+                size //= 2
+                pending = [part for area in pending for part in tiles(area, size)]
+                continue
+            pending.pop(0)
+            bar.update((place[0].stop - place[0].start) * (place[1].stop - place[1].start))
+
+
+def tiles(area, size):
+    """The squares of `size` pixels, less at the ends, that an area consists of: pairs of slices."""
+    rows, columns = (
+        [slice(start, min(start + size, side.stop)) for start in range(side.start, side.stop, size)]
+        for side in area
+    )
+    return [(row, column) for row in rows for column in columns]
+
+
+def with_halo(place, halo, shape):
+    """What a tile reads, with a halo that ends at the picture's borders; the tile within that."""
+    outer = tuple(
+        slice(max(side.start - halo, 0), min(side.stop + halo, length))
+        for side, length in zip(place, shape, strict=True)
+    )
+    inner = tuple(
+        slice(side.start - read.start, side.stop - read.start)
+        for side, read in zip(place, outer, strict=True)
+    )
+    return outer, inner
+
+
+def is_out_of_memory(error):
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        "DefaultCPUAllocator" in str(error)  # torch has no type for it
+    )
 
 
 def luma_function(model, images, tile):
-    """The function that fuses a tile's luma: (stack (K, C, h, w), its place) -> (1, 1, h, w)."""
+    """The function that fuses a tile's luma: (lumas (K, 1, h, w), its place) -> (1, 1, h, w)."""
     if not isinstance(model, PyramidDeepFuse):
-        return lambda stack, _: model(*stack[:, :1].split(1))
+        return lambda lumas, _: model(*lumas.split(1))
     device = next(model.parameters()).device
-    lumas = [utils.to_ycbcr(image)[:, :1].to(device) for image in images]
-    context = model.context(lumas, functools.partial(fuse_level, model, tile))
-    return lambda stack, place: model.fuse_level(stack[:, :1].split(1), context[(..., *place)])
+    shape = images[0].shape[:2]
+    if model.is_coarsest(*shape):
+        whole = read(images, (slice(None), slice(None)), device)[:, :1]
+        context = model.context(whole.split(1), None)
+        return lambda lumas, place: model.fuse_level(lumas.split(1), context[(..., *place)])
+    fuse_level = functools.partial(fuse_level_in_tiles, model, tile)
+    coarser = reduce_lumas(images, 2, device).split(1)
+    fused = fuse_level(coarser, model.context(coarser, fuse_level))
+    return lambda lumas, place: model.fuse_level(lumas.split(1), enlarge(fused, 2, place))
 
 
-def fuse_level(model, tile, stack, context):
+def fuse_level_in_tiles(model, tile, stack, context):
     """model.fuse_level in tiles, which bound the memory that it needs."""
     fused = torch.empty_like(context)
-    for outer, inner, place in tiles(*context.shape[-2:], tile, model.radius):
+
+    def work(outer, inner, place):
         part = model.fuse_level([y[(..., *outer)] for y in stack], context[(..., *outer)])
         fused[(..., *place)] = part[(..., *inner)]
+
+    in_tiles(work, context.shape[-2:], tile, model.radius)
     return fused
 
 
-def tiles(height, width, size, halo):
-    """Squares that cover a picture: a list of (outer, inner, place), pairs of slices each.
+def network_luma(model, images, tile, progress=False):
+    """The network's luma of whole pictures, (1, 1, H, W) on the CPU."""
+    device = next(model.parameters()).device
+    fuse_luma = luma_function(model, images, tile)
+    plane = torch.empty(1, 1, *images[0].shape[:2])
 
-    outer: what a tile reads of the picture, up to `halo` pixels more on each side; inner: the tile
-    within that; place: the tile within the picture.
+    def work(outer, inner, place):
+        y = fuse_luma(read(images, outer, device)[:, :1], outer)
+        plane[(..., *place)] = y[(..., *inner)].cpu()
+
+    in_tiles(work, plane.shape[-2:], tile, model.radius, progress)
+    return plane
+
+
+def reduce_lumas(images, factor, device):
+    """Luma of all images, reduced to the means of factor x factor squares: (K, 1, h, w).
+
+    The last row and column are of what is left of the pictures there.
     """
+    height, width = images[0].shape[:2]
+    reduced = torch.empty(len(images), 1, -(-height // factor), -(-width // factor), device=device)
 
-    def along(length):
-        for start in range(0, length, size):
-            end = min(start + size, length)
-            first = max(start - halo, 0)
-            outer = slice(first, min(end + halo, length))
-            yield outer, slice(start - first, end - first), slice(start, end)
+    def work(place, *_):
+        area = tuple(slice(side.start * factor, side.stop * factor) for side in place)
+        lumas = read(images, area, device)[:, :1]
+        reduced[(..., *place)] = F.avg_pool2d(lumas, factor, ceil_mode=True)
 
-    return [
-        tuple(zip(row, column, strict=True)) for row in along(height) for column in along(width)
-    ]
+    in_tiles(work, reduced.shape[-2:], max(TILE // factor, 1), 0)
+    return reduced
+
+
+def fast_luma_function(model, images, tile, refine):
+    """As luma_function, with the network run on reduced pictures, of some REDUCED pixels.
+
+    Around every pixel, the reduced fused luma is expressed as a linear function of the reduced
+    exposures, which is then applied to the full ones, so that the result has their detail. As
+    fused patches are weighted sums of the exposures' patches (MEF-SSIM's y_hat), little is lost.
+    Linear models of windows by least squares: K. He, J. Sun, X. Tang, "Guided Image Filtering",
+    ECCV 2010, here of K guides; their use for enlarging: K. He, J. Sun, "Fast Guided Filter",
+    arXiv:1505.00996.
+    """
+    device = next(model.parameters()).device
+    factor = max(round(max(images[0].shape[:2]) / REDUCED), 1)
+    lumas = reduce_lumas(images, factor, device)
+    y_f = network_luma(model, [luma[0].cpu().numpy() for luma in lumas], tile).to(device)
+    sources = lumas.transpose(0, 1)  # (1, K, h, w)
+    if refine:
+        y_f = refine_luma(y_f, sources, refine)
+    model_of_window = linear_models(sources, y_f)
+
+    def fuse_luma(lumas, place):
+        gain = enlarge(model_of_window, factor, place)  # (1, K + 1, h, w)
+        return (gain[:, :-1] * lumas.transpose(0, 1)).sum(dim=1, keepdim=True) + gain[:, -1:]
+
+    return fuse_luma
+
+
+def linear_models(sources, y_f):
+    """Least-squares fit y_f = sum_k a_k y_k + b in the window around every pixel.
+
+    sources: (1, K, H, W); y_f: (1, 1, H, W). Returns a_1 ... a_K, b, (1, K + 1, H, W), each the
+    mean over the windows that hold the pixel. Where a window does not determine them, they tend
+    to those of the exposures' mean: RIDGE times sum_k (a_k - 1/K)^2 is added to the squares' mean.
+    """
+    count = sources.shape[1]
+    offset = y_f - sources.mean(dim=1, keepdim=True)
+    mean, mean_offset = local_mean(sources, WINDOW), local_mean(offset, WINDOW)
+    upper = [(j, k) for j in range(count) for k in range(j, count)]
+    products = [sources[:, j] * sources[:, k] for j, k in upper]
+    products = local_mean(torch.stack(products, dim=1), WINDOW)
+    matrix = sources.new_empty(count, count, *sources.shape[-2:])
+    for product, (j, k) in zip(products[0], upper, strict=True):
+        matrix[j, k] = matrix[k, j] = product - mean[0, j] * mean[0, k] + RIDGE * (j == k)
+    right = (local_mean(sources * offset, WINDOW) - mean * mean_offset)[0]  # (K, H, W)
+    gain = solve(matrix, right)[None]
+    constant = mean_offset - (gain * mean).sum(dim=1, keepdim=True)
+    return local_mean(torch.cat([gain + 1 / count, constant], dim=1), WINDOW)
+
+
+def solve(matrix, right):
+    """x of matrix x = right by elimination, at all pixels at once.
+
+    matrix: (K, K, ...), symmetric and positive definite, so that no pivots are needed; right and
+    result: (K, ...). Both are overwritten. For matrices as small as these torch.linalg.solve, which
+    calls LAPACK for each, takes many times as long.
+    """
+    count = len(right)
+    for i in range(count):
+        for j in range(i + 1, count):
+            share = matrix[j, i] / matrix[i, i]
+            matrix[j, i:] -= share * matrix[i, i:]
+            right[j] -= share * right[i]
+    for i in reversed(range(count)):
+        for j in range(i + 1, count):
+            right[i] -= matrix[i, j] * right[j]
+        right[i] /= matrix[i, i]
+    return right
+
+
+def enlarge(image, factor, area):
+    """The part `area` (two slices) of an image enlarged bilinearly by an integer factor."""
+    outer, inner = [], []
+    for side, length in zip(area, image.shape[-2:], strict=True):
+        first = max(
+            side.start // factor - 1, 0
+        )  # neighbours, without which the part's edges differ
+        outer.append(slice(first, min(-(-side.stop // factor) + 1, length)))
+        inner.append(slice(side.start - first * factor, side.stop - first * factor))
+    part = F.interpolate(image[(..., *outer)], scale_factor=factor, mode="bilinear")
+    return part[(..., *inner)]
 
 
 @torch.inference_mode(False)

@@ -1,6 +1,7 @@
 """How is a pair of photos fused from the command line? Files and flags around fusion.fuse."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 
@@ -17,17 +18,21 @@ def inference(options):
     or the result cannot be written.
     """
     utils.check_picture_writable(options.res)
-    model = load_model(options.model, choose_device(options.device))
     paths = (options.image1, options.image2)
-    images = [utils.read_image(path) for path in paths]
+    with ThreadPoolExecutor() as pool:
+        decoding = pool.map(utils.read_image, paths)
+        model = load_model(options.model, choose_device(options.device))
+        images = list(decoding)
+    model = fusion.prepare(model, options.precision)
     if options.H:
         images = [resize(image, options.W, options.H) for image in images]
+    how = {
+        "progress": not options.quiet,
+        "refine": options.refine,
+        "chroma": options.chroma,
+        "fast": options.fast,
+    }
     try:
-        how = {
-            "progress": not options.quiet,
-            "refine": options.refine,
-            "chroma": options.chroma,
-        }
         if options.panel:
             under, over = sorted(images, key=lambda image: image.mean())
             result = fusion.panel(model, under, over, **how)
@@ -35,6 +40,7 @@ def inference(options):
             result = fusion.fuse(model, images, **how)
     except ValueError as error:
         raise ValueError(f"{' and '.join(paths)}: {error}") from error
+    del images  # whose memory encoding may need
     utils.write_image(options.res, result)
 
 

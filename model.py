@@ -131,10 +131,11 @@ class PyramidDeepFuse(DeepFuse):
         """One level: K exposures and the coarser level's result, all (N, 1, H, W), to a finer."""
         detail = self.merge([torch.cat([y, context], dim=1) * 2 - 1 for y in stack])
         detail = detail.to(context.dtype)  # whatever the layers compute in
-        mean = F.pad(detail, [self.LOCAL // 2] * 4, mode="replicate")
-        for window in ((self.LOCAL, 1), (1, self.LOCAL)):
-            mean = F.avg_pool2d(mean, window, stride=1)
-        return context + (detail - mean) / 2
+        return context + (detail - local_mean(detail, self.LOCAL)) / 2
+
+    def is_coarsest(self, height, width):
+        """Whether a picture of this size is not halved any more."""
+        return min(height, width) < 2 * self.COARSEST
 
     def context(self, stack, fuse_level):
         """What the level above `stack` has fused, at the size of `stack`.
@@ -142,7 +143,7 @@ class PyramidDeepFuse(DeepFuse):
         fuse_level: self.fuse_level, or a function that computes the same in parts.
         """
         height, width = stack[0].shape[-2:]
-        if min(height, width) < 2 * self.COARSEST:
+        if self.is_coarsest(height, width):
             tilt = None
             if self.training:  # A crop's brightness is not its picture's: any may come, often none.
                 tilt = TRAINED_TILT * (2 * torch.rand_like(stack[0][:, :, :1, :1]) - 1) ** 3
@@ -179,6 +180,14 @@ def tilted_mean(stack, tilt=None):
             low, high = torch.where(bright, low, tilt), torch.where(bright, tilt, high)
         tilt = (low + high) / 2 * (target != mean)
     return (weights(tilt) * y).sum(dim=1, keepdim=True)
+
+
+def local_mean(image, side):
+    """Mean over the square of an odd side around every pixel; borders repeated. (N, C, H, W)."""
+    image = F.pad(image, [side // 2] * 4, mode="replicate")
+    for window in ((side, 1), (1, side)):
+        image = F.avg_pool2d(image, window, stride=1)
+    return image
 
 
 NETWORKS = {network.name: network for network in (DeepFuse, PyramidDeepFuse)}
@@ -331,6 +340,17 @@ def choose_device(name):
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device {name}: neither a CPU nor a CUDA GPU")
     return device
+
+
+def choose_precision(name, device):
+    """The dtype of the convolutions; auto is the one that this device is fast in."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # Older versions of torch do not tell; float32 is right everywhere.
+    has = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
 
 
 def short(error):

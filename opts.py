@@ -92,13 +92,7 @@ class TrainOptions:
         )
         run.add_argument("--seed", type=at_least(0), default=0, help="of weights and crops")
         add_machine_options(run)
-        run.add_argument(
-            "--precision",
-            choices=("auto", "float32", "bfloat16", "float16"),
-            default="auto",
-            help="of the convolutions; auto is what the device is fast in. The loss is always "
-            "float32",
-        )
+        add_precision_option(run)
 
         network = parser.add_argument_group("network")
         network.add_argument(
@@ -178,8 +172,15 @@ class TestOptions:
         parser.add_argument("--res", default="result.png", help="picture file to write")
         parser.add_argument("--H", type=at_least(1), help="height to resize to, with --W")
         parser.add_argument("--W", type=at_least(1), help="width to resize to, with --H")
-        add_refine_option(parser, "steps of gradient ascent on the fused luma's own MEF-SSIM")
+        add_fast_option(parser)
+        add_refine_option(
+            parser,
+            "steps of gradient ascent on the fused luma's own MEF-SSIM; 5 of reduced pictures, "
+            "else 0, unless given",
+            None,
+        )
         add_chroma_option(parser)
+        add_precision_option(parser)
         parser.add_argument(
             "--panel",
             action="store_true",
@@ -210,8 +211,10 @@ class EvaluateOptions:
         parser.add_argument(
             "--model", nargs="*", default=[WEIGHTS], help="checkpoint files to score"
         )
-        add_refine_option(parser, "score every checkpoint also with N steps of refinement")
+        add_refine_option(parser, "score every checkpoint also with N steps of refinement", 0)
+        add_fast_option(parser)
         add_chroma_option(parser)
+        add_precision_option(parser)
         parser.add_argument(
             "--fused",
             nargs="+",
@@ -233,8 +236,26 @@ class EvaluateOptions:
         return self.parser.parse_args(argv)
 
 
-def add_refine_option(parser, text):
-    parser.add_argument("--refine", type=at_least(0), default=0, metavar="N", help=text)
+def add_fast_option(parser):
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--fast",
+        action="store_const",
+        const=True,
+        help="run the network on reduced pictures, of about 1000 pixels, and apply to the full "
+        "ones what it does to them; the default from 4 megapixels on",
+    )
+    size.add_argument(
+        "--full",
+        dest="fast",
+        action="store_const",
+        const=False,
+        help="run the network on the full pictures",
+    )
+
+
+def add_refine_option(parser, text, default):
+    parser.add_argument("--refine", type=at_least(0), default=default, metavar="N", help=text)
 
 
 def add_chroma_option(parser):
@@ -243,6 +264,15 @@ def add_chroma_option(parser):
         choices=("paper", "relative"),
         default="paper",
         help="colour by the paper's formula, or in proportion to luma, which keeps more of it",
+    )
+
+
+def add_precision_option(parser):
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the convolutions; auto is what the device is fast in. All else is float32",
     )
 
 

@@ -31,6 +31,7 @@ from dataset import BracketedDataset, find_brackets
 from model import (
     build,
     choose_device,
+    choose_precision,
     is_finite,
     load_checkpoint,
     load_model,
@@ -456,17 +457,6 @@ def plot(path, state):
     with utils.replacing(path) as file:
         figure.savefig(file, format="png", dpi=100)
     plt.close(figure)
-
-
-def choose_precision(name, device):
-    """The dtype of the convolutions; auto is the one that this device is fast in."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    # Older versions of torch do not tell; float32 is right everywhere.
-    has = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
 
 
 def main(argv=None):

@@ -43,7 +43,16 @@ def read_image(path):
         raise ValueError(f"{path}: not a picture that can be read, or damaged or cut short")
     if image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
         raise ValueError(f"{path}: {image.dtype} pixels are not supported")
-    return image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
+    if image.ndim == 3:
+        exchange_red_and_blue(image)
+    return image
+
+
+def exchange_red_and_blue(image):
+    """RGB to BGR or back, in place and in strips, so that no second picture is in memory."""
+    for start in range(0, len(image), 64):
+        strip = image[start : start + 64]
+        strip[:] = cv2.merge(cv2.split(strip)[::-1])
 
 
 def check_writable(path):
@@ -105,9 +114,11 @@ def write_image(path, image):
         ".tif": [cv2.IMWRITE_TIFF_COMPRESSION, LZW],
         ".tiff": [cv2.IMWRITE_TIFF_COMPRESSION, LZW],
     }.get(extension, [])
-    bgr = image if image.ndim == 2 else image[..., ::-1]
+    bgr = image.copy()
+    if image.ndim == 3:
+        exchange_red_and_blue(bgr)
     try:
-        encoded, data = cv2.imencode(extension, np.ascontiguousarray(bgr), options)
+        encoded, data = cv2.imencode(extension, bgr, options)
     except cv2.error as error:
         raise ValueError(f"{path}: {error.err}") from error
     if not encoded:
@@ -116,17 +127,17 @@ def write_image(path, image):
         file.write(data)
 
 
-def to_ycbcr(image):
+def to_ycbcr(image, device="cpu"):
     """Array (H, W, 3) RGB or (H, W) grey to a float32 tensor (1, 3 or 1, H, W) in [0, 1].
 
     Y, Cb, Cr of ITU-R BT.601, full range, as in JPEG (JFIF): Cb = (B - Y)/1.772 + 1/2 and
     Cr = (R - Y)/1.402 + 1/2. A grey picture is its own Y. Integers are divided by their type's
-    largest value.
+    largest value. The conversion runs on the device that the tensor is on.
     """
-    pixels = np.asarray(image, np.float32)
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+    pixels = pixels.to(torch.float32)
     if image.dtype.kind == "u":
-        pixels = pixels / np.float32(np.iinfo(image.dtype).max)
-    pixels = torch.from_numpy(pixels)
+        pixels = pixels / np.iinfo(image.dtype).max
     if image.ndim == 2:
         return pixels[None, None]
     red, green, blue = pixels.unbind(dim=-1)

@@ -59,7 +59,9 @@ def test_scores_are_those_of_the_saved_pictures(folder, model, tmp_path, stack, 
         for name, value in expected.items():
             assert float(row[name]) == pytest.approx(value, abs=1e-6)
         if method.startswith(model):
-            fused = fusion.fuse(load_model(model), images, refine=2 * method.endswith("+2"))
+            fused = fusion.fuse(
+                fusion.prepare(load_model(model)), images, refine=2 * method.endswith("+2")
+            )
             assert np.array_equal(fused, saved)
     cells = len(methods) + (3 if stack else 2)
     assert utils.read_image(str(sheet)).shape[1] == cells * evaluate.THUMBNAIL

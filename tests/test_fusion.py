@@ -1,5 +1,7 @@
 """Arrays in, fused array out."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from conftest import expose, scene
 import fusion
 import loss
 import utils
-from model import DeepFuse, PyramidDeepFuse
+from model import DeepFuse, PyramidDeepFuse, load_model
+from opts import WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +123,175 @@ def test_tiles_of_a_pyramid_equal_the_whole(pyramid, tile):
     assert np.abs(whole - expected).max() <= 1
 
 
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("refine", [0, 2])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (13, 2), (12, 12), (25, 90)])
-def test_any_size(model, pyramid, shape, refine):
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (13, 2), (12, 12), (25, 90), (3, 2100)])
+def test_any_size(model, pyramid, shape, refine, fast):
     rng = np.random.default_rng(0)
     images = [rng.integers(low, low + 60, (*shape, 3)).astype(np.uint8) for low in (0, 190)]
     for network in (model, pyramid):
-        assert fusion.fuse(network, images, refine=refine).shape == (*shape, 3)
+        fused = fusion.fuse(network, images, refine=refine, fast=fast)
+        assert fused.shape == (*shape, 3)
+
+
+def level_difference(one, other):
+    return np.abs(one.astype(int) - other)
+
+
+@pytest.mark.parametrize("weights", ["deepfuse.pth", "pyramid.pth"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "auto"])
+def test_prepared_networks_fuse_the_same(weights, precision):
+    network = load_model(os.path.join(os.path.dirname(WEIGHTS), weights))
+    pair = large_pair(np.uint8)
+    expected = fusion.fuse(network, pair)
+    difference = level_difference(fusion.fuse(fusion.prepare(network, precision), pair), expected)
+    assert (difference > 1).mean() <= 0.001
+    if precision == "float32":
+        assert (difference > 0).mean() < 0.01
+    # What was prepared is a copy.
+    assert np.array_equal(fusion.fuse(network, pair), expected)
+
+
+@pytest.mark.parametrize("padding", ["replicate", "zeros"])
+def test_batch_norm_is_folded(pair, padding):
+    torch.manual_seed(0)
+    network = DeepFuse(batch_norm=True, padding=padding)
+    network(*(torch.rand(2, 1, 40, 40) for _ in range(2)))  # gives it running statistics
+    prepared = fusion.prepare(network.eval(), "float32")
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in prepared.modules())
+    assert level_difference(fusion.fuse(prepared, pair), fusion.fuse(network, pair)).max() <= 1
+
+
+def test_a_bfloat16_network_gives_16_bit_pictures():
+    """No banding: C5 is not rounded to the 256 levels that bfloat16 has towards white."""
+    torch.manual_seed(0)
+    ramp = np.tile(np.linspace(30000, 65535, 4000), (30, 1)).astype(np.uint16)
+    fused = fusion.fuse(fusion.prepare(DeepFuse(), "bfloat16"), [ramp // 4, ramp])
+    assert len(np.unique(fused[15])) > 1000
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+def test_shifted_sum_is_the_convolution(padding):
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(3, 1, (5, 3), padding=padding)
+    x = torch.rand(2, 3, 9, 12)
+    torch.testing.assert_close(fusion.ShiftedSum(convolution)(x), convolution(x).detach())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: no memory")])
+def test_less_memory_gives_smaller_tiles(error):
+    """Of a device that has memory for 40 x 40 pixels, and runs out half-way."""
+    done = np.zeros((150, 130), int)
+    failures = []
+
+    def work(outer, inner, place):
+        if outer[0].start > 0 and (outer[0].stop - outer[0].start) > 40:
+            failures.append(outer)
+            raise error
+        block = np.zeros_like(done[outer])
+        block[inner] = 1
+        done[outer] += block
+
+    fusion.in_tiles(work, done.shape, 64, halo=4)
+    assert (done == 1).all()
+    assert len(failures) == 1  # 64 + 8; with 32 + 8 it fits
+    with pytest.raises(type(error)):
+        fusion.in_tiles(lambda *_: (_ for _ in ()).throw(error), (50, 50), 64, 0)
+
+
+def test_other_errors_are_not_taken_for_memory():
+    def work(*_):
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        fusion.in_tiles(work, (50, 50), 64, 0)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 5])
+def test_parts_are_enlarged_as_the_whole_is(factor):
+    image = torch.rand(1, 2, 9, 14, generator=torch.Generator().manual_seed(0))
+    whole = torch.nn.functional.interpolate(image, scale_factor=factor, mode="bilinear")
+    for place in fusion.tiles((slice(0, 9 * factor - 1), slice(0, 14 * factor)), 7):
+        part = fusion.enlarge(image, factor, place)
+        torch.testing.assert_close(part, whole[(..., *place)])
+
+
+def test_reduced_lumas_are_means(pair):
+    grey = utils.to_gray(pair[0])[:60, :75]
+    reduced = fusion.reduce_lumas([grey, grey], 3, torch.device("cpu"))
+    expected = grey.reshape(20, 3, 25, 3).mean(axis=(1, 3)) / 255
+    np.testing.assert_allclose(reduced[1, 0].numpy(), expected, atol=1e-6)
+    assert fusion.reduce_lumas([grey] * 2, 7, torch.device("cpu")).shape == (2, 1, 9, 11)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_solve(count):
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(6, count, count))
+    matrix = root @ root.transpose(0, 2, 1) + 0.1 * np.eye(count)
+    right = rng.normal(size=(6, count))
+    expected = np.linalg.solve(matrix, right[..., None])[..., 0]
+    x = fusion.solve(
+        torch.from_numpy(matrix).permute(1, 2, 0).clone(), torch.from_numpy(right).T.clone()
+    )
+    np.testing.assert_allclose(x.T.numpy(), expected, rtol=1e-9)
+
+
+def test_linear_models_find_a_linear_function_and_else_the_mean():
+    sources = torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(0))
+    gain = torch.tensor([0.7, -0.2, 0.4, 0.05])
+    y_f = (gain[:3, None, None] * sources[0]).sum(0)[None, None] + gain[3]
+    models = fusion.linear_models(sources, y_f)
+    # within what RIDGE, against a variance of 1/12, and float32's rounding change
+    torch.testing.assert_close(models, gain[:, None, None].expand_as(models), atol=1e-3, rtol=0)
+    flat = torch.full((1, 2, 40, 50), 0.2)
+    models = fusion.linear_models(flat, flat[:, :1] + 0.1)
+    expected = torch.tensor([0.5, 0.5, 0.1])[:, None, None].expand_as(models)
+    # float32's rounding of a variance of 0, about 1e-8, against RIDGE
+    torch.testing.assert_close(models, expected, atol=2e-3, rtol=0)
+
+
+def smooth_pair(height=400, width=610):
+    """Detail of 20 pixels and more, which reducing keeps."""
+    radiance = torch.from_numpy(scene(height // 10, width // 10, seed=5)).float()
+    radiance = radiance.permute(2, 0, 1)[None]
+    radiance = torch.nn.functional.interpolate(radiance, (height, width), mode="bicubic")
+    radiance = radiance[0].permute(1, 2, 0).clamp(min=0).numpy()
+    return [expose(radiance, gain) for gain in (0.3, 8.0)]
+
+
+def test_fast_fusion_is_near_the_full_one_and_keeps_detail(monkeypatch):
+    network = load_model(WEIGHTS)
+    pair = smooth_pair()
+    monkeypatch.setattr(fusion, "REDUCED", 200)
+    fast = fusion.fuse(network, pair, fast=True, refine=0)
+    assert fast.shape == pair[0].shape
+    fine = large_pair(np.uint8, 400, 610)
+    shrunk = fusion.fuse(network, [image[::3, ::3] for image in fine])
+    blurred = np.repeat(np.repeat(shrunk, 3, axis=0), 3, axis=1)[:400, :610]
+    score = gray_score(fusion.fuse(network, fine, fast=True), fine)
+    assert gray_score(fast, pair) > 0.97
+    assert score > 0.98
+    assert score > gray_score(blurred, fine) + 0.05
+
+
+def test_fast_fusion_does_not_depend_on_tiles(pyramid, monkeypatch):
+    monkeypatch.setattr(fusion, "REDUCED", 70)
+    pair = large_pair()
+    whole = fusion.fuse(pyramid, pair, fast=True, tile=1000)
+    assert level_difference(fusion.fuse(pyramid, pair, fast=True, tile=40), whole).max() <= 1
+
+
+def test_large_pictures_are_fused_fast(model, monkeypatch):
+    monkeypatch.setattr(fusion, "REDUCED", 70)
+    pair = large_pair(np.uint8)
+    full = fusion.fuse(model, pair)
+    assert np.array_equal(full, fusion.fuse(model, pair, fast=False, refine=0))
+    monkeypatch.setattr(fusion, "FAST_FROM", 190 * 231)
+    fast = fusion.fuse(model, pair)
+    assert np.array_equal(fast, fusion.fuse(model, pair, fast=True, refine=fusion.FAST_STEPS))
+    assert not np.array_equal(fast, full)
+    assert np.array_equal(full, fusion.fuse(model, pair, fast=False))
 
 
 def gray_score(fused, images):

@@ -43,9 +43,13 @@ def run(files, *flags):
     return inference.main([*(part for item in files.items() for part in item), *flags])
 
 
+def network(files):
+    return fusion.prepare(load_model(files["--model"]))
+
+
 def test_result_is_the_fused_picture_at_native_size(files, pair):
     assert run(files) == 0
-    expected = fusion.fuse(load_model(files["--model"]), pair)
+    expected = fusion.fuse(network(files), pair)
     assert np.array_equal(utils.read_image(files["--res"]), expected)
 
 
@@ -73,9 +77,17 @@ def test_panel_shows_under_first(files, pair):
 def test_refinement_and_chroma(files, pair, panel):
     flags = ["--refine", "3", "--chroma", "relative"] + ["--panel"] * panel
     assert run(files, *flags) == 0
-    fused = fusion.fuse(load_model(files["--model"]), pair, refine=3, chroma="relative")
+    fused = fusion.fuse(network(files), pair, refine=3, chroma="relative")
     result = utils.read_image(files["--res"])
     assert np.array_equal(result[:, 150:225] if panel else result, fused)
+
+
+@pytest.mark.parametrize("flag", ["--fast", "--full"])
+def test_fast_and_full(files, pair, flag):
+    assert run(files, flag, "--precision", "float32") == 0
+    prepared = fusion.prepare(load_model(files["--model"]), "float32")
+    expected = fusion.fuse(prepared, pair, fast=flag == "--fast")
+    assert np.array_equal(utils.read_image(files["--res"]), expected)
 
 
 def test_16_bit_in_16_bit_out(files, pair):
@@ -178,7 +190,9 @@ def test_a_failed_run_leaves_the_old_result(files, pair):
     assert Path(files["--res"]).read_bytes() == before
 
 
-@pytest.mark.parametrize("flags", [["--H", "10"], ["--W", "0", "--H", "5"], ["--bogus"]])
+@pytest.mark.parametrize(
+    "flags", [["--H", "10"], ["--W", "0", "--H", "5"], ["--bogus"], ["--full", "--fast"]]
+)
 def test_bad_flags_get_one_line(files, flags, capsys):
     with pytest.raises(SystemExit) as caught:
         run(files, *flags)

@@ -1,0 +1,208 @@
+"""How fast is fusing? Everything side by side on the same pictures, in one run.
+
+Pictures are made, so that nothing has to be at hand: noise of all scales under two exposures. Every
+figure is of a process of its own, which tells its peak memory too; times are medians and leave out
+start-up, but for the commands, which are timed whole: start, decode, fuse, encode.
+"""
+
+import argparse
+import csv
+import multiprocessing
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import cv2
+import numpy as np
+import torch
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import fusion  # noqa: E402
+import model  # noqa: E402
+import opts  # noqa: E402
+import utils  # noqa: E402
+
+OPERATIONS = 2 * (2 * (25 * 16 + 49 * 16 * 32) + 49 * 32 * 32 + 25 * 32 * 16 + 25 * 16)  # a pixel
+WHOLE = 6  # megapixels up to which the earlier implementation's way is measured: memory
+PYRAMID = os.path.join(ROOT, "weights", "pyramid.pth")
+
+
+def pictures(megapixels):
+    """An under- and an over-exposed uint8 picture (H, W, 3) of sides 2:3."""
+    height = round((megapixels * 1e6 / 1.5) ** 0.5)
+    width = round(height * 1.5)
+    rng = np.random.default_rng(0)
+    radiance = np.zeros((height, width, 3), np.float32)
+    for side in (3, 24, 192, 1536):
+        noise = rng.random((side, side * 3 // 2, 3), np.float32)
+        radiance += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    radiance = np.exp(radiance - radiance.mean())
+    return [np.clip(gain * radiance, 0, 255).astype(np.uint8) for gain in (25, 400)]
+
+
+def network(path=opts.WEIGHTS, precision="auto"):
+    return fusion.prepare(model.load_model(path), precision)
+
+
+def lumas(images):
+    return [utils.to_ycbcr(image)[:, :1] for image in images]
+
+
+def earlier_luma(images):
+    """The earlier implementation's way: NCHW, float32, BatchNorm, the whole picture at once."""
+    torch.manual_seed(0)
+    net = model.DeepFuse(batch_norm=True, padding="zeros").eval()
+    pair = lumas(images)
+
+    @torch.no_grad()
+    def work():
+        return net(*pair)
+
+    return work
+
+
+def our_luma(precision):
+    def setup(images):
+        net = network(precision=precision)
+        grey = [y[0, 0].numpy() for y in lumas(images)]
+        return torch.inference_mode()(lambda: fusion.network_luma(net, grey, fusion.TILE))
+
+    return setup
+
+
+def ours(path=opts.WEIGHTS, precision="auto", **how):
+    def setup(images):
+        net = network(path, precision)
+        return lambda: fusion.fuse(net, images, **how)
+
+    return setup
+
+
+def merge_mertens(images):
+    mertens = cv2.createMergeMertens()
+    return lambda: utils.quantise(mertens.process(images), np.uint8)
+
+
+METHODS = {
+    "luma: earlier way": earlier_luma,
+    "luma: full, float32": our_luma("float32"),
+    "luma: full, auto": our_luma("auto"),
+    "full, float32": ours(precision="float32", fast=False),
+    "full, auto": ours(fast=False),
+    "full, auto, pyramid": ours(PYRAMID, fast=False),
+    "full, auto, --refine 10": ours(fast=False, refine=10),
+    "fast": ours(fast=True),
+    "fast, --refine 0": ours(fast=True, refine=0),
+    "fast, pyramid": ours(PYRAMID, fast=True),
+    "MergeMertens": merge_mertens,
+}
+
+
+def measure(method, megapixels, repeat, queue):
+    """Puts the median seconds of METHODS[method] and the process's peak megabytes."""
+    work = METHODS[method](pictures(megapixels))
+    queue.put((median_seconds(work, repeat), peak_megabytes()))
+
+
+def median_seconds(work, repeat):
+    work()
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peak_megabytes():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def in_process(function, *arguments):
+    """What function(*arguments, queue) puts, in a process of its own; None where that dies."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=function, args=(*arguments, queue))
+    process.start()
+    process.join()
+    return None if process.exitcode else queue.get()
+
+
+def matrix_peak(queue):
+    """Puts the operations a second of a large matrix product in the precision of "auto"."""
+    dtype = model.choose_precision("auto", torch.device("cpu"))
+    a = torch.randn(4096, 4096).to(dtype)
+    queue.put((2 * 4096**3 / median_seconds(lambda: a @ a, 5), str(dtype)))
+
+
+def commands(megapixels, repeat):
+    """(name, median seconds, None) of whole commands, on JPEG files."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [os.path.join(folder, name) for name in ("under.jpg", "over.jpg")]
+        for path, image in zip(paths, pictures(megapixels), strict=True):
+            utils.write_image(path, image)
+        result = os.path.join(folder, "result.jpg")
+        ours = [sys.executable, os.path.join(ROOT, "inference.py"), "--quiet", "--res", result]
+        ours += ["--image1", paths[0], "--image2", paths[1]]
+        known = {"command: inference.py --fast": [*ours, "--fast"]}
+        known["command: inference.py --fast --refine 0"] = [*ours, "--fast", "--refine", "0"]
+        if shutil.which("enfuse"):
+            known["command: enfuse"] = ["enfuse", "-o", result, *paths]
+        for name, command in known.items():
+            seconds = median_seconds(
+                lambda command=command: subprocess.run(command, check=True, capture_output=True),
+                repeat,
+            )
+            yield name, seconds, None
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=float, nargs="+", default=[1, 6, 12, 24], help="megapixels")
+    parser.add_argument("--repeat", type=int, default=3, help="times that each is measured")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--csv", help="file to write all figures to")
+    options = parser.parse_args(argv)
+
+    peak, dtype = in_process(matrix_peak)
+    print(f"matrix product in {dtype}: {peak / 1e9:.0f} GFLOP/s; {torch.get_num_threads()} threads")
+    rows = []
+    for megapixels in options.sizes:
+        print(f"\n{megapixels:g} megapixels")
+        found = []
+        for name in options.methods:
+            if name == "luma: earlier way" and megapixels > WHOLE:
+                continue
+            figures = in_process(measure, name, megapixels, options.repeat)
+            if figures:
+                found.append((name, *figures))
+        found += commands(megapixels, options.repeat)
+        mertens = {name: seconds for name, seconds, _ in found}.get("MergeMertens")
+        for name, seconds, memory in found:
+            line = f"{name:40} {seconds:8.2f} s"
+            if memory:
+                line += f" {memory:7.0f} MB"
+            if mertens and not name.startswith(("luma", "command")):
+                line += f"  {seconds / mertens:6.2f} x MergeMertens"
+            if name == "luma: full, auto":
+                share = OPERATIONS * megapixels * 1e6 / seconds / peak
+                line += f"  {share:.0%} of the matrix product's rate"
+            print(line, flush=True)
+            rows.append((megapixels, name, f"{seconds:.4f}", f"{memory:.0f}" if memory else ""))
+    if options.csv:
+        with utils.replacing(options.csv, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("megapixels", "method", "seconds", "peak MB"))
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
