@@ -134,17 +134,20 @@ def to_ycbcr(image, device="cpu"):
     Cr = (R - Y)/1.402 + 1/2. A grey picture is its own Y. Integers are divided by their type's
     largest value. The conversion runs on the device that the tensor is on.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
-    pixels = pixels.to(torch.float32)
-    if image.dtype.kind == "u":
-        pixels = pixels / np.iinfo(image.dtype).max
+    highest = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
+    planes = [
+        torch.from_numpy(plane).to(device).to(torch.float32).div_(highest)
+        for plane in cv2.split(np.ascontiguousarray(image))
+    ]
     if image.ndim == 2:
-        return pixels[None, None]
-    red, green, blue = pixels.unbind(dim=-1)
-    y = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-    cb = (blue - y) / (2 * (1 - LUMA[2])) + NEUTRAL
-    cr = (red - y) / (2 * (1 - LUMA[0])) + NEUTRAL
-    return torch.stack([y, cb, cr])[None]
+        return planes[0][None, None]
+    red, green, blue = planes
+    ycbcr = red.new_empty(1, 3, *red.shape)
+    y, cb, cr = ycbcr[0]
+    torch.mul(red, LUMA[0], out=y).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    torch.sub(blue, y, out=cb).div_(2 * (1 - LUMA[2])).add_(NEUTRAL)
+    torch.sub(red, y, out=cr).div_(2 * (1 - LUMA[0])).add_(NEUTRAL)
+    return ycbcr
 
 
 def from_ycbcr(ycbcr, dtype):
@@ -152,14 +155,19 @@ def from_ycbcr(ycbcr, dtype):
 
     Clipped to the range and, for integers, rounded to the nearest level.
     """
-    y = ycbcr[0, 0]
-    if ycbcr.shape[1] == 1:
-        return quantise(y.cpu().numpy(), dtype)
-    cb, cr = ycbcr[0, 1] - NEUTRAL, ycbcr[0, 2] - NEUTRAL
-    red = y + 2 * (1 - LUMA[0]) * cr
-    blue = y + 2 * (1 - LUMA[2]) * cb
-    green = (y - LUMA[0] * red - LUMA[2] * blue) / LUMA[1]
-    return quantise(torch.stack([red, green, blue], dim=-1).cpu().numpy(), dtype)
+    planes = [ycbcr[0, 0]]
+    if ycbcr.shape[1] == 3:
+        y, cb, cr = ycbcr[0, 0], ycbcr[0, 1] - NEUTRAL, ycbcr[0, 2] - NEUTRAL
+        red = torch.add(y, cr, alpha=2 * (1 - LUMA[0]))
+        blue = torch.add(y, cb, alpha=2 * (1 - LUMA[2]))
+        green = torch.sub(y, red, alpha=LUMA[0]).sub_(blue, alpha=LUMA[2]).div_(LUMA[1])
+        planes = [red, green, blue]
+    planes = [plane.clamp(0, 1) for plane in planes]
+    if np.dtype(dtype).kind == "u":
+        planes = [plane.mul_(np.iinfo(dtype).max).round_() for plane in planes]
+    kind = getattr(torch, np.dtype(dtype).name)
+    planes = [plane.to(kind).cpu().numpy() for plane in planes]
+    return planes[0] if len(planes) == 1 else cv2.merge(planes)
 
 
 def quantise(image, dtype):
