@@ -105,9 +105,12 @@ METHODS = {
 }
 
 
-def measure(method, megapixels, repeat, queue):
-    """Puts the median seconds of METHODS[method] and the process's peak megabytes."""
-    work = METHODS[method](pictures(megapixels))
+def measure(method, path, repeat, queue):
+    """Puts the median seconds of METHODS[method] and the process's peak megabytes.
+
+    path: of pictures in NumPy's format; making them here would count as memory of the method.
+    """
+    work = METHODS[method](list(np.load(path)))
     queue.put((median_seconds(work, repeat), peak_megabytes()))
 
 
@@ -143,25 +146,24 @@ def matrix_peak(queue):
     queue.put((2 * 4096**3 / median_seconds(lambda: a @ a, 5), str(dtype)))
 
 
-def commands(megapixels, repeat):
-    """(name, median seconds, None) of whole commands, on JPEG files."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [os.path.join(folder, name) for name in ("under.jpg", "over.jpg")]
-        for path, image in zip(paths, pictures(megapixels), strict=True):
-            utils.write_image(path, image)
-        result = os.path.join(folder, "result.jpg")
-        ours = [sys.executable, os.path.join(ROOT, "inference.py"), "--quiet", "--res", result]
-        ours += ["--image1", paths[0], "--image2", paths[1]]
-        known = {"command: inference.py --fast": [*ours, "--fast"]}
-        known["command: inference.py --fast --refine 0"] = [*ours, "--fast", "--refine", "0"]
-        if shutil.which("enfuse"):
-            known["command: enfuse"] = ["enfuse", "-o", result, *paths]
-        for name, command in known.items():
-            seconds = median_seconds(
-                lambda command=command: subprocess.run(command, check=True, capture_output=True),
-                repeat,
-            )
-            yield name, seconds, None
+def commands(folder, images, repeat):
+    """(name, median seconds, None) of whole commands, on JPEG files in a folder."""
+    paths = [os.path.join(folder, name) for name in ("under.jpg", "over.jpg")]
+    for path, image in zip(paths, images, strict=True):
+        utils.write_image(path, image)
+    result = os.path.join(folder, "result.jpg")
+    ours = [sys.executable, os.path.join(ROOT, "inference.py"), "--quiet", "--res", result]
+    ours += ["--image1", paths[0], "--image2", paths[1]]
+    known = {"command: inference.py --fast": [*ours, "--fast"]}
+    known["command: inference.py --fast --refine 0"] = [*ours, "--fast", "--refine", "0"]
+    if shutil.which("enfuse"):
+        known["command: enfuse"] = ["enfuse", "-o", result, *paths]
+    for name, command in known.items():
+        seconds = median_seconds(
+            lambda command=command: subprocess.run(command, check=True, capture_output=True),
+            repeat,
+        )
+        yield name, seconds, None
 
 
 def main(argv=None):
@@ -178,13 +180,17 @@ def main(argv=None):
     for megapixels in options.sizes:
         print(f"\n{megapixels:g} megapixels")
         found = []
-        for name in options.methods:
-            if name == "luma: earlier way" and megapixels > WHOLE:
-                continue
-            figures = in_process(measure, name, megapixels, options.repeat)
-            if figures:
-                found.append((name, *figures))
-        found += commands(megapixels, options.repeat)
+        with tempfile.TemporaryDirectory() as folder:
+            images = pictures(megapixels)
+            path = os.path.join(folder, "pictures.npy")
+            np.save(path, images)
+            for name in options.methods:
+                if name == "luma: earlier way" and megapixels > WHOLE:
+                    continue
+                figures = in_process(measure, name, path, options.repeat)
+                if figures:
+                    found.append((name, *figures))
+            found += commands(folder, images, options.repeat)
         mertens = {name: seconds for name, seconds, _ in found}.get("MergeMertens")
         for name, seconds, memory in found:
             line = f"{name:40} {seconds:8.2f} s"
