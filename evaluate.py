@@ -37,7 +37,7 @@ def evaluate(options):
     for path in options.model:
         model = fusion.prepare(load_model(path, device), options.precision)
         fuse = functools.partial(fusion.fuse, model, chroma=options.chroma, fast=options.fast)
-        methods[path] = functools.partial(fuse, refine=None)
+        methods[path] = fuse
         if options.refine:
             methods[f"{path} +{options.refine}"] = functools.partial(fuse, refine=options.refine)
     for name, _ in options.fused:

@@ -33,8 +33,8 @@ def prepare(model, precision="auto"):
     """The network made ready for fusing fast: the same function, but for rounding.
 
     precision: of C2 to C4, which are 99 % of the arithmetic: "float32", "bfloat16", "float16", or
-    "auto" for what the network's device is fast in. C1 and C5 stay in float32,
-    so that neither the pictures nor the result are rounded to a half's few levels.
+    "auto" for what the network's device is fast in. C1 and C5 stay in float32, so that neither the
+    pictures nor the result are rounded to a half's few levels.
     """
     device = next(model.parameters()).device
     dtype = choose_precision(precision, device)

@@ -24,6 +24,7 @@ import torch
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+import evaluate  # noqa: E402
 import fusion  # noqa: E402
 import model  # noqa: E402
 import opts  # noqa: E402
@@ -86,11 +87,6 @@ def ours(path=opts.WEIGHTS, precision="auto", **how):
     return setup
 
 
-def merge_mertens(images):
-    mertens = cv2.createMergeMertens()
-    return lambda: utils.quantise(mertens.process(images), np.uint8)
-
-
 METHODS = {
     "luma: earlier way": earlier_luma,
     "luma: full, float32": our_luma("float32"),
@@ -101,7 +97,7 @@ METHODS = {
     "fast": ours(fast=True),
     "fast, --refine 0": ours(fast=True, refine=0),
     "fast, pyramid": ours(PYRAMID, fast=True),
-    "MergeMertens": merge_mertens,
+    "MergeMertens": lambda images: lambda: evaluate.merge_mertens(images),
 }
 
 
