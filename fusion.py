@@ -22,6 +22,7 @@ SMALLEST_TILE = 16  # running out of memory halves tiles down to this
 REFINEMENT_TILE = 1024
 REFINEMENT_HALO = 96  # pixels by which tiles overlap in refinement, so that it leaves no seams
 MOMENTUM = 0.8  # of refinement
+LUMINANCE_WEIGHT = 0.05  # of the luminance term in it
 FAST_FROM = 4_000_000  # pixels of a picture, from which fast fusion scores higher
 FAST_STEPS = 5  # of refinement, of reduced pictures
 REDUCED = 1000  # pixels: about the long side at which fast fusion runs the network
@@ -115,9 +116,11 @@ def fuse(model, images, tile=None, progress=False, refine=None, chroma="paper", 
     elif refine:
         plane = network_luma(model, images, tile, progress)
         tile, halo = max(tile, REFINEMENT_TILE), REFINEMENT_HALO
+        picture = mean_lumas(images, device)
 
         def fuse_luma(lumas, outer):
-            return refine_luma(plane[(..., *outer)].to(device), lumas.transpose(0, 1), refine)
+            y_f = plane[(..., *outer)].to(device)
+            return refine_luma(y_f, lumas.transpose(0, 1), refine, picture)
     else:
         fuse_luma = luma_function(model, images, tile)
     fused = np.empty(images[0].shape, np.result_type(*images))
@@ -266,6 +269,19 @@ def reduce_lumas(images, factor, device):
     return reduced
 
 
+def mean_lumas(images, device):
+    """Mean luma of every image, (1, K, 1, 1)."""
+    total = torch.zeros(1, len(images), 1, 1, dtype=torch.float64, device=device)
+
+    def work(place, *_):
+        lumas = read(images, place, device)[:, :1]
+        total.add_(lumas.sum(dim=(2, 3), dtype=torch.float64)[None, ..., None])
+
+    shape = images[0].shape[:2]
+    in_tiles(work, shape, REFINEMENT_TILE, 0)
+    return (total / (shape[0] * shape[1])).float()
+
+
 def fast_luma_function(model, images, tile, refine):
     """As luma_function, with the network run on reduced pictures, of some REDUCED pixels.
 
@@ -349,31 +365,39 @@ def enlarge(image, factor, area):
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def refine_luma(y_f, sources, steps):
-    """Gradient ascent on fused luma's own multi-scale MEF-SSIM.
+def refine_luma(y_f, sources, steps, picture=None):
+    """Gradient ascent on fused luma's own multi-scale MEF-SSIM and natural brightness.
 
     y_f: (1, 1, H, W), where to start; sources: (1, K, H, W); both in [0, 1]. Returns luma like y_f.
+    picture: see loss.desired_luminance.
     Pictures smaller than MEF-SSIM's window at the coarsest scale are refined at fewer scales, and
     such as are smaller than one window are returned as they are.
 
     The objective is sum_i b_i Q_i over the scales, which near Q_i = 1 is the score's product to
-    first order and, being a sum over windows, lets tiles be refined apart from each other. With
-    denominators d that change little, Q falls as var(y_f - y_hat)/d from its maximum: the gradient
-    is divided by the curvature of that, pixel by pixel, which takes equal shares of a step in
-    textured and in flat areas and leaves the latter's noise alone. The nearest published relative
-    is K. Ma et al., "Multi-Exposure Image Fusion by Optimizing a Structural Similarity Index", IEEE
-    Transactions on Computational Imaging 4(1), 2018.
+    first order and, being a sum over windows, lets tiles be refined apart from each other; and
+    LUMINANCE_WEIGHT times SSIM's luminance term. With denominators d that change little, Q falls
+    as var(y_f - y_hat)/d from its maximum, and the luminance term as (l_f - l_hat)^2/d: the
+    gradient is divided by the curvature of that, pixel by pixel, which takes equal shares of a step
+    in textured and in flat areas and leaves the latter's noise alone. Luminance has the score's
+    Gaussian windows, that pixels at the border weigh alike in both. The nearest published
+    relative is K. Ma et al., "Multi-Exposure Image Fusion by Optimizing a Structural Similarity
+    Index", IEEE Transactions on Computational Imaging 4(1), 2018.
     """
     y_f, sources = y_f.clone(), sources.clone()  # of inference mode; these take gradients
     height, width = y_f.shape[-2:]
     scales = loss.possible_scales(height, width)
     if not scales:
         return y_f
+    if picture is not None:
+        picture = picture.clone()
     description = loss.describe(sources, scales)
+    l_hat = loss.desired_luminance(sources, picture, loss.gaussian_mean)
     velocity = torch.zeros_like(y_f)
     for _ in range(steps):
         y = (y_f + MOMENTUM * velocity).requires_grad_()
-        objective, curvature = 0.0, 0.0
+        numerator, denominator = loss.compare_luminance(y, l_hat, loss.gaussian_mean)
+        objective = LUMINANCE_WEIGHT * (numerator / denominator).sum()
+        curvature = LUMINANCE_WEIGHT * loss.spread(2 / denominator.detach())
         for i, level in enumerate(loss.pyramid(y, scales)):
             numerator, denominator = loss.compare(level, description[i])
             # A window of scale i stands for 4^i pixels.

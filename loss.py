@@ -34,7 +34,8 @@ def mef_ssim(y_f, sources, scales=3, target="patch", luminance_weight=0.0):
     scales: 1 for Q of the paper, 3 for the product of Q_i^b_i that the MEFB benchmark reports.
     target: "patch" for Ma et al.; "global" for the linear blend that the earlier implementation
         trains against (see global_coefficients), K = 2 only.
-    luminance_weight: w > 0 returns Q - w * (1 - L), L being luminance_similarity's mean.
+    luminance_weight: w > 0 returns Q - w * (1 - L), L being SSIM's luminance term, see
+        compare_luminance.
 
     Returns shape (N,), at most 1; computed in float32 or wider, whatever the inputs' type.
     Raises ValueError where shapes do not fit or the picture is smaller than the coarsest window.
@@ -42,8 +43,8 @@ def mef_ssim(y_f, sources, scales=3, target="patch", luminance_weight=0.0):
     y_f, sources = check(y_f, sources, scales)
     penalty = 0.0
     if luminance_weight:
-        similarity = luminance_similarity(y_f, desired_luminance(sources))
-        penalty = luminance_weight * (1 - similarity.mean(dim=(1, 2, 3)))
+        numerator, denominator = compare_luminance(y_f, desired_luminance(sources))
+        penalty = luminance_weight * (1 - (numerator / denominator).mean(dim=(1, 2, 3)))
     q = []
     for level, desired in zip(pyramid(y_f, scales), describe(sources, scales, target), strict=True):
         numerator, denominator = compare(level, desired)
@@ -204,23 +205,29 @@ def compare(y_f, desired):
     return 2 * covariance + c, desired.variance + square - mean**2 + c
 
 
-def desired_luminance(sources):
+def desired_luminance(sources, picture=None, window_mean=None):
     """A natural brightness l_hat of every 11x11 window: (N, K, H, W) -> (N, 1, H-10, W-10).
 
     It weighs the sources by how near their local and their global mean is to mid-grey (K. Ma et
     al., "Deep Guided Learning for Fast Multi-Exposure Image Fusion", IEEE TIP 29, 2020).
+    picture: the global means, (N, K, 1, 1), where the sources are a part of the picture only.
+    window_mean: gaussian_mean instead of box_mean.
     """
-    local = box_mean(sources)
-    picture = sources.mean(dim=(2, 3), keepdim=True)
+    local = (window_mean or box_mean)(sources)
+    if picture is None:
+        picture = sources.mean(dim=(2, 3), keepdim=True)
     v = torch.softmax(-((picture - 0.5) ** 2 + (local - 0.5) ** 2) / (2 * 0.2**2), dim=1)
     return (v * local).sum(dim=1, keepdim=True)
 
 
-def luminance_similarity(y_f, l_hat):
-    """How close the fused windows' means are to l_hat, in [0, 1]: SSIM's term, C_1 = 0.01^2."""
-    l_f = box_mean(y_f)
+def compare_luminance(y_f, l_hat, window_mean=None):
+    """SSIM's luminance term, C_1 = 0.01^2, of the fused windows' means and the desired l_hat.
+
+    window_mean is that of l_hat. Returns numerator and denominator, (N, 1, H-10, W-10) each.
+    """
+    l_f = (window_mean or box_mean)(y_f)
     c = 0.01**2
-    return (2 * l_f * l_hat + c) / (l_f**2 + l_hat**2 + c)
+    return 2 * l_f * l_hat + c, l_f**2 + l_hat**2 + c
 
 
 def moments(stack, window_mean):

@@ -324,13 +324,31 @@ def test_refinement_ascends_the_objective_that_the_score_is_of():
 def test_refinement_keeps_brightness_and_leaves_flat_areas_alone():
     flat = torch.full((1, 1, 60, 60), 0.1)
     sources = torch.cat([flat, flat + 0.6], dim=1)
-    torch.testing.assert_close(fusion.refine_luma(flat + 0.3, sources, 10), flat + 0.3)
+    refined = fusion.refine_luma(flat + 0.3, sources, 10)
+    torch.testing.assert_close(refined, flat + 0.3, atol=1 / 255, rtol=0)
     lumas = [utils.to_ycbcr(image)[:, :1] for image in large_pair()]
     mean = sum(lumas) / 2
     refined = fusion.refine_luma(mean, torch.cat(lumas, dim=1), 10)
     assert abs(float(refined.mean() - mean.mean())) < 0.02
     assert refined.min() >= 0
     assert refined.max() <= 1
+
+
+def test_refinement_makes_brightness_more_natural_at_no_loss_of_score(monkeypatch):
+    sources = torch.cat([utils.to_ycbcr(image)[:, :1] for image in large_pair()], dim=1)
+    l_hat = loss.desired_luminance(sources)
+    start = (sources.mean(dim=1, keepdim=True) * 0.7).clamp(0, 1)
+
+    def refined():
+        y_f = fusion.refine_luma(start, sources, 10)
+        numerator, denominator = loss.compare_luminance(y_f, l_hat)
+        return float(loss.mef_ssim(y_f, sources)), float((numerator / denominator).mean())
+
+    score, luminance = refined()
+    monkeypatch.setattr(fusion, "LUMINANCE_WEIGHT", 0)
+    score_alone, luminance_alone = refined()
+    assert luminance > luminance_alone + 0.005
+    assert score > score_alone - 0.002
 
 
 def test_refinement_in_tiles_has_no_seams(model):

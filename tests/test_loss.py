@@ -236,14 +236,23 @@ def test_global_target_is_for_pairs():
         mef_ssim(*random_stack(count=3), target="global")
 
 
+def luminance(y_f, l_hat):
+    numerator, denominator = loss.compare_luminance(y_f, l_hat)
+    return (numerator / denominator).mean(dim=(1, 2, 3))
+
+
+def test_a_part_has_the_desired_luminance_that_it_has_in_the_picture():
+    _, sources = random_stack(n=1)
+    picture = sources.mean(dim=(2, 3), keepdim=True)
+    part = loss.desired_luminance(sources[..., 5:25, 3:30], picture)
+    torch.testing.assert_close(part, loss.desired_luminance(sources)[..., 5:15, 3:20])
+
+
 def test_luminance_is_one_at_the_desired_mean_and_falls_beside_it():
     flat = torch.full((1, 1, 20, 20), 0.2)
     sources = torch.cat([flat, flat + 0.6], dim=1)  # as far from mid-grey below as above
     l_hat = loss.desired_luminance(sources)
-    near, far = (
-        loss.luminance_similarity(flat * 0 + level, l_hat).mean(dim=(1, 2, 3))
-        for level in (0.5, 0.1)
-    )
+    near, far = (luminance(flat * 0 + level, l_hat) for level in (0.5, 0.1))
     assert near.item() == pytest.approx(1, abs=1e-6)
     c = 0.01**2
     assert far.item() == pytest.approx((2 * 0.1 * 0.5 + c) / (0.1**2 + 0.5**2 + c), abs=1e-6)
