@@ -1,0 +1,534 @@
+"""How do hand-held exposures come to lie on each other? Registration; arrays in, arrays out.
+
+Pictures are (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1]. A homography is a
+(3, 3) matrix that takes (x, y, 1) of the reference, the centre of its first pixel being (0, 0), to
+the same point of another exposure.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+import utils
+
+COARSE = 1000  # pixels: the long side at which features are matched
+STEP = 2.5  # by which pictures grow from one refinement to the next, up to their full size
+FEATURES = 4000  # of each picture, at most
+PATCH = (48, 160)  # pixels: a twelfth of the longer side, within these, is that of a patch
+PATCHES = 18  # of them along the longer side
+CLIPPED = (4, 250)  # levels of 255: darker and brighter pixels say nothing of where they are
+LEAST_VALID = 0.3
+LEAST_CONTRAST = 2.0  # levels of 255: standard deviation of a patch that can be compared
+LEAST_CORRELATION = 0.8  # of two patches that show the same
+LEAST_PATCHES = 8  # that must agree, and
+LEAST_SHARE = 0.15  # that share of those compared
+TOLERANCE = 10  # levels of 255 by which noise and rounding may move a pixel, either way
+CERTAIN = 12.0  # levels beyond that, on the average of an area, that are movement, and
+POSSIBLE = 3.0  # so many beside these
+EXTENT = 9  # side of such an area, in pixels of reduced pictures
+SOFT = 4.0  # width of the border of what is replaced, in these
+STILL = 0.1  # pixels: a smaller movement is not worth interpolating for
+
+
+class Registration(NamedTuple):
+    """Where an exposure lies against the reference.
+
+    homography: (3, 3), from the reference's pixels to the exposure's. shift: (x, y) of the
+    picture's centre, in pixels; rotation: in degrees, clockwise as seen; residual: the median
+    distance, in pixels, by which patches of both still differ; patches: how many agree.
+    """
+
+    homography: np.ndarray
+    shift: tuple
+    rotation: float
+    residual: float
+    patches: int
+
+
+def align(images, reference=None, crop=True):
+    """Registers exposures of one scene to one of them and resamples them accordingly.
+
+    images: two or more pictures of one colour and depth; sizes may differ.
+    reference: index of the picture that the others are brought to; middle_exposure by default.
+    crop: to the rectangle that all exposures cover. Else the result has the reference's size, and
+        shows the reference where an exposure has nothing to show.
+
+    Returns (aligned pictures of one size, a Registration of each, (rows, columns) of the reference
+    that they show, two slices). An exposure that has not moved is not resampled.
+    Raises ValueError, naming the number of the exposure, where one cannot be registered.
+    """
+    if reference is None:
+        reference = middle_exposure(images)
+    registrations = register_all([gray(image) for image in images], reference)
+    height, width = images[reference].shape[:2]
+    area = (slice(0, height), slice(0, width))
+    if crop:
+        area = common_area([r.homography for r in registrations], [i.shape[:2] for i in images])
+    aligned = []
+    for image, registration in zip(images, registrations, strict=True):
+        resampled, inside = resample(image, registration.homography, images[reference].shape)
+        if not inside[area].all():
+            resampled = show_elsewhere(resampled, images[reference], inside)
+        aligned.append(resampled[area])
+    return aligned, registrations, area
+
+
+def middle_exposure(images):
+    """Index of the picture whose brightness is the middle one; of two middle ones, the darker."""
+    brightness = [gray(image[::8, ::8]).mean() for image in images]
+    order = np.argsort(brightness, kind="stable")
+    return int(order[(len(images) - 1) // 2])
+
+
+def gray(image):
+    """A picture as 8-bit gray, as features and patches see it."""
+    image = utils.to_8_bit(image)
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def register_all(grays, reference):
+    """A Registration of every gray picture to the reference.
+
+    One that has too little in common with the reference is registered to the neighbour in
+    brightness that lies between them, and by it to the reference.
+    """
+    brightness = [picture.mean() for picture in grays]
+    order = [int(k) for k in np.argsort(brightness, kind="stable")]
+    middle = order.index(reference)
+    shape = grays[reference].shape
+    found = {reference: describe(np.eye(3), shape, 0.0, 0)}
+    for k in [*order[middle + 1 :], *reversed(order[:middle])]:
+        place = order.index(k)
+        neighbour = order[place - 1] if place > middle else order[place + 1]
+        try:
+            found[k] = register(grays[k], grays[reference])
+        except ValueError as error:
+            if neighbour == reference:
+                raise ValueError(f"exposure {k + 1} cannot be aligned: {error}") from error
+            try:
+                step = register(grays[k], grays[neighbour])
+            except ValueError as error:
+                raise ValueError(f"exposure {k + 1} cannot be aligned: {error}") from error
+            homography = step.homography @ found[neighbour].homography
+            found[k] = describe(homography, shape, step.residual, step.patches)
+    return [found[k] for k in range(len(grays))]
+
+
+def describe(homography, shape, residual, patches):
+    """A Registration of a homography to a reference of a shape (H, W)."""
+    homography = homography / homography[2, 2]
+    x, y = (shape[1] - 1) / 2, (shape[0] - 1) / 2
+    there, there_right = project(homography, np.array([[x, y], [x + shape[1] / 4, y]]))
+    shift = there - [x, y]
+    direction = there_right - there
+    rotation = float(np.degrees(np.arctan2(direction[1], direction[0])))
+    return Registration(homography, tuple(map(float, shift)), rotation, residual, patches)
+
+
+def register(picture, reference):
+    """Finds the homography from a reference to another exposure of the scene; both 8-bit gray.
+
+    Features matched on reduced pictures give a first one. It is refined at ever larger sizes, up
+    to the full one, by the displacements of small patches. Each is found by maximising the
+    enhanced correlation coefficient (G. Evangelidis, E. Psarakis, "Parametric Image Alignment Using
+    Enhanced Correlation Coefficient Maximization", IEEE TPAMI 30(10), 2008), which gain and
+    offset do not change: nearly all that exposure changes within a patch. Clipped pixels are left
+    out.
+
+    Returns a Registration. Raises ValueError with the reason where the pictures do not fit.
+    """
+    long_side = max(reference.shape)
+    scale = min(COARSE / long_side, 1)
+    homography = match_features(reduce(picture, scale), reduce(reference, scale))
+    while True:
+        small, small_reference = reduce(picture, scale), reduce(reference, scale)
+        for _ in range(2):
+            homography, residual, agree, compared = refine(homography, small, small_reference)
+        if agree < LEAST_PATCHES or agree < LEAST_SHARE * compared:
+            raise ValueError(f"only {agree} of {compared} places in it fit those of the reference")
+        if scale == 1:
+            break
+        larger = min(scale * STEP, 1)
+        homography = rescale(homography, larger / scale)
+        scale = larger
+    return describe(homography, reference.shape, residual, agree)
+
+
+def reduce(picture, scale):
+    if scale == 1:
+        return picture
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def rescale(homography, factor):
+    """The homography of pictures enlarged by a factor; pixels' centres, not corners, are whole."""
+    enlarge = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
+    return enlarge @ homography @ np.linalg.inv(enlarge)
+
+
+def match_features(picture, reference):
+    """A first homography, from SIFT features of pictures whose local contrast is equalised."""
+    equalise = cv2.createCLAHE(clipLimit=4.0, tileGridSize=(8, 8)).apply
+    sift = cv2.SIFT_create(nfeatures=FEATURES, contrastThreshold=0.02)
+    points, features = sift.detectAndCompute(equalise(reference), None)
+    other_points, other_features = sift.detectAndCompute(equalise(picture), None)
+    if features is None or other_features is None or min(len(points), len(other_points)) < 4:
+        raise ValueError("it or the reference has no detail to compare")
+    matches = cv2.BFMatcher(cv2.NORM_L2).knnMatch(features, other_features, k=2)
+    matches = [m[0] for m in matches if len(m) == 2 and m[0].distance < 0.8 * m[1].distance]
+    source = np.array([points[m.queryIdx].pt for m in matches]).reshape(-1, 2)
+    target = np.array([other_points[m.trainIdx].pt for m in matches]).reshape(-1, 2)
+    homography, inliers = None, np.zeros(0)
+    if len(matches) >= 4:
+        homography, inliers = cv2.findHomography(source, target, cv2.USAC_MAGSAC, 2.0)
+    if homography is None or inliers.sum() < LEAST_PATCHES:
+        raise ValueError("too few of its features are the reference's too")
+    if inliers.sum() < 40:  # too few for eight parameters
+        inside = inliers.ravel() > 0
+        partial, _ = cv2.estimateAffinePartial2D(
+            source[inside], target[inside], ransacReprojThreshold=3.0
+        )
+        if partial is not None:
+            homography = np.vstack([partial, [0, 0, 1]])
+    return homography
+
+
+def refine(homography, picture, reference):
+    """The homography corrected by the displacements of patches.
+
+    Returns (homography, median length of the agreeing patches' remaining displacement, how many
+    agree, how many were compared).
+    """
+    centres, displacements, compared = patch_displacements(homography, picture, reference)
+    if len(centres) < LEAST_PATCHES:
+        return homography, float("inf"), len(centres), compared
+    height, width = reference.shape
+    unit = max(height, width) / 2
+    middle = np.array([width - 1, height - 1]) / 2
+    correction, remaining = fit((centres - middle) / unit, displacements)
+    normalise = np.array([[1 / unit, 0, -middle[0] / unit], [0, 1 / unit, -middle[1] / unit]])
+    normalise = np.vstack([normalise, [0, 0, 1]])
+    correction[:2, 2] /= unit
+    correction[:2, :2] = np.eye(2) + correction[:2, :2] / unit
+    correction[2] /= unit
+    correction[2, 2] = 1
+    homography = homography @ np.linalg.inv(normalise) @ correction @ normalise
+    near = remaining < max(1, max(height, width) / 3000)
+    residual = float(np.median(remaining[near])) if near.any() else float("inf")
+    return homography, residual, int(near.sum()), compared
+
+
+def patch_displacements(homography, picture, reference):
+    """How far patches of the reference lie from where a homography puts them, in its pixels.
+
+    Returns (centres (N, 2), displacements (N, 2), how many patches have detail in both pictures).
+    """
+    height, width = reference.shape
+    side = min(int(np.clip(max(height, width) // 12, *PATCH)), height, width)
+    spacing = max(max(height, width) / PATCHES, side / 2)
+    corners = [
+        (int(x), int(y))
+        for y in np.linspace(0, height - side, max(int(height / spacing), 1))
+        for x in np.linspace(0, width - side, max(int(width / spacing), 1))
+    ]
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
+    centres, displacements, compared = [], [], 0
+    for x, y in corners:
+        here = reference[y : y + side, x : x + side]
+        to_picture = homography @ np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
+        there = cv2.warpPerspective(
+            picture,
+            to_picture,
+            (side, side),
+            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+            borderValue=0,  # taken for clipped
+        )
+        valid = np.ones(here.shape, bool)
+        for patch in (here, there):
+            valid &= (patch >= CLIPPED[0]) & (patch <= CLIPPED[1])
+        if (
+            valid.mean() < LEAST_VALID
+            or min(here[valid].std(), there[valid].std()) < LEAST_CONTRAST
+        ):
+            continue
+        compared += 1
+        mask = cv2.erode(valid.astype(np.uint8), np.ones((5, 5), np.uint8))
+        try:
+            correlation, shift = cv2.findTransformECC(
+                here,
+                there,
+                np.eye(2, 3, dtype=np.float32),
+                cv2.MOTION_TRANSLATION,
+                criteria,
+                mask,
+                5,
+            )
+        except cv2.error:  # it does not converge where patches have nothing in common
+            continue
+        displacement = shift[:, 2].astype(np.float64)
+        if correlation >= LEAST_CORRELATION and np.abs(displacement).max() < side / 4:
+            centres.append((x + (side - 1) / 2, y + (side - 1) / 2))
+            displacements.append(displacement)
+    return np.array(centres).reshape(-1, 2), np.array(displacements).reshape(-1, 2), compared
+
+
+def fit(points, displacements):
+    """The small projective motion that displaces points so, with no more freedom than they show.
+
+    points: (N, 2), within [-1, 1]; displacements: (N, 2). Translation, similarity, affinity and
+    homography, each linear for small motions, are fitted by reweighted least squares (Tukey's
+    biweight); of them the one with the smallest Akaike criterion (corrected for small N) is taken.
+
+    Returns the motion's (3, 3) matrix less the identity, for displacements in the points' unit,
+    and the lengths of what remains, (N,).
+    """
+    x, y = points.T
+    zero, one = np.zeros_like(x), np.ones_like(x)
+    columns = [  # (u, v) that each parameter adds, and the matrix that it stands for
+        (one, zero, [(0, 2, 1)]),
+        (zero, one, [(1, 2, 1)]),
+        (x, y, [(0, 0, 1), (1, 1, 1)]),
+        (-y, x, [(0, 1, -1), (1, 0, 1)]),
+        (x, -y, [(0, 0, 1), (1, 1, -1)]),
+        (y, x, [(0, 1, 1), (1, 0, 1)]),
+        (x * x, x * y, [(2, 0, -1)]),
+        (x * y, y * y, [(2, 1, -1)]),
+    ]
+    design = np.stack([np.concatenate([u, v]) for u, v, _ in columns], axis=1)
+    target = np.concatenate(displacements.T)
+    count = len(points)
+    # Scale of the noise by the richest model that the points can carry, for all alike.
+    fits = {}
+    for freedom in (2, 4, 6, 8):
+        if count >= freedom + 2:
+            fits[freedom] = biweight(design[:, :freedom], target)
+    scale = max(min(noise for _, _, noise in fits.values()), 0.02)
+    best, lowest = None, np.inf
+    for freedom, (parameters, remaining, _) in fits.items():
+        loss = np.minimum(remaining / (3 * scale), 1) ** 2 * 9  # capped squares, in scale^2
+        n = 2 * count
+        criterion = loss.sum() + 2 * freedom * n / max(n - freedom - 1, 1)
+        if criterion < lowest:
+            best, lowest = (parameters, remaining), criterion
+    parameters, remaining = best
+    matrix = np.zeros((3, 3))
+    for value, (_, _, cells) in zip(parameters, columns, strict=False):
+        for i, j, sign in cells:
+            matrix[i, j] += sign * value
+    return matrix, remaining
+
+
+def biweight(design, target):
+    """Robust least squares: (parameters, lengths of what remains a point, its robust scale)."""
+    weight = np.ones(len(target))
+    count = len(target) // 2
+    for _ in range(20):
+        root = np.sqrt(weight)[:, None]
+        parameters = np.linalg.lstsq(design * root, target * root[:, 0], rcond=None)[0]
+        rest = target - design @ parameters
+        remaining = np.hypot(rest[:count], rest[count:])
+        scale = max(1.4826 * float(np.median(np.abs(rest))), 0.01)
+        share = np.clip(1 - (remaining / (6 * scale)) ** 2, 0, None) ** 2
+        weight = np.concatenate([share, share])
+    return parameters, remaining, scale
+
+
+def project(homography, points):
+    """Points (N, 2) taken by a homography."""
+    there = np.column_stack([points, np.ones(len(points))]) @ homography.T
+    return there[:, :2] / there[:, 2:]
+
+
+def corners(shape):
+    """Centres of the corner pixels, in order around the picture, (4, 2)."""
+    height, width = shape
+    return np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)
+
+
+def common_area(homographies, shapes):
+    """The rectangle of the reference, two slices, that exposures of some shapes all cover.
+
+    The reference is the one whose homography is the identity. Raises ValueError where there is
+    none.
+    """
+    left = top = 0.0
+    right = bottom = np.inf
+    for homography, shape in zip(homographies, shapes, strict=True):
+        # The exposure's corners, in the reference.
+        a, b, c, d = project(np.linalg.inv(homography), corners(shape))
+        left, right = max(left, a[0], d[0]), min(right, b[0], c[0])
+        top, bottom = max(top, a[1], b[1]), min(bottom, c[1], d[1])
+    tolerance = STILL
+    left, top = int(np.ceil(left - tolerance)), int(np.ceil(top - tolerance))
+    right, bottom = int(np.floor(right + tolerance)), int(np.floor(bottom + tolerance))
+    if right < left or bottom < top:
+        raise ValueError("the aligned pictures have no area in common")
+    return slice(top, bottom + 1), slice(left, right + 1)
+
+
+def resample(image, homography, shape):
+    """An exposure as the reference's camera, with a picture of a shape, would have taken it.
+
+    Returns the picture and where the exposure has something to show, bool (H, W).
+    """
+    height, width = shape[:2]
+    moved = project(homography, corners((height, width))) - corners((height, width))
+    if image.shape == shape and np.abs(moved).max() < STILL:
+        return image, np.ones((height, width), bool)
+    flags = cv2.WARP_INVERSE_MAP
+    warped = cv2.warpPerspective(
+        image,
+        homography,
+        (width, height),
+        flags=flags | cv2.INTER_LANCZOS4,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    if warped.dtype.kind == "f":
+        warped = np.clip(warped, 0, 1)
+    inside = cv2.warpPerspective(
+        np.ones(image.shape[:2], np.uint8),
+        homography,
+        (width, height),
+        flags=flags | cv2.INTER_NEAREST,
+    )
+    return warped, inside > 0
+
+
+def show_elsewhere(image, reference, inside):
+    """The picture with the reference's scene, in its own brightness, outside of an area."""
+    scale = min(COARSE / max(inside.shape), 1)
+    small, small_reference = (reduce(utils.to_8_bit(x), scale) for x in (image, reference))
+    size = small.shape[1::-1]
+    small_inside = cv2.resize(inside.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    maps = level_maps(small_reference, small, small_inside)
+    return replace(image, reference, ~small_inside, maps)
+
+
+def deghost(images, reference=None):
+    """Takes what moved out of aligned exposures: the reference is shown there in its place.
+
+    images: two or more pictures of one size, colour and depth. reference: index of the picture
+    whose scene is shown; middle_exposure by default.
+
+    What an exposure would show of the reference's scene is computed level by level (see
+    level_map). Where it shows something else, over some extent, it is given the former, with a soft
+    border, in the brightness of the exposure, so that fusing finds no step there.
+
+    Returns (pictures, the share of each that was replaced).
+    """
+    if reference is None:
+        reference = middle_exposure(images)
+    height, width = images[reference].shape[:2]
+    scale = min(COARSE / max(height, width), 1)
+    small = [reduce(utils.to_8_bit(image), scale) for image in images]
+    result, shares = [], []
+    for k, image in enumerate(images):
+        if k == reference:
+            result.append(image)
+            shares.append(0.0)
+            continue
+        static = np.ones(small[k].shape[:2], bool)
+        for _ in range(2):  # once more without what moved, which is no sign of exposure
+            moved = movement(small[reference], small[k], static)
+            if moved.mean() > 0.9:
+                break
+            static = ~moved
+        maps = level_maps(small[reference], small[k], static)
+        shares.append(float(moved.mean()))
+        result.append(replace(image, images[reference], moved, maps) if moved.any() else image)
+    return result, shares
+
+
+def planes(image):
+    return [image] if image.ndim == 2 else cv2.split(image)
+
+
+def level_maps(reference, other, static):
+    """The level_map of every channel, of the pixels that are static."""
+    pairs = zip(planes(reference), planes(other), strict=True)
+    return [level_map(ours[static], theirs[static]) for ours, theirs in pairs]
+
+
+def level_map(reference, other):
+    """Which levels another exposure has where a reference has a certain one; both uint8, 1-D.
+
+    As exposure is a monotone function of light, and the scene the same, a level's place in the
+    order of brightness is the same in both: the levels' histograms tell the function (M. Grossberg,
+    S. Nayar, "Determining the Camera Response from Images: What Is Knowable?", IEEE TPAMI 25(11),
+    2003). Where many pixels of the reference share a level, as clipped ones do, it is a range.
+
+    Returns (lowest, highest, mean) level of the other for each of 256 levels, float, (256,) each.
+    """
+    share = np.bincount(reference, minlength=256) / len(reference)
+    share_other = np.bincount(other, minlength=256) / len(other)
+    above = np.cumsum(share)
+    below = above - share
+    ranks = np.cumsum(share_other)
+    levels = np.arange(256)
+
+    def level_at(rank):
+        return np.clip(np.searchsorted(ranks, rank - 1e-9), 0, 255).astype(np.float64)
+
+    lowest = level_at(below[np.clip(levels - TOLERANCE, 0, 255)])
+    highest = level_at(above[np.clip(levels + TOLERANCE, 0, 255)])
+    # The mean level between two ranks: a difference of the integral of level_at.
+    integral = np.concatenate([[0], np.cumsum(share_other * levels)])
+    edges = np.concatenate([[0], ranks])
+    ends = [np.interp(rank, edges, integral) for rank in (below, above)]
+    known = share > 0
+    mean = np.interp(levels, levels[known], ((ends[1] - ends[0])[known] / share[known]))
+    return lowest, highest, mean
+
+
+def movement(reference, other, static):
+    """Where another exposure shows something else than the reference; 8-bit pictures, bool (H, W).
+
+    Both luma and a channel have to say so: saturated colours, whose channels clip apart from each
+    other, break the one's level map, and how cameras render colours the other's.
+
+    static: the pixels to compute level maps from.
+    """
+    excess = level_excess(gray(reference), gray(other), static)
+    if reference.ndim == 3:
+        pairs = zip(planes(reference), planes(other), strict=True)
+        channels = [level_excess(ours, theirs, static) for ours, theirs in pairs]
+        excess = cv2.min(excess, np.max(channels, axis=0))
+    excess = cv2.blur(excess, (EXTENT, EXTENT))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (EXTENT, EXTENT))
+    certain = cv2.morphologyEx((excess > CERTAIN).astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
+    # What is connected with that and less certain, such as the rest of a person, moved too.
+    _, labels = cv2.connectedComponents((excess > POSSIBLE).astype(np.uint8))
+    moved = np.isin(labels, np.setdiff1d(labels[certain], [0])).astype(np.uint8)
+    return cv2.dilate(moved, disc, iterations=2) > 0
+
+
+def level_excess(reference, other, static):
+    """By how many levels a plane lies beyond what the reference's allows: float32 (H, W), >= 0."""
+    lowest, highest, _ = level_map(reference[static], other[static])
+    other = other.astype(np.float32)
+    too_dark = cv2.LUT(reference, lowest.astype(np.float32)) - other
+    too_bright = other - cv2.LUT(reference, highest.astype(np.float32))
+    return cv2.max(cv2.max(too_dark, too_bright) - TOLERANCE, 0)
+
+
+def replace(image, reference, moved, maps):
+    """The picture with the reference's scene, brightness mapped, in the area moved, soft-edged."""
+    height, width = image.shape[:2]
+    soft = cv2.GaussianBlur(moved.astype(np.float32), (0, 0), SOFT)
+    # Full inside, so that nothing of the ghost is left: the border lies outside of what moved.
+    soft = np.clip(soft * 2, 0, 1)
+    soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
+    highest = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
+    result = image.copy()
+    for start in range(0, height, 256):  # in strips, whose floats are small
+        rows = slice(start, start + 256)
+        if not soft[rows].any():
+            continue
+        share = soft[rows]
+        for channel, (_, _, mean) in enumerate(maps):
+            at = rows if image.ndim == 2 else (rows, slice(None), channel)
+            shown = np.interp(reference[at] * (255 / highest), np.arange(256), mean) / 255
+            blend = image[at] / highest * (1 - share) + shown * share
+            result[at] = utils.quantise(blend, image.dtype)
+    return result

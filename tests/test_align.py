@@ -1,0 +1,229 @@
+"""Registration and movement, on scenes whose motion is known."""
+
+import cv2
+import numpy as np
+import pytest
+from conftest import expose, scene
+
+import align
+import utils
+
+SIZE = (300, 420)  # height, width
+
+
+def blocks(height, width, seed):
+    """A radiance map with edges as well as texture: overlapping rectangles of random brightness."""
+    rng = np.random.default_rng(seed)
+    picture = scene(height, width, seed) * 0.3
+    for _ in range(150):
+        x, y = rng.integers(0, width), rng.integers(0, height)
+        w, h = rng.integers(8, 60, 2)
+        picture[y : y + h, x : x + w] *= rng.uniform(0.3, 3, 3)
+    return cv2.GaussianBlur(np.clip(picture, 0, 1).astype(np.float32), (0, 0), 0.7)
+
+
+def motion(shift=(0, 0), rotation=0.0, perspective=(0, 0), shape=SIZE):
+    """A homography about the picture's centre; perspective: relative enlargement at its edge."""
+    height, width = shape
+    centre = np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1.0]])
+    angle = np.radians(rotation)
+    turn = np.array(
+        [
+            [np.cos(angle), -np.sin(angle), shift[0]],
+            [np.sin(angle), np.cos(angle), shift[1]],
+            [2 * perspective[0] / width, 2 * perspective[1] / width, 1],
+        ]
+    )
+    return centre @ turn @ np.linalg.inv(centre)
+
+
+def see(radiance, homography, shape=SIZE):
+    """What a camera moved by a homography sees: of a larger radiance map, so without a border."""
+    margin = [(n - m) // 2 for n, m in zip(radiance.shape[:2], shape, strict=True)]
+    offset = np.array([[1, 0, margin[1]], [0, 1, margin[0]], [0, 0, 1.0]])
+    return cv2.warpPerspective(
+        radiance,
+        offset @ np.linalg.inv(homography),
+        shape[::-1],
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+    ).clip(0, 1)
+
+
+def distances(found, expected, shape=SIZE):
+    height, width = shape
+    grid = np.stack(np.meshgrid(np.linspace(0, width - 1, 9), np.linspace(0, height - 1, 9)), -1)
+    points = grid.reshape(-1, 2)
+    apart = align.project(found, points) - align.project(expected, points)
+    return np.hypot(*apart.T)
+
+
+@pytest.fixture(scope="module")
+def radiance():
+    return blocks(SIZE[0] + 80, SIZE[1] + 80, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("gain", "move"),
+    [
+        (8.0, {"shift": (7.3, -4.6)}),
+        (8.0, {"rotation": 2.0}),
+        (0.1, {"shift": (-12, 5), "rotation": -1.5}),
+        (4.0, {"shift": (3, 3), "rotation": 0.7, "perspective": (0.01, -0.006)}),
+    ],
+)
+def test_known_motion_is_found(radiance, gain, move):
+    homography = motion(**move)
+    reference = expose(see(radiance, np.eye(3)), 1.0)
+    other = expose(see(radiance, homography), gain)
+    found = align.register(align.gray(other), align.gray(reference))
+    assert np.median(distances(found.homography, homography)) < 0.2
+    assert found.residual < 0.3
+    centre = np.array([[(SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2]])
+    expected = (align.project(homography, centre) - centre)[0]
+    np.testing.assert_allclose(found.shift, expected, atol=0.2)
+    assert found.rotation == pytest.approx(move.get("rotation", 0), abs=0.2)
+
+
+def test_aligned_pictures_lie_on_each_other(radiance):
+    moves = [motion(shift=(6, -3), rotation=1), np.eye(3), motion(shift=(-4, 5), rotation=-0.5)]
+    images = [
+        expose(see(radiance, move), gain) for move, gain in zip(moves, (0.3, 1, 4), strict=True)
+    ]
+    aligned, registrations, area = align.align(images)
+    assert align.middle_exposure(images) == 1
+    assert registrations[1].homography == pytest.approx(np.eye(3))
+    assert aligned[1] is not None
+    assert {image.shape for image in aligned} == {images[1][area].shape}
+    assert 270 < aligned[0].shape[0] < 300
+    for image, gain in ((aligned[0], 0.3), (aligned[2], 4)):
+        truth = expose(see(radiance, np.eye(3)), gain)[area].astype(float)
+        assert np.abs(image - truth).mean() < 3
+        # Nothing invented at the borders either.
+        assert np.abs(image - truth)[[0, -1]].mean() < 6
+        assert np.abs(image - truth)[:, [0, -1]].mean() < 6
+    whole, _, area = align.align(images, crop=False)
+    assert area == (slice(0, SIZE[0]), slice(0, SIZE[1]))
+    assert {image.shape for image in whole} == {(*SIZE, 3)}
+    # Outside of the first exposure, the scene as the reference shows it, in its brightness.
+    truth = expose(see(radiance, np.eye(3)), 0.3).astype(float)
+    assert np.abs(whole[0] - truth)[:2, -4:].mean() < 4
+
+
+def test_still_exposures_are_returned_as_they_are(radiance):
+    images = [expose(see(radiance, np.eye(3)), gain) for gain in (0.5, 1, 3)]
+    aligned, registrations, _ = align.align(images)
+    for image, before, registration in zip(aligned, images, registrations, strict=True):
+        assert np.array_equal(image, before)
+        assert np.abs(registration.shift).max() < align.STILL
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_depth_colour_and_size_of_grey_and_deep_pictures(radiance, dtype):
+    views = [see(radiance, motion(shift=(3, 2))), see(radiance, np.eye(3))[5:, :-3]]
+    images = [utils.quantise(view[..., 0], dtype) for view in views]
+    aligned, _, _ = align.align(images, reference=1)
+    assert {image.dtype for image in aligned} == {np.dtype(dtype)}
+    assert aligned[0].shape == aligned[1].shape
+    assert aligned[0].min() >= 0
+    scale = np.iinfo(dtype).max if dtype == np.uint16 else 1
+    assert np.abs(aligned[0].astype(float) - aligned[1]).mean() < 0.02 * scale
+    assert len(np.unique(aligned[0])) > 1000  # not by way of eight bits
+
+
+def test_what_does_not_fit_is_refused(radiance):
+    reference = expose(see(radiance, np.eye(3)), 1.0)
+    other = expose(see(blocks(SIZE[0] + 80, SIZE[1] + 80, seed=2), np.eye(3)), 2.0)
+    with pytest.raises(ValueError, match="exposure 2 cannot be aligned: "):
+        align.align([reference, other], reference=0)
+    white = np.full_like(reference, 255)
+    with pytest.raises(ValueError, match=r"exposure 1 cannot be aligned: .*no detail"):
+        align.align([white, reference], reference=1)
+
+
+def test_an_extreme_exposure_is_registered_by_way_of_its_neighbour(radiance, monkeypatch):
+    moves = [np.eye(3), motion(shift=(4, 2)), motion(shift=(8, 4))]
+    grays = [
+        align.gray(expose(see(radiance, move), gain))
+        for move, gain in zip(moves, (0.5, 1, 2), strict=True)
+    ]
+    register = align.register
+
+    def nothing_in_common(picture, reference):
+        if picture is grays[2] and reference is grays[0]:
+            raise ValueError("too few")
+        return register(picture, reference)
+
+    monkeypatch.setattr(align, "register", nothing_in_common)
+    found = align.register_all(grays, 0)
+    assert np.median(distances(found[2].homography, moves[2])) < 0.3
+
+
+def test_exposures_without_a_common_area():
+    apart = motion(shift=(SIZE[1] + 5, 0))
+    with pytest.raises(ValueError, match="no area in common"):
+        align.common_area([np.eye(3), apart], [SIZE, SIZE])
+
+
+def moving(radiance, dtype=np.uint8):
+    """Three exposures, an object pasted into the brightest; the pictures, the truth, its mask."""
+    view = see(radiance, np.eye(3))
+    images = [utils.quantise((view * gain) ** (1 / 2.2), dtype) for gain in (0.3, 1, 3)]
+    object_ = utils.quantise((see(radiance, motion(shift=(0, 30))) * 0.4) ** (1 / 2.2), dtype)
+    mask = cv2.ellipse(np.zeros(SIZE, np.uint8), (200, 150), (30, 60), 0, 0, 360, 1, -1) > 0
+    truth = images[2].copy()
+    images[2][mask] = object_[mask]
+    return images, truth, mask
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_what_moved_is_replaced(radiance, dtype):
+    images, truth, mask = moving(radiance, dtype)
+    result, shares = align.deghost(images)
+    assert result[1] is images[1]
+    assert result[0] is images[0]
+    assert shares[:2] == [0, 0]
+    assert mask.mean() / 2 < shares[2] < mask.mean() * 3
+
+    def residual(picture):
+        return np.abs(picture[mask].astype(float) - truth[mask]).mean()
+
+    assert residual(result[2]) < 0.1 * residual(images[2])
+    assert result[2].dtype == dtype
+
+
+def test_grey_pictures_and_the_wanted_reference(radiance):
+    images, _, mask = moving(radiance)
+    images = [image[..., 1] for image in images]
+    result, shares = align.deghost(images, reference=2)
+    assert shares[2] == 0
+    assert min(shares[:2]) > mask.mean() / 2  # the object is shown in all
+    assert result[0].shape == images[0].shape
+
+
+def test_static_exposures_are_returned_as_they_are(radiance):
+    view = see(radiance, np.eye(3))
+    noise = np.random.default_rng(0).normal(0, 2, (3, *view.shape))
+    images = [
+        np.clip(expose(view, gain) + grain, 0, 255).astype(np.uint8)
+        for gain, grain in zip((0.2, 1, 5), noise, strict=True)
+    ]
+    result, shares = align.deghost(images)
+    assert shares == [0, 0, 0]
+    for image, before in zip(result, images, strict=True):
+        assert image is before
+
+
+def test_level_map_finds_the_function_between_exposures():
+    rng = np.random.default_rng(0)
+    light = rng.uniform(0, 1, 200_000)
+    reference = utils.quantise(light * 1.5, np.uint8)  # the brightest third is clipped
+    other = utils.quantise(light**2, np.uint8)
+    lowest, highest, mean = align.level_map(reference, other)
+    levels = np.arange(20, 250)
+    expected = (levels / 255 / 1.5) ** 2 * 255
+    assert np.abs(mean[levels] - expected).max() < 1.5
+    assert (lowest[levels] <= expected + 1).all()
+    assert (highest[levels] >= expected - 1).all()
+    assert lowest[255] < 255 * (2 / 3) ** 2 + 1
+    assert highest[255] == 255
+    assert mean[255] == pytest.approx(255 * np.mean(np.linspace(2 / 3, 1, 1000) ** 2), abs=1.5)
