@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +15,6 @@ from tqdm import tqdm
 import utils
 
 MAX_STACK = 5  # exposures drawn of a scene at most
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".ppm")
 
 
 class BracketedDataset(Dataset):
@@ -64,7 +62,7 @@ class BracketedDataset(Dataset):
         self.zoom = zoom
         self.gamma = gamma
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
-        found = [scene for folder in folders for scene in find_scenes(folder)]
+        found = [scene for folder in folders for scene in utils.find_scenes(folder)]
         os.makedirs(cache, exist_ok=True)
         with ThreadPoolExecutor(
             os.cpu_count()
@@ -135,39 +133,16 @@ class BracketedDataset(Dataset):
         return [group[int(torch.randint(len(group), ()))] for group in (under, over)]
 
 
-def find_scenes(folder):
-    """Scene folders below `folder`: a list of (path, picture files), both in natural order.
-
-    Sub-folders without pictures are not scenes. Raises OSError where the folder cannot be listed,
-    ValueError where it has no scene.
-    """
-    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder), key=natural)]
-    scenes = [(path, find_pictures(path)) for path in paths if os.path.isdir(path)]
-    scenes = [(path, files) for path, files in scenes if files]
-    if not scenes:
-        raise ValueError(f"{folder}: has no sub-folder with pictures (one folder a scene)")
-    return scenes
-
-
-def find_pictures(folder):
-    """The files of a folder with a picture's extension, hidden ones aside, in natural order."""
-    return [
-        os.path.join(folder, file)
-        for file in sorted(os.listdir(folder), key=natural)
-        if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-    ]
-
-
 def find_brackets(folder, whole=False):
     """The pictures that a scene is scored by: {path of the scene: picture files}.
 
     They are the scene's first and last file, or all where `whole`. In the layout of the MEFB
     benchmark, they are <scene>_A.* and <scene>_B.* in either letter case, whatever else is there.
-    Scenes of one picture are left out. Raises as find_scenes does, and ValueError where no scene
-    has two pictures.
+    Scenes of one picture are left out. Raises as utils.find_scenes does, and ValueError where no
+    scene has two pictures.
     """
     brackets = {}
-    for scene, files in find_scenes(folder):
+    for scene, files in utils.find_scenes(folder):
         name = os.path.basename(scene).lower()
         stems = [os.path.splitext(os.path.basename(file))[0].lower() for file in files]
         mefb = [f"{name}_a", f"{name}_b"]
@@ -242,9 +217,3 @@ def as_8_bit_rgb(image):
 
 def transpose(image):
     return image.transpose(-1, -2)
-
-
-def natural(name):
-    """Sort key by which 2.jpg comes before 10.jpg."""
-    parts = re.split(r"([0-9]+)", name.lower())  # every second part is a number
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]

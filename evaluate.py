@@ -18,12 +18,9 @@ from tqdm import tqdm
 import fusion
 import loss
 import utils
-from dataset import find_brackets, find_pictures
+from dataset import find_brackets
 from model import choose_device, load_model
 from opts import EvaluateOptions, run
-
-THUMBNAIL = 240  # width on the contact sheet, in pixels
-CAPTION = 20  # height of the text below a thumbnail, in pixels
 
 
 def evaluate(options):
@@ -77,7 +74,7 @@ def evaluate(options):
         if options.sheet:
             captions = [f"{scores[name][scene]['MEF-SSIM']:.4f} {name}" for name in results]
             captions += [f"{scene}: {os.path.basename(path)}" for path in files]
-            rows.append(sheet_row([*results.values(), *images], captions))
+            rows.append(utils.contact_sheet_row([*results.values(), *images], captions))
     if options.sheet:
         write_sheet(options.sheet, rows)
     return scores
@@ -106,7 +103,7 @@ def match_results(folder, scenes):
     file or several.
     """
     found = {scene: [] for scene in scenes}
-    for path in find_pictures(folder):
+    for path in utils.find_pictures(folder):
         stem = os.path.splitext(os.path.basename(path))[0].lower()
         matches = [
             scene
@@ -207,20 +204,6 @@ def edges(gray):
     y = cv2.Sobel(gray, cv2.CV_64F, 0, 1)
     vertical = np.where(y != 0, np.pi / 2, 0.0)
     return np.hypot(x, y), np.where(x != 0, np.arctan(y / np.where(x != 0, x, 1)), vertical)
-
-
-def sheet_row(pictures, captions):
-    """Pictures of one size as a row of captioned thumbnails, (h, w, 3) RGB."""
-    height, width = pictures[0].shape[:2]
-    size = (THUMBNAIL, max(1, round(height * THUMBNAIL / width)))
-    cells = []
-    for picture, caption in zip(pictures, captions, strict=True):
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        small = np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small
-        label = np.full((CAPTION, THUMBNAIL, 3), 255, np.uint8)
-        cv2.putText(label, caption, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0))
-        cells.append(np.concatenate([small, label]))
-    return np.concatenate(cells, axis=1)
 
 
 def write_sheet(path, rows):

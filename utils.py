@@ -7,6 +7,10 @@ or Y alone.
 
 import contextlib
 import os
+import re
+import struct
+import warnings
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,13 +22,51 @@ import torch
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B; ITU-R BT.601
 LZW = 5  # TIFF's number for it; OpenCV 4 stores floats with loss unless told otherwise
 NEUTRAL = 0.5  # Cb and Cr of grey; 128 in the paper's 8-bit terms
+QUALITY = 95  # of JPEG, WebP and AVIF
+THUMBNAIL = 240  # width on contact sheets, in pixels
+CAPTION = 20  # height of the text below a thumbnail, in pixels
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".ppm")
+DEEP = (".png", ".tif", ".tiff", ".jp2")  # formats of 16 bits,
+FLOAT = (".tif", ".tiff", ".exr", ".hdr", ".pfm")  # of floats,
+TRANSPARENT = (".png", ".tif", ".tiff", ".webp", ".avif")  # with alpha,
+DESCRIBED = (".jpg", ".jpeg", ".png", ".webp", ".avif")  # and those whose metadata OpenCV writes
+
+METADATA = {
+    "EXIF": cv2.IMAGE_METADATA_EXIF,
+    "ICC": cv2.IMAGE_METADATA_ICCP,
+    "XMP": cv2.IMAGE_METADATA_XMP,
+}
+XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"  # before it in JPEG alone
+
+ORIENTATION = 0x0112  # tags of EXIF
+WIDTHS, HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
+EXIF_DIRECTORY = 0x8769
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8}  # bytes of a value by its EXIF type
+
+
+class Picture(NamedTuple):
+    """What a file holds. pixels: (H, W, 3) RGB or (H, W) grey; alpha: (H, W) of that type or None.
+
+    metadata: some of "EXIF", "ICC" and "XMP", as bytes.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    metadata: dict
 
 
 def read_image(path):
-    """Reads a picture file as (H, W, 3) RGB or (H, W) grey in the depth that it is stored in.
+    """The pixels of a picture file, see read_picture."""
+    return read_picture(path).pixels
 
-    Turned upright as its EXIF orientation says; alpha is dropped. Raises OSError where the file
-    cannot be read, ValueError naming it and the reason where it is no picture or is cut short.
+
+def read_picture(path):
+    """Reads a picture file in the depth that it is stored in: a Picture.
+
+    Turned upright as its EXIF orientation says, which the metadata say no more then. Raises OSError
+    where the file cannot be read, ValueError naming it and the reason where it is no picture or is
+    cut short.
     """
     with open(path, "rb") as file:
         data = file.read()
@@ -32,20 +74,163 @@ def read_image(path):
         raise ValueError(f"{path}: the file is empty")
     # libpng writes to stderr by itself; a PNG cut short is found before it does.
     complete = not data.startswith(b"\x89PNG") or b"IEND\xaeB\x60\x82" in data
-    image = None
+    # With alpha, OpenCV leaves pictures as they lie in the file; it turns JPEG, which has none.
+    jpeg = data.startswith(b"\xff\xd8")
+    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if jpeg else cv2.IMREAD_UNCHANGED
+    image, kinds, chunks = None, (), ()
     if complete:
-        try:
-            flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error:
-            image = None
+        with contextlib.suppress(cv2.error):
+            image, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise ValueError(f"{path}: not a picture that can be read, or damaged or cut short")
     if image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
         raise ValueError(f"{path}: {image.dtype} pixels are not supported")
+    metadata = as_metadata(kinds, chunks)
+    alpha = None
+    if not jpeg:
+        image = turn_upright(image, orientation(metadata.get("EXIF", b"")))
+    if image.ndim == 3 and image.shape[2] == 4:
+        alpha = np.ascontiguousarray(image[..., 3])
+        grey = data.startswith(b"\x89PNG") and data[25] == 4  # its header's type of colour
+        image = np.ascontiguousarray(image[..., 0] if grey else image[..., :3])
+        if not alpha.any():
+            alpha = None  # of formats with a fourth byte that means nothing
+    if "EXIF" in metadata:
+        metadata["EXIF"] = describe_anew(metadata["EXIF"], image.shape)
     if image.ndim == 3:
         exchange_red_and_blue(image)
-    return image
+    return Picture(image, alpha, metadata)
+
+
+def read_exif(path):
+    """The EXIF of a picture file without reading all of the picture; b"" where there is none."""
+    with open(path, "rb") as file:
+        data = np.frombuffer(file.read(), np.uint8)
+    try:
+        image, kinds, chunks = cv2.imdecodeWithMetadata(data, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    except cv2.error:
+        return b""
+    return as_metadata(kinds, chunks).get("EXIF", b"") if image is not None else b""
+
+
+def as_metadata(kinds, chunks):
+    """OpenCV's metadata as a Picture's, less what is not what it is said to be."""
+    names = {number: name for name, number in METADATA.items()}
+    metadata = {}
+    for kind, chunk in zip(kinds, chunks, strict=True):
+        chunk = np.ravel(chunk).tobytes()
+        name = names.get(kind)
+        if name == "XMP":
+            # OpenCV 5.0 reads a byte too many from PNG.
+            chunk = chunk[: chunk.rfind(b">") + 1].removeprefix(XMP_HEADER)
+        if name == "ICC" and (chunk[36:40] != b"acsp" or int.from_bytes(chunk[:4]) != len(chunk)):
+            continue  # JPEG's segments of that kind hold other things too
+        if name and chunk:
+            metadata[name] = chunk
+    return metadata
+
+
+def turn_upright(image, orientation):
+    """A picture as its EXIF orientation, 1 to 8, wants it shown."""
+    if orientation in (5, 6, 7, 8):
+        image = cv2.transpose(image)
+    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
+    return image if flip is None else cv2.flip(image, flip)
+
+
+def exif_entries(exif):
+    """The entries of EXIF's main and Exif directories: {tag: (type, offset of its value)}.
+
+    Returns with it the byte order, struct's, and where the offset of the next directory, that of
+    the thumbnail, stands. What is damaged is left out.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    entries, follows = {}, None
+    if order is None:
+        return entries, order, follows
+    with contextlib.suppress(struct.error):
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        directories = [start]
+        for directory in directories:
+            (count,) = struct.unpack_from(order + "H", exif, directory)
+            for place in range(directory + 2, directory + 2 + 12 * count, 12):
+                tag, kind, number = struct.unpack_from(order + "HHI", exif, place)
+                offset = place + 8
+                if SIZES.get(kind, 1) * number > 4:
+                    (offset,) = struct.unpack_from(order + "I", exif, offset)
+                entries.setdefault(tag, (kind, offset))
+                if tag == EXIF_DIRECTORY and len(directories) == 1:
+                    directories += struct.unpack_from(order + "I", exif, place + 8)
+            if directory == start:
+                follows = directory + 2 + 12 * count
+    return entries, order, follows
+
+
+def exif_value(exif, tag):
+    """A tag's number (the first, if several), or its text; None where there is none."""
+    entries, order, _ = exif_entries(exif)
+    if tag not in entries:
+        return None
+    kind, offset = entries[tag]
+    try:
+        if kind == 2:
+            return exif[offset : exif.index(b"\0", offset)].decode("ascii", "replace")
+        if kind in (5, 10):
+            above, below = struct.unpack_from(order + ("II" if kind == 5 else "ii"), exif, offset)
+            return above / below if below else None
+        return struct.unpack_from(order + {3: "H", 4: "I", 9: "i"}[kind], exif, offset)[0]
+    except (struct.error, ValueError, KeyError):
+        return None
+
+
+def orientation(exif):
+    """EXIF's orientation, 1 (upright) to 8."""
+    return exif_value(exif, ORIENTATION) or 1
+
+
+def describe_anew(exif, shape):
+    """EXIF of an upright picture of a shape (H, W, ...), without the old one's thumbnail."""
+    entries, order, follows = exif_entries(exif)
+    exif = bytearray(exif)
+    values = {ORIENTATION: 1}
+    values |= dict.fromkeys(WIDTHS, shape[1]) | dict.fromkeys(HEIGHTS, shape[0])
+    with contextlib.suppress(struct.error):
+        for tag, value in values.items():
+            if tag in entries and entries[tag][0] in (3, 4):
+                kind, offset = entries[tag]
+                struct.pack_into(order + {3: "H", 4: "I"}[kind], exif, offset, value)
+        if follows is not None and follows + 4 <= len(exif):
+            struct.pack_into(order + "I", exif, follows, 0)
+    return bytes(exif)
+
+
+def find_scenes(folder):
+    """Scene folders below `folder`: a list of (path, picture files), both in natural order.
+
+    Sub-folders without pictures are not scenes. Raises OSError where the folder cannot be listed,
+    ValueError where it has no scene.
+    """
+    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder), key=natural)]
+    scenes = [(path, find_pictures(path)) for path in paths if os.path.isdir(path)]
+    scenes = [(path, files) for path, files in scenes if files]
+    if not scenes:
+        raise ValueError(f"{folder}: has no sub-folder with pictures (one folder a scene)")
+    return scenes
+
+
+def find_pictures(folder):
+    """The files of a folder with a picture's extension, hidden ones aside, in natural order."""
+    return [
+        os.path.join(folder, file)
+        for file in sorted(os.listdir(folder), key=natural)
+        if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
+    ]
+
+
+def natural(name):
+    """Sort key by which 2.jpg comes before 10.jpg."""
+    parts = re.split(r"([0-9]+)", name.lower())  # every second part is a number
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def exchange_red_and_blue(image):
@@ -94,37 +279,68 @@ def replacing(path, mode="wb", **options):
         raise
 
 
-def write_image(path, image):
+def write_image(path, image, alpha=None, metadata=None, quality=QUALITY):
     """Writes an RGB or grey array, its format chosen by the file's extension.
 
-    Depths that a format cannot hold are reduced: float to 16 bit except in TIFF, 16 to 8 bit
-    except in PNG, TIFF and JPEG 2000. JPEG and WebP have quality 95. The file is complete or not
-    there. Raises OSError and ValueError as check_picture_writable does.
+    alpha, metadata: as a Picture has them; what the format cannot hold is left out with a warning.
+    quality: 1 to 100, of JPEG, WebP and AVIF.
+
+    Depths that a format cannot hold are reduced: float to 16 bit except in formats of floats, 16 to
+    8 bit except in PNG, TIFF and JPEG 2000. The file is complete or not there. Raises OSError and
+    ValueError as check_picture_writable does.
     """
     check_picture_writable(path)
     extension = os.path.splitext(path)[1].lower()
-    if image.dtype.kind == "f" and extension not in (".tif", ".tiff"):
-        image = quantise(image, np.uint16)
-    if image.dtype == np.uint16 and extension not in (".png", ".tif", ".tiff", ".jp2"):
-        image = to_8_bit(image)
+    if alpha is not None and extension not in TRANSPARENT:
+        warnings.warn(f"{path}: written without alpha, which {extension} has not", stacklevel=2)
+        alpha = None
+    if metadata and extension not in DESCRIBED:
+        listed = " and ".join(sorted(metadata))
+        warnings.warn(f"{path}: {listed} not written, OpenCV cannot to {extension}", stacklevel=2)
+        metadata = None
+    image, alpha = (as_storable(plane, extension) for plane in (image, alpha))
     options = {
-        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
-        ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 95],
-        ".webp": [cv2.IMWRITE_WEBP_QUALITY, 95],
+        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
+        ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality],
+        ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
+        ".avif": [cv2.IMWRITE_AVIF_QUALITY, quality],
         ".tif": [cv2.IMWRITE_TIFF_COMPRESSION, LZW],
         ".tiff": [cv2.IMWRITE_TIFF_COMPRESSION, LZW],
     }.get(extension, [])
-    bgr = image.copy()
-    if image.ndim == 3:
-        exchange_red_and_blue(bgr)
+    kinds, chunks = [], []
+    for name, chunk in (metadata or {}).items():
+        if name == "XMP" and extension in (".jpg", ".jpeg"):
+            chunk = XMP_HEADER + chunk
+        if name == "EXIF":
+            chunk = describe_anew(chunk, image.shape)
+        kinds.append(METADATA[name])
+        chunks.append(np.frombuffer(chunk, np.uint8))
+    if alpha is not None:
+        colours = [image] * 3 if image.ndim == 2 else cv2.split(image)[::-1]
+        image = cv2.merge([*colours, alpha])
+    elif image.ndim == 3:
+        image = image.copy()
+        exchange_red_and_blue(image)
     try:
-        encoded, data = cv2.imencode(extension, bgr, options)
+        if kinds:
+            encoded, data = cv2.imencodeWithMetadata(extension, image, kinds, chunks, options)
+        else:
+            encoded, data = cv2.imencode(extension, image, options)
     except cv2.error as error:
         raise ValueError(f"{path}: {error.err}") from error
     if not encoded:
         raise ValueError(f"{path}: this picture cannot be stored as {extension}")
     with replacing(path) as file:
         file.write(data)
+
+
+def as_storable(image, extension):
+    """A picture, or None, in the deepest type up to its own that a format can hold."""
+    if image is not None and image.dtype.kind == "f" and extension not in FLOAT:
+        image = quantise(image, np.uint16)
+    if image is not None and image.dtype == np.uint16 and extension not in DEEP:
+        image = to_8_bit(image)
+    return image
 
 
 def to_ycbcr(image, device="cpu"):
@@ -196,3 +412,17 @@ def to_gray(image):
         return image
     weights = np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])
     return np.floor(image @ weights + 0.5).astype(np.uint8)
+
+
+def contact_sheet_row(pictures, captions, width=THUMBNAIL):
+    """Pictures of one size as a row of captioned thumbnails, (h, w, 3) 8-bit RGB."""
+    shape = pictures[0].shape
+    size = (width, max(1, round(shape[0] * width / shape[1])))
+    cells = []
+    for picture, caption in zip(pictures, captions, strict=True):
+        small = cv2.resize(to_8_bit(picture), size, interpolation=cv2.INTER_AREA)
+        small = np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small
+        label = np.full((CAPTION, width, 3), 255, np.uint8)
+        cv2.putText(label, caption, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0))
+        cells.append(np.concatenate([small, label]))
+    return np.concatenate(cells, axis=1)

@@ -64,7 +64,7 @@ def test_scores_are_those_of_the_saved_pictures(folder, model, tmp_path, stack, 
             )
             assert np.array_equal(fused, saved)
     cells = len(methods) + (3 if stack else 2)
-    assert utils.read_image(str(sheet)).shape[1] == cells * evaluate.THUMBNAIL
+    assert utils.read_image(str(sheet)).shape[1] == cells * utils.THUMBNAIL
 
     text = capsys.readouterr().out
     for method in methods:

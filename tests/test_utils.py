@@ -1,6 +1,9 @@
 """Pictures in and out, and their colour."""
 
 import os
+import struct
+import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -55,17 +58,211 @@ def test_colours_are_rgb(tmp_path):
     assert cv2.imread(str(tmp_path / "red.png"))[0, 0].tolist() == [0, 0, 255]
 
 
-def test_alpha_is_dropped_and_orientation_applied(tmp_path):
-    path = str(tmp_path / "alpha.png")
-    cv2.imwrite(path, np.full((4, 6, 4), 100, np.uint8))
-    assert utils.read_image(path).shape == (4, 6, 3)
-    data = cv2.imencode(".jpg", np.full((4, 6, 3), 100, np.uint8))[1].tobytes()
-    # An APP1 segment with one EXIF entry: orientation 6, turned by a quarter.
-    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
-    path = tmp_path / "turned.jpg"
+def exif(orientation=6, width=6, height=4, order=">"):
+    """EXIF as cameras write it: orientation, size, time, exposure time and a thumbnail."""
+    mark = b"MM" if order == ">" else b"II"
+    time = b"2026:11:24 12:00:00\0"
+
+    def entry(tag, kind, count, value):
+        value = struct.pack(order + {3: "HH", 4: "I"}[kind], value, *[0] * (kind == 3))
+        return struct.pack(order + "HHI", tag, kind, count) + value
+
+    def directory(entries, following):
+        return (
+            struct.pack(order + "H", len(entries))
+            + b"".join(entries)
+            + struct.pack(order + "I", following)
+        )
+
+    # Offsets: header 8, main directory 2 + 2*12 + 4 = 30, Exif directory 2 + 4*12 + 4 = 54.
+    times, exposure, thumbnail = 92, 112, 120
+    main = directory(
+        [entry(0x0112, 3, 1, orientation), entry(0x8769, 4, 1, 38)],
+        following=thumbnail,
+    )
+    shot = directory(
+        [
+            struct.pack(order + "HHII", 0x829A, 5, 1, exposure),
+            struct.pack(order + "HHII", 0x9003, 2, len(time), times),
+            entry(0xA002, 4, 1, width),
+            entry(0xA003, 4, 1, height),
+        ],
+        following=0,
+    )
+    header = mark + struct.pack(order + "HI", 42, 8)
+    values = time + struct.pack(order + "II", 1, 250)
+    return header + main + shot + values + directory([entry(0x0100, 4, 1, 160)], following=0)
+
+
+def icc():
+    """A small profile that libpng takes: a header, and tags that all have one value."""
+    tags = b"".join(
+        name + struct.pack(">II", 132 + 9 * 12, 20)
+        for name in (
+            b"rXYZ",
+            b"gXYZ",
+            b"bXYZ",
+            b"rTRC",
+            b"gTRC",
+            b"bTRC",
+            b"wtpt",
+            b"cprt",
+            b"desc",
+        )
+    )
+    body = struct.pack(">I", 9) + tags + b"XYZ \0\0\0\0" + struct.pack(">iii", 63190, 65536, 54061)
+    profile = bytearray(128) + body
+    profile[:4] = len(profile).to_bytes(4, "big")
+    profile[8:24] = b"\x02\x10\0\0mntrRGB XYZ "
+    profile[36:40] = b"acsp"
+    profile[68:80] = struct.pack(">iii", 63190, 65536, 54061)
+    return bytes(profile)
+
+
+XMP = (
+    b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'</x:xmpmeta><?xpacket end="w"?>'
+)
+
+
+def turned_jpeg(path, image, orientation):
+    """A JPEG file with an EXIF segment that says how to turn it."""
+    data = cv2.imencode(".jpg", image)[1].tobytes()
+    segment = b"Exif\0\0" + exif(orientation)
+    segment = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
     path.write_bytes(data[:2] + segment + data[2:])
-    assert utils.read_image(str(path)).shape == (6, 4, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_once(tmp_path, orientation):
+    """In JPEG, which OpenCV turns, as in PNG, which we do; and not again in what is written."""
+    image = np.zeros((8, 16), np.uint8)
+    image[:4, :4] = 250  # the corner at the top left
+    path = tmp_path / "turned.jpg"
+    turned_jpeg(path, image, orientation)
+    jpeg = utils.read_picture(str(path))
+    assert utils.orientation(jpeg.metadata["EXIF"]) == 1
+    written = str(tmp_path / "written.png")
+    utils.write_image(written, jpeg.pixels, metadata=jpeg.metadata)
+    assert np.array_equal(utils.read_image(written), jpeg.pixels)
+    chunks = [np.frombuffer(exif(orientation), np.uint8)]
+    data = cv2.imencodeWithMetadata(".png", image, [cv2.IMAGE_METADATA_EXIF], chunks)[1]
+    (tmp_path / "turned.png").write_bytes(data.tobytes())
+    png = utils.read_image(str(tmp_path / "turned.png"))
+    assert png.shape == ((8, 16) if orientation < 5 else (16, 8))
+    assert np.abs(png.astype(int) - jpeg.pixels).max() < 40
+    bright = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0)}  # where the corner is seen
+    bright |= {5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
+    assert png[bright[orientation]] == 250
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_exif_values(order):
+    data = exif(orientation=3, order=order)
+    assert utils.orientation(data) == 3
+    assert utils.exif_value(data, 0x9003) == "2026:11:24 12:00:00"
+    assert utils.exif_value(data, 0x829A) == 1 / 250
+    assert utils.exif_value(data, 0xA002) == 6
+    assert utils.exif_value(data, 0x9999) is None
+    anew = utils.describe_anew(data, (10, 20, 3))
+    assert utils.orientation(anew) == 1
+    assert (utils.exif_value(anew, 0xA002), utils.exif_value(anew, 0xA003)) == (20, 10)
+    assert utils.exif_entries(data)[2] == 34
+    assert anew[34:38] == bytes(4)  # no thumbnail follows
+
+
+def test_damaged_exif_does_no_harm():
+    data = exif()
+    for length in range(len(data)):
+        utils.describe_anew(data[:length], (5, 5))
+        assert utils.orientation(data[:length]) in (1, 6)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for place in rng.integers(2, len(data), 3):
+            damaged[place] = rng.integers(256)
+        utils.describe_anew(bytes(damaged), (5, 5))
+        utils.exif_value(bytes(damaged), 0x9003)
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".avif"])
+def test_metadata_round_trip(tmp_path, extension):
+    metadata = {"EXIF": exif(1), "ICC": icc(), "XMP": XMP}
+    path = str(tmp_path / f"x{extension}")
+    image = picture()
+    utils.write_image(path, image, metadata=metadata)
+    data = Path(path).read_bytes()
+    expected = utils.describe_anew(metadata["EXIF"], image.shape)
+    assert expected in data
+    assert XMP in data
+    if extension == ".png":
+        _, _, rest = data[data.index(b"iCCP") + 4 :].partition(b"\0\0")  # name, method
+        assert zlib.decompressobj().decompress(rest) == metadata["ICC"]
+    else:
+        assert metadata["ICC"] in data
+    back = utils.read_picture(path).metadata
+    assert back["EXIF"] == expected
+    if extension != ".avif":  # of which OpenCV reads EXIF alone
+        assert back["XMP"] == XMP
+    if extension in (".jpg", ".webp"):
+        assert back["ICC"] == metadata["ICC"]
+    assert utils.read_exif(path) == back["EXIF"]
+
+
+def test_what_a_format_cannot_hold_is_said(tmp_path):
+    image, alpha = picture(), picture(shape=(20, 30))
+    with pytest.warns(UserWarning, match=r"x\.tif: EXIF and XMP not written"):
+        utils.write_image(str(tmp_path / "x.tif"), image, metadata={"XMP": XMP, "EXIF": exif()})
+    with pytest.warns(UserWarning, match=r"x\.jpg: written without alpha"):
+        utils.write_image(str(tmp_path / "x.jpg"), image, alpha=alpha)
+    assert utils.read_image(str(tmp_path / "x.tif")).shape == image.shape
+
+
+@pytest.mark.parametrize("extension", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_alpha_round_trip(tmp_path, extension, shape, dtype):
+    path = str(tmp_path / f"x{extension}")
+    image, alpha = picture(dtype, shape), picture(dtype, shape[:2])
+    utils.write_image(path, image, alpha=alpha)
+    back = utils.read_picture(path)
+    if extension != ".webp":
+        pixels = back.pixels if len(shape) == 3 else back.pixels[..., 0]
+        assert np.array_equal(pixels, image)
+        assert np.array_equal(back.alpha, alpha)
+    assert back.alpha.shape == shape[:2]
+
+
+def test_kinds_of_png(tmp_path):
+    """Grey with alpha, a palette, one bit: what OpenCV does not write, as libpng's users do."""
+
+    def png(name, bits, colour, rows, *chunks):
+        def chunk(kind, data):
+            crc = zlib.crc32(kind + data)
+            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+        header = struct.pack(">IIBBBBB", 4, 2, bits, colour, 0, 0, 0)
+        parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        path = tmp_path / name
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+        return utils.read_picture(str(path))
+
+    both = png("grey_alpha.png", 8, 4, b"\0" + bytes(range(8)) + b"\0" + bytes(range(8, 16)))
+    assert both.pixels.tolist() == [[0, 2, 4, 6], [8, 10, 12, 14]]
+    assert both.alpha.tolist() == [[1, 3, 5, 7], [9, 11, 13, 15]]
+    palette = png(
+        "palette.png", 8, 3, b"\0\0\1\2\0\0\2\1\0\0", (b"PLTE", bytes([9, 8, 7, 1, 2, 3, 4, 5, 6]))
+    )
+    assert palette.pixels[0].tolist() == [[9, 8, 7], [1, 2, 3], [4, 5, 6], [9, 8, 7]]
+    assert palette.alpha is None
+    bits = png("bits.png", 1, 0, b"\0\xa0\0\x50")
+    assert bits.pixels.tolist() == [[255, 0, 255, 0], [0, 255, 0, 255]]
+
+
+def test_unused_fourth_bytes_are_no_alpha(tmp_path):
+    path = str(tmp_path / "x.png")
+    cv2.imwrite(path, np.dstack([picture(), np.zeros((20, 30), np.uint8)]))
+    assert utils.read_picture(path).alpha is None
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".tif", ".webp", ".bmp"])
