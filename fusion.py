@@ -80,7 +80,17 @@ class ShiftedSum(nn.Module):
 
 
 @torch.inference_mode()
-def fuse(model, images, tile=None, progress=False, refine=None, chroma="paper", fast=None):
+def fuse(
+    model,
+    images,
+    tile=None,
+    progress=False,
+    refine=None,
+    chroma="paper",
+    fast=None,
+    strength=1.0,
+    dtype=None,
+):
     """Fuses two or more exposures of one scene, in any order.
 
     model: a DeepFuse or PyramidDeepFuse in eval mode, on any device; see prepare.
@@ -94,8 +104,10 @@ def fuse(model, images, tile=None, progress=False, refine=None, chroma="paper", 
     chroma: "paper" for fuse_chroma, "relative" for fuse_relative_chroma.
     fast: whether to run the network on reduced pictures, see fast_luma_function; by default where
         the pictures have FAST_FROM pixels.
+    strength: the share of the network's luma in the result; the rest is the exposures' mean.
+    dtype: of the result; by default the images' deepest.
 
-    Returns the fused picture, with the images' size and colour, in their deepest type.
+    Returns the fused picture, with the images' size and colour.
     Raises ValueError where there are fewer than two images, or they differ in size or colour or
     hold floats outside [0, 1].
     """
@@ -123,12 +135,14 @@ def fuse(model, images, tile=None, progress=False, refine=None, chroma="paper", 
             return refine_luma(y_f, lumas.transpose(0, 1), refine, picture)
     else:
         fuse_luma = luma_function(model, images, tile)
-    fused = np.empty(images[0].shape, np.result_type(*images))
+    fused = np.empty(images[0].shape, dtype or np.result_type(*images))
 
     def work(outer, inner, place):
         stack = read(images, outer, device)  # (K, 3 or 1, h, w)
         y = fuse_luma(stack[:, :1], outer)[(..., *inner)]
         stack = stack[(..., *inner)]
+        if strength != 1:
+            y = torch.lerp(stack[:, :1].mean(dim=0, keepdim=True), y, strength)
         if chroma == "relative":
             cbcr = fuse_relative_chroma(stack, y[0])
         else:
@@ -299,7 +313,13 @@ def fast_luma_function(model, images, tile, refine):
     sources = lumas.transpose(0, 1)  # (1, K, h, w)
     if refine:
         y_f = refine_luma(y_f, sources, refine)
-    model_of_window = linear_models(sources, y_f)
+    model_of_window = torch.empty(1, len(images) + 1, *y_f.shape[-2:], device=device)
+
+    def work(outer, inner, place):
+        part = linear_models(sources[(..., *outer)], y_f[(..., *outer)])
+        model_of_window[(..., *place)] = part[(..., *inner)]
+
+    in_tiles(work, y_f.shape[-2:], TILE, 2 * (WINDOW // 2))
 
     def fuse_luma(lumas, place):
         gain = enlarge(model_of_window, factor, place)  # (1, K + 1, h, w)
@@ -473,6 +493,7 @@ def check(images):
             raise ValueError(
                 "the pictures differ in size: "
                 f"{shape[1]}x{shape[0]} and {image.shape[1]}x{image.shape[0]}"
+                f"{explain(image.shape[:2], shape[:2])}"
             )
         if image.ndim != len(shape):
             raise ValueError("some pictures are grey and some in colour")
@@ -481,3 +502,12 @@ def check(images):
                 raise ValueError("float pictures must lie in [0, 1]")
         elif image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"pictures must be uint8, uint16 or float, not {image.dtype}")
+
+
+def explain(size, other):
+    """What two sizes (H, W) that should be one have come from, where it can be told."""
+    if size == other[::-1]:
+        return "; one lacks the EXIF orientation that turns it as the other"
+    if all(abs(a - b) <= 0.02 * b for a, b in zip(size, other, strict=True)):
+        return "; pictures that nearly fit can be brought to one size by alignment (--align)"
+    return ""

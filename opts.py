@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import sys
+import warnings
 
 WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights", "deepfuse.pth")
 
@@ -165,33 +166,130 @@ class TestOptions:
     __test__ = False  # pytest takes classes of such a name for tests
 
     def __init__(self):
-        self.parser = parser = Parser("Fuse an under- and an over-exposed photo of one scene.")
-        parser.add_argument("--image1", required=True, help="one exposure")
-        parser.add_argument("--image2", required=True, help="the other; their order is free")
-        parser.add_argument("--model", default=WEIGHTS, help="checkpoint file")
-        parser.add_argument("--res", default="result.png", help="picture file to write")
-        parser.add_argument("--H", type=at_least(1), help="height to resize to, with --W")
-        parser.add_argument("--W", type=at_least(1), help="width to resize to, with --H")
-        add_fast_option(parser)
-        add_refine_option(
-            parser,
-            "steps of gradient ascent on the fused luma's own MEF-SSIM; 5 of reduced pictures, "
-            "else 0, unless given",
-            None,
+        self.parser = parser = Parser(
+            "Fuse an under- and an over-exposed photo of one scene, or any number of exposures."
         )
-        add_chroma_option(parser)
-        add_precision_option(parser)
-        parser.add_argument(
+        source = parser.add_argument_group("which pictures")
+        source.add_argument("--image1", help="one exposure")
+        source.add_argument("--image2", help="the other; their order is free")
+        source.add_argument(
+            "--images", nargs="+", metavar="IMAGE", help="two or more exposures, in any order"
+        )
+        source.add_argument(
+            "--folder",
+            help="fuse every sub-folder of it, all files as one bracket, and its own photos, in "
+            "brackets as their EXIF times and exposures tell",
+        )
+        source.add_argument(
+            "--group",
+            type=at_least(2),
+            metavar="N",
+            help="brackets of the folder's own photos: N each",
+        )
+        source.add_argument("--model", default=WEIGHTS, help="checkpoint file")
+
+        result = parser.add_argument_group("the result")
+        result.add_argument(
+            "--res",
+            help="picture file to write (result.png unless given); with --folder, the folder to "
+            "write to (fused unless given)",
+        )
+        result.add_argument(
+            "--name",
+            default="{scene}_fused.jpg",
+            help="with --folder, a result's file name; {scene} is the sub-folder's name or that of "
+            "the bracket's first file",
+        )
+        result.add_argument(
+            "--skip_existing",
+            action="store_true",
+            help="with --folder, leave results that are there",
+        )
+        result.add_argument("--H", type=at_least(1), help="height to resize to, with --W")
+        result.add_argument("--W", type=at_least(1), help="width to resize to, with --H")
+        result.add_argument(
+            "--depth",
+            choices=("8", "16", "float"),
+            help="bits of a channel, where the format has them (float: TIFF); as the pictures have "
+            "unless given",
+        )
+        result.add_argument(
+            "--quality", type=between(1, 100), default=95, help="of JPEG, WebP and AVIF, to 100"
+        )
+        result.add_argument(
+            "--preview",
+            action="store_true",
+            help="write exposures and result as a contact sheet beside it, as <result>_preview.jpg",
+        )
+        result.add_argument(
             "--panel",
             action="store_true",
             help="write under | over | fused | y_hat side by side instead of the fused picture",
         )
+
+        scene = parser.add_argument_group("hand-held photos and moving scenes")
+        scene.add_argument(
+            "--align",
+            nargs="?",
+            choices=("yes", "try"),
+            const="yes",
+            help="register all exposures to the middle one first; what cannot be registered is not "
+            "fused, or with --align=try, fused as it is",
+        )
+        scene.add_argument(
+            "--no_crop",
+            action="store_true",
+            help="after --align, keep the middle exposure's size; without, what all exposures show",
+        )
+        scene.add_argument(
+            "--deghost",
+            action="store_true",
+            help="where an exposure shows something else than the middle one, show the latter",
+        )
+
+        look = parser.add_argument_group("how it is fused")
+        add_fast_option(look)
+        add_refine_option(
+            look,
+            "steps of gradient ascent on the fused luma's own MEF-SSIM; 5 of reduced pictures, "
+            "else 0, unless given",
+            None,
+        )
+        add_chroma_option(look)
+        look.add_argument(
+            "--strength",
+            type=number(0, 1),
+            default=1.0,
+            help="share of the network's luma; the rest is the exposures' plain average",
+        )
+        add_precision_option(look)
         add_machine_options(parser)
+        parser.add_argument(
+            "--verbose", action="store_true", help="say what --align and --deghost did"
+        )
 
     def parse(self, argv=None):
         options = self.parser.parse_args(argv)
+        error = self.parser.error
         if (options.H is None) != (options.W is None):
-            self.parser.error("--H and --W go together")
+            error("--H and --W go together")
+        pair = [image for image in (options.image1, options.image2) if image is not None]
+        if len(pair) == 1:
+            error("--image1 and --image2 go together")
+        if sum((bool(pair), options.images is not None, options.folder is not None)) != 1:
+            error("give --image1 and --image2, or --images, or --folder")
+        if options.folder is None and (options.group or options.skip_existing):
+            error("--group and --skip_existing are for --folder")
+        if options.folder is not None and "{scene}" not in options.name:
+            error(f"--name {options.name}: has no {{scene}}")
+        if pair:
+            options.images = pair
+        if options.panel and options.folder is None and len(options.images) != 2:
+            error("--panel is for two exposures")
+        if options.no_crop and not options.align:
+            error("--no_crop is for --align")
+        if options.res is None:
+            options.res = "result.png" if options.folder is None else "fused"
         return options
 
 
@@ -286,20 +384,31 @@ def add_machine_options(parser):
 
 
 def run(script, work, options):
-    """Calls work(options) and returns the script's exit status.
+    """Calls work(options) and returns the script's exit status, which is what that returns, or 0.
 
     An OSError or ValueError is a mistake that the user can mend: one line on stderr, status 2.
+    Warnings are lines like that.
     """
-    try:
-        work(options)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            error = f"{error.filename}: {error.strerror}"
-        print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130  # as shells report SIGINT
-    return 0
+
+    def say(message, *_):
+        print(f"{script}: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = say
+        try:
+            return work(options) or 0
+        except (OSError, ValueError) as error:
+            say(describe(error))
+            return 2
+        except KeyboardInterrupt:
+            return 130  # as shells report SIGINT
+
+
+def describe(error):
+    """An exception as one line."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
 
 
 def named_folder(text):
@@ -312,14 +421,20 @@ def named_folder(text):
 
 def at_least(lowest):
     """Parser of an integer >= lowest."""
+    return between(lowest, math.inf)
+
+
+def between(lowest, highest):
+    """Parser of an integer from lowest to highest."""
 
     def parse(text):
         try:
             value = int(text)
         except ValueError:
             value = lowest - 1
-        if value < lowest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {lowest}")
+        if not lowest <= value <= highest:
+            range_ = f"of at least {lowest}" if highest == math.inf else f"in {lowest} to {highest}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer {range_}")
         return value
 
     return parse

@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import time
-import warnings
 
 import numpy as np
 import torch
@@ -459,15 +458,16 @@ def plot(path, state):
     plt.close(figure)
 
 
+def command(options):
+    train(options)  # whose losses are no exit status
+
+
 def main(argv=None):
-    options = TrainOptions().parse(argv)
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"train.py: {message}", file=sys.stderr)
-        try:
-            return run("train.py", train, options)
-        except TrainingError as error:
-            print(f"train.py: {error}", file=sys.stderr)
-            return 1
+    try:
+        return run("train.py", command, TrainOptions().parse(argv))
+    except TrainingError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

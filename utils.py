@@ -396,9 +396,16 @@ def quantise(image, dtype):
 
 def to_8_bit(image):
     """A picture of any depth as uint8, rounded to the nearest level."""
-    if image.dtype == np.uint8:
+    return as_type(image, np.uint8)
+
+
+def as_type(image, dtype):
+    """A picture of any depth in another, rounded to the nearest level."""
+    if image.dtype == dtype:
         return image
-    return quantise(image / 65535 if image.dtype == np.uint16 else image, np.uint8)
+    if image.dtype.kind == "u":
+        image = image / np.iinfo(image.dtype).max
+    return quantise(image, dtype)
 
 
 def to_gray(image):

@@ -3,14 +3,21 @@
 import math
 import os
 import pickle
+import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import expose, write_bracket
+from test_align import blocks, motion, moving, see
+from test_utils import exif
 
+import align
 import fusion
 import inference
 import loss
@@ -165,7 +172,9 @@ def mistakes(tmp_path, files, pair):
     yield "--device", "cuda:99", "not available"
     yield "--device", "meta", "neither a CPU nor a CUDA GPU"
     utils.write_image(str(tmp_path / "small.png"), pair[0][:-1])
-    yield "--image2", str(tmp_path / "small.png"), "75x61 and 75x60"
+    yield "--image2", str(tmp_path / "small.png"), "75x61 and 75x60; pictures that nearly fit"
+    utils.write_image(str(tmp_path / "turned.png"), np.rot90(pair[0]))
+    yield "--image2", str(tmp_path / "turned.png"), "75x61 and 61x75; one lacks the EXIF orient"
     utils.write_image(str(tmp_path / "grey.png"), pair[0][..., 0])
     yield "--image2", str(tmp_path / "grey.png"), "some pictures are grey"
 
@@ -191,14 +200,46 @@ def test_a_failed_run_leaves_the_old_result(files, pair):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--H", "10"], ["--W", "0", "--H", "5"], ["--bogus"], ["--full", "--fast"]]
+    "flags",
+    [
+        ["--H", "10"],
+        ["--W", "0", "--H", "5"],
+        ["--bogus"],
+        ["--full", "--fast"],
+        ["--images", "a.png", "b.png"],
+        ["--folder", "photos"],
+        ["--group", "3"],
+        ["--no_crop"],
+        ["--align=perhaps"],
+        ["--quality", "101"],
+        ["--strength", "1.5"],
+        ["--depth", "12"],
+    ],
 )
 def test_bad_flags_get_one_line(files, flags, capsys):
     with pytest.raises(SystemExit) as caught:
         run(files, *flags)
     assert caught.value.code == 2
     err = capsys.readouterr().err
-    assert flags[0] in err
+    assert flags[0].partition("=")[0] in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ([], "give --image1 and --image2, or --images, or --folder"),
+        (["--image1", "a.png"], "--image2"),
+        (["--images", "a.png", "b.png", "c.png", "--panel"], "two exposures"),
+        (["--folder", "photos", "--name", "x.jpg"], "{scene}"),
+    ],
+)
+def test_flags_that_say_too_little(flags, reason, capsys):
+    with pytest.raises(SystemExit) as caught:
+        inference.main(flags)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert reason in err
     assert err.count("\n") == 1
 
 
@@ -207,3 +248,340 @@ def test_sizes_that_cannot_be_had(files, capfd):
     err = capfd.readouterr().err
     assert err.startswith("inference.py: --H 1000000 --W 1000000: ")
     assert err.count("\n") == 1
+
+
+def fuse_files(files, paths, *flags):
+    """Runs the command on some picture files; the checkpoint and result are the fixture's."""
+    kept = ("--model", "--res", "--device")
+    arguments = [part for flag in kept for part in (flag, files[flag])]
+    return inference.main(["--images", *map(str, paths), *arguments, *flags])
+
+
+def test_a_stack_in_any_order(tmp_path, files):
+    paths = write_bracket(tmp_path / "scene")
+    images = [utils.read_image(str(path)) for path in paths]
+    expected = fusion.fuse(load_model(files["--model"]), images)
+    for order in ((0, 1, 2), (2, 0, 1)):
+        assert fuse_files(files, [paths[k] for k in order], "--precision", "float32") == 0
+        result = utils.read_image(files["--res"]).astype(int)
+        assert np.abs(result - expected).max() <= 1  # sums in another order
+
+
+def as_file(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def cmyk_jpeg(gray):
+    """A JPEG of four components, all of them alike, as print shops use: OpenCV writes none."""
+    data = cv2.imencode(".jpg", gray, [cv2.IMWRITE_JPEG_OPTIMIZE, 0])[1].tobytes()
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    size = data[frame + 5 : frame + 9]
+    tables = data[2:frame] + data[frame + 13 : scan]
+    components = b"".join(bytes([i, 0x11, 0]) for i in (1, 2, 3, 4))
+    header = b"\xff\xc0\x00\x14\x08" + size + b"\x04" + components
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(5)
+    coded = data[scan + 10 : -2]
+    scans = b"".join(
+        b"\xff\xda\x00\x08\x01" + bytes([i, 0, 0, 63, 0]) + coded for i in (1, 2, 3, 4)
+    )
+    return b"\xff\xd8" + adobe + tables + header + scans + b"\xff\xd9"
+
+
+def animated_webp(path, frames):
+    animation = cv2.Animation()
+    animation.frames = [cv2.cvtColor(frame, cv2.COLOR_RGB2BGRA) for frame in frames]
+    animation.durations = np.array([100] * len(frames))
+    assert cv2.imwriteanimation(str(path), animation)
+    return path
+
+
+def unusual_brackets(folder, pair):
+    """(name, picture files, what the command answers: None where it fuses them)."""
+
+    def png(name, image):
+        path = folder / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        utils.write_image(str(path), image)
+        return path
+
+    under, over = (png(f"p{k}", image) for k, image in enumerate(pair))
+    black, white = (png(f"c{v}", np.full_like(pair[0], v)) for v in (0, 255))
+    gray = [utils.to_gray(image) for image in pair]
+    jpegs = [as_file(folder / f"cmyk{k}.jpg", cmyk_jpeg(image)) for k, image in enumerate(gray)]
+    webp = animated_webp(folder / "animated.webp", [pair[0], pair[1]])
+    name = "Täst · 夜 with spaces"
+    yield "one exposure", [under], "two or more pictures, not 1"
+    yield "twenty exposures", [under, over] * 10, None
+    yield "identical exposures", [under, under], None
+    yield "black and white", [black, white], None
+    yield "two black ones", [black, black], None
+    yield "a black one", [black, over], None
+    yield "CMYK", jpegs, None
+    yield "animated WebP, the first picture of it", [webp, over], None
+    yield "non-ASCII names", [png(f"{name}/{name}{k}", image) for k, image in enumerate(pair)], None
+    yield "single pixels", [png(f"1x1{k}", image[:1, :1]) for k, image in enumerate(pair)], None
+    yield "a panorama", [png(f"wide{k}", np.tile(i, (1, 60, 1))) for k, i in enumerate(pair)], None
+    deep = png("deep", pair[0].astype(np.uint16) * 257)
+    yield "depths mixed", [deep, over], None
+
+
+def test_unusual_brackets(tmp_path, files, pair, capfd):
+    (tmp_path / "in").mkdir()
+    for name, paths, reason in unusual_brackets(tmp_path / "in", pair):
+        Path(files["--res"]).unlink(missing_ok=True)
+        status = fuse_files(files, paths, "--refine", "1")
+        err = capfd.readouterr().err
+        if reason:
+            assert status == 2, name
+            assert reason in err, name
+            assert str(paths[0]) in err
+            assert err.count("\n") == 1
+            assert not Path(files["--res"]).exists()
+        else:
+            assert status == 0, name
+            assert not err, name
+            first = utils.read_image(str(paths[0]))
+            result = utils.read_image(files["--res"])
+            assert result.shape == first.shape, name
+            if name in ("identical exposures", "two black ones"):
+                assert np.abs(result.astype(int) - first).mean() < 60, name
+
+
+def test_a_read_only_target(tmp_path, files, capfd):
+    if os.getuid() == 0:
+        pytest.skip("root may write everywhere")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert run({**files, "--res": str(tmp_path / "locked" / "x.png")}) == 2
+    assert "no permission" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX's")
+def test_a_full_disk(tmp_path, files):
+    """As a process whose files may not grow beyond a kilobyte: the old result stays."""
+    run(files)
+    before = Path(files["--res"]).read_bytes()
+    names = sorted(os.listdir(tmp_path))
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"
+    script = f"{limit}; import inference; sys.exit(inference.main(sys.argv[1:]))"
+    flags = [part for item in files.items() for part in item]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert files["--res"] in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert Path(files["--res"]).read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == names
+
+
+@pytest.mark.parametrize("flags", [[], ["--fast"], ["--refine", "2"]])
+def test_smooth_gradients_have_no_bands(tmp_path, files, flags):
+    """A 16-bit gradient comes out with far more than 256 levels, and ever rising."""
+    ramp = np.tile(np.linspace(0.1, 0.5, 1500), (60, 1))
+    paths = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    for path, gain in zip(paths, (1, 1.9), strict=True):
+        utils.write_image(str(path), utils.quantise(np.dstack([ramp * gain] * 3), np.uint16))
+    weights = ["--model", opts.WEIGHTS]
+    result = tmp_path / "result.tif"
+    assert fuse_files(files, paths, *weights, "--res", str(result), *flags) == 0
+    fused = utils.read_image(str(result))
+    assert fused.dtype == np.uint16
+    row = fused[30, 50:-50, 0].astype(int)
+    assert len(np.unique(row)) > 1000
+    assert np.diff(row).min() > -64  # a quarter of a level of 255: bfloat16's grain
+    assert np.diff(row).max() < 257  # bands would be steps of a level
+
+
+def test_depth_quality_and_strength(tmp_path, files, pair):
+    result = tmp_path / "deep.png"
+    assert run({**files, "--res": str(result)}, "--depth", "16", "--strength", "0.5") == 0
+    deep = utils.read_image(str(result))
+    expected = fusion.fuse(network(files), pair, strength=0.5, dtype=np.uint16)
+    assert np.array_equal(deep, expected)
+    assert len(np.unique(deep)) > 256
+    result = tmp_path / "float.tif"
+    assert run({**files, "--res": str(result)}, "--depth", "float") == 0
+    assert utils.read_image(str(result)).dtype == np.float32
+    sizes = []
+    for quality in ("20", "90"):
+        result = tmp_path / "x.jpg"
+        assert run({**files, "--res": str(result)}, "--quality", quality) == 0
+        sizes.append(result.stat().st_size)
+    assert sizes[0] < sizes[1] / 2
+
+
+def test_preview_lies_beside_the_result(tmp_path, files):
+    assert run(files, "--preview") == 0
+    sheet = utils.read_image(str(tmp_path / "result_preview.jpg"))
+    assert sheet.shape[1] == 3 * 480
+
+
+def test_alpha_is_kept_where_it_is_common(tmp_path, files, pair, capfd):
+    alpha = np.arange(61 * 75, dtype=np.uint8).reshape(61, 75)
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, image in zip(paths, pair, strict=True):
+        utils.write_image(str(path), image, alpha=alpha)
+    assert fuse_files(files, paths) == 0
+    assert np.array_equal(utils.read_picture(files["--res"]).alpha, alpha)
+    utils.write_image(str(paths[1]), pair[1], alpha=255 - alpha)
+    assert fuse_files(files, paths) == 0
+    err = capfd.readouterr().err
+    assert "without alpha, in which the pictures differ" in err
+    assert err.count("\n") == 1
+    assert utils.read_picture(files["--res"]).alpha is None
+
+
+def test_metadata_are_the_middle_exposures(tmp_path, files, capfd):
+    paths = write_bracket(tmp_path / "scene", extension=".jpg")
+    for number, path in enumerate(paths):
+        image = utils.read_image(str(path))
+        utils.write_image(str(path), image, metadata={"EXIF": exif(1, number, number)})
+    middle = utils.read_picture(str(paths[1])).metadata
+    result = str(tmp_path / "result.jpg")
+    assert fuse_files(files, paths, "--res", result) == 0
+    assert utils.read_picture(result).metadata == middle
+    assert not capfd.readouterr().err
+    assert fuse_files(files, paths, "--res", str(tmp_path / "result.tif")) == 0
+    assert "EXIF not written" in capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def hand_held(tmp_path_factory):
+    """Three exposures of a moved camera, as files."""
+    folder = tmp_path_factory.mktemp("hand_held")
+    radiance = blocks(380, 500, seed=1)
+    paths = []
+    for k, (move, gain) in enumerate((({"shift": (6, -3)}, 0.3), ({}, 1), ({"rotation": 1}, 4))):
+        paths.append(folder / f"{k}.png")
+        utils.write_image(str(paths[-1]), expose(see(radiance, motion(**move)), gain))
+    return paths
+
+
+def test_alignment(hand_held, tmp_path, files, capfd):
+    assert fuse_files(files, hand_held, "--align", "--verbose") == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[1].endswith("1.png: the reference")
+    assert "moved by 6.0" in lines[0] or "moved by 5.9" in lines[0]
+    result = utils.read_image(files["--res"])
+    images = [utils.read_image(str(path)) for path in hand_held]
+    expected = fusion.fuse(network(files), align.align(images)[0])
+    assert np.array_equal(result, expected)
+    assert result.shape < images[0].shape
+    assert fuse_files(files, hand_held, "--align", "--no_crop") == 0
+    assert utils.read_image(files["--res"]).shape == images[0].shape
+
+
+def test_what_cannot_be_aligned(hand_held, tmp_path, files, capfd):
+    strange = expose(see(blocks(380, 500, seed=2), motion()), 1)
+    utils.write_image(str(tmp_path / "strange.png"), strange)
+    paths = [hand_held[1], tmp_path / "strange.png"]
+    assert fuse_files(files, paths, "--align") == 2
+    err = capfd.readouterr().err
+    assert "exposure 2 cannot be aligned" in err or "exposure 1 cannot be aligned" in err
+    assert err.count("\n") == 1
+    assert not Path(files["--res"]).exists()
+    assert fuse_files(files, paths, "--align=try") == 0
+    err = capfd.readouterr().err
+    assert "fused unaligned: " in err
+    assert err.count("\n") == 1
+
+
+def test_movement(tmp_path, files, capfd):
+    images, _, _ = moving(blocks(380, 500, seed=1))
+    paths = [tmp_path / f"m{k}.png" for k in range(3)]
+    for path, image in zip(paths, images, strict=True):
+        utils.write_image(str(path), image)
+    assert fuse_files(files, paths, "--deghost", "--verbose") == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.endswith(": 0.0% replaced as moved") for line in lines] == [True, True, False]
+    expected = fusion.fuse(network(files), align.deghost(images)[0])
+    assert np.array_equal(utils.read_image(files["--res"]), expected)
+
+
+def fuse_folder(files, folder, results, *flags):
+    arguments = ["--model", files["--model"], "--device", "cpu", "--folder", str(folder)]
+    return inference.main([*arguments, "--res", str(results), *flags])
+
+
+def test_a_folder_of_scenes(brackets, tmp_path, files, capfd):
+    results = tmp_path / "results"
+    assert fuse_folder(files, brackets, results, "--name", "{scene}.png", "--preview") == 0
+    assert not capfd.readouterr().err.replace("\r", "").strip().startswith("inference.py")
+    scenes = sorted(os.listdir(brackets))
+    assert sorted(os.listdir(results)) == sorted(
+        name for scene in scenes for name in (f"{scene}.png", f"{scene}_preview.jpg")
+    )
+    for scene in scenes:
+        images = [utils.read_image(path) for path in utils.find_pictures(brackets / scene)]
+        fused = utils.read_image(str(results / f"{scene}.png"))
+        assert np.array_equal(fused, fusion.fuse(network(files), images))
+
+
+def test_failed_scenes_are_named_and_the_others_fused(tmp_path, files, capfd):
+    folder, results = tmp_path / "in", tmp_path / "in" / "out"
+    for name in ("a", "b", "c", "d"):
+        write_bracket(folder / name)
+    (folder / "b" / "2.png").write_bytes(b"damaged")
+    for number in (1, 2):
+        (folder / "c" / f"{number}.png").unlink()
+    assert fuse_folder(files, folder, results, "--quiet") == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert "b_fused.jpg: not made: " in lines[0]
+    assert "2.png" in lines[0]
+    assert "c_fused.jpg: not made: " in lines[1]
+    assert "two or more pictures, not 1" in lines[1]
+    assert lines[2] == "inference.py: 2 of 4 scenes were not fused"
+    assert sorted(os.listdir(results)) == ["a_fused.jpg", "d_fused.jpg"]
+    # Again, with what was wrong mended: the folder of results is no scene, and what is there stays.
+    write_bracket(folder / "e")
+    shutil.copy(folder / "a" / "2.png", folder / "b" / "2.png")
+    before = (results / "a_fused.jpg").stat().st_mtime_ns
+    shutil.rmtree(folder / "c")
+    assert fuse_folder(files, folder, results, "--quiet", "--skip_existing") == 0
+    assert not capfd.readouterr().err
+    assert sorted(os.listdir(results)) == [f"{name}_fused.jpg" for name in "abde"]
+    assert (results / "a_fused.jpg").stat().st_mtime_ns == before
+
+
+def test_photos_of_one_folder_in_groups(tmp_path, files, capfd):
+    folder = tmp_path / "card"
+    write_bracket(folder, extension=".jpg", gains=(0.3, 1.0, 8.0) * 2)
+    assert fuse_folder(files, folder, tmp_path / "out") == 2
+    err = capfd.readouterr().err
+    assert "1.jpg: does not say when and how it was exposed; --group N" in err
+    assert fuse_folder(files, folder, tmp_path / "out", "--group", "3", "--quiet") == 0
+    assert sorted(os.listdir(tmp_path / "out")) == ["1_fused.jpg", "4_fused.jpg"]
+
+
+def test_photos_of_one_folder_by_their_exif(tmp_path):
+    """By time and exposure: whatever the names, a bracket ends where an exposure comes again."""
+    folder = tmp_path / "card"
+    paths = write_bracket(folder, height=20, width=20, extension=".jpg", gains=(1.0,) * 8)
+    shots = [  # seconds, exposure in 1/1000 s, the bracket
+        (0, 4, "a"),
+        (1, 16, "a"),
+        (2, 64, "a"),
+        (3, 4, "b"),
+        (4, 16, "b"),
+        (59, 64, "c"),
+        (60 + 1, 16, "c"),
+        (60 + 1, 4, "c"),
+    ]
+    order = np.random.default_rng(0).permutation(7).tolist()  # the last two keep their order
+    order = [k for k in order if k < 6] + [6, 7]
+    expected = {}
+    for path, k in zip(paths, order, strict=True):
+        second, exposure, bracket = shots[k]
+        data = exif(1).replace(b"12:00:00", f"12:{second // 60:02}:{second % 60:02}".encode())
+        data = data.replace(struct.pack(">II", 1, 250), struct.pack(">II", exposure, 1000))
+        utils.write_image(str(path), utils.read_image(str(path)), metadata={"EXIF": data})
+        expected.setdefault(bracket, []).append((k, str(path)))
+    found = inference.group_by_exif([str(path) for path in paths])
+    assert found == [[path for _, path in sorted(expected[name])] for name in "abc"]
