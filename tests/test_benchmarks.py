@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conftest import write_bracket
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -21,3 +23,14 @@ def test_benchmark_of_inference(tmp_path):
     assert "command: inference.py --fast" in names
     assert all(float(row["seconds"]) > 0 for row in rows)
     assert all(float(row["peak MB"]) > 100 for row in rows[: len(methods)])
+
+
+def test_benchmark_of_alignment(tmp_path):
+    for seed in range(2):
+        write_bracket(tmp_path / str(seed), height=200, width=300, seed=seed)
+    command = [sys.executable, ROOT / "benchmarks" / "alignment.py", "--folder", tmp_path]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    lines = {line.split("  ")[0]: line.split() for line in done.stdout.splitlines()}
+    assert lines["align.py"][1] == lines["AlignMTB"][1] == "4"
+    assert float(lines["align.py"][2]) < float(lines["AlignMTB"][2])
+    assert any(line.startswith("moved object: ") for line in lines)

@@ -294,6 +294,31 @@ def test_large_pictures_are_fused_fast(model, monkeypatch):
     assert np.array_equal(full, fusion.fuse(model, pair, fast=False))
 
 
+def test_linear_models_in_tiles_are_those_of_the_whole(model, monkeypatch):
+    pair = large_pair()
+    whole = fusion.fuse(model, pair, fast=True, refine=0)
+    monkeypatch.setattr(fusion, "TILE", 50)
+    tiled = fusion.fuse(model, pair, fast=True, refine=0, tile=256)
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+
+def test_strength_blends_with_the_exposures_mean(model):
+    pair = large_pair()
+    full, half, none = (fusion.fuse(model, pair, strength=s) for s in (1, 0.5, 0))
+    luma = [utils.to_ycbcr(image)[0, 0].numpy() for image in (full, half, none, *pair)]
+    # Where clipping has not changed luma.
+    inside = np.all([(x > 0.02) & (x < 0.98) for image in (full, half) for x in image.T], axis=0).T
+    np.testing.assert_allclose(luma[1][inside], (luma[0] + luma[2])[inside] / 2, atol=1e-4)
+    np.testing.assert_allclose(luma[2], (luma[3] + luma[4]) / 2, atol=0.05)
+
+
+def test_result_in_another_depth(model, pair):
+    deep = fusion.fuse(model, pair, dtype=np.uint16)
+    assert deep.dtype == np.uint16
+    assert np.abs(utils.to_8_bit(deep).astype(int) - fusion.fuse(model, pair)).max() <= 1
+    assert len(np.unique(deep)) > 256
+
+
 def gray_score(fused, images):
     return loss.score(utils.to_gray(fused), [utils.to_gray(image) for image in images])
 

@@ -1,0 +1,209 @@
+"""How exactly are hand-held exposures registered, and how much is left of what moved?
+
+Real brackets, taken from a tripod, are moved by known amounts, and registered by align.py, OpenCV's
+AlignMTB and, where it is installed, hugin's align_image_stack. Then an object is pasted into one
+exposure of each, and taken out again.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import align
+import fusion
+import loss
+import utils
+from dataset import find_brackets
+from model import load_model
+from opts import WEIGHTS
+
+
+def known_motion(shape, rng):
+    """A homography as between hand-held shots, at most: 3 % of the width, 2 degrees, and 1 % of
+    enlargement from the centre to the edge."""
+    height, width = shape
+    angle = np.radians(rng.uniform(-2, 2))
+    shift = rng.uniform(-0.03, 0.03, 2) * width
+    tilt = rng.uniform(-0.02, 0.02, 2) / width
+    centre = np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1.0]])
+    cos, sin = np.cos(angle), np.sin(angle)
+    motion = np.array([[cos, -sin, shift[0]], [sin, cos, shift[1]], [*tilt, 1]])
+    return centre @ motion @ np.linalg.inv(centre)
+
+
+def move(image, homography):
+    """The picture that a camera takes whose pixels show those of `image` by a homography."""
+    return cv2.warpPerspective(
+        image, homography, image.shape[1::-1], flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
+    )
+
+
+def by_align(images, reference, _):
+    found = align.register_all([align.gray(image) for image in images], reference)
+    return [lambda points, h=r.homography: align.project(h, points) for r in found]
+
+
+def by_mtb(images, reference, _):
+    """OpenCV's median threshold bitmaps, which find shifts alone."""
+    mtb = cv2.createAlignMTB()
+    gray = [align.gray(image) for image in images]
+    shifts = [mtb.calculateShift(gray[reference], other) for other in gray]
+    # It gives the shift of the other picture that brings it to the reference.
+    return [lambda points, s=shift: points - s for shift in shifts]
+
+
+def by_hugin(images, reference, folder):
+    """align_image_stack, which pairs neighbours in brightness and solves for camera angles."""
+    names = [os.path.join(folder, f"{k}.png") for k in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        utils.write_image(name, image)
+    project = os.path.join(folder, "project.pto")
+    command = ["align_image_stack", "-p", project, "-m", "-i", "-f", "50", *names]
+    subprocess.run(command, capture_output=True, check=True)
+
+    def panorama(k, points, *flags):
+        lines = "\n".join(f"{k} {x} {y}" for x, y in points)
+        done = subprocess.run(
+            ["pano_trafo", *flags, project], input=lines, capture_output=True, text=True, check=True
+        )
+        return np.array([line.split() for line in done.stdout.splitlines()], float)
+
+    return [
+        lambda points, k=k: panorama(k, panorama(reference, points), "-r")
+        for k in range(len(images))
+    ]
+
+
+def installed(command):
+    return any(
+        os.access(os.path.join(folder, command), os.X_OK)
+        for folder in os.environ.get("PATH", "").split(os.pathsep)
+    )
+
+
+def measure_registration(stacks, seed):
+    """Distances between where points of the reference are and were found, by method and exposure.
+
+    A distance is the root mean square over a grid of the picture, in pixels; infinite where a
+    method fails. Returns {method: (distances, seconds)}.
+    """
+    rng = np.random.default_rng(seed)
+    methods = {"align.py": by_align, "AlignMTB": by_mtb}
+    if installed("align_image_stack"):
+        methods["align_image_stack"] = by_hugin
+    results = {name: ([], []) for name in methods}
+    for images in tqdm(stacks, "registration", unit="scene", disable=None):
+        reference = align.middle_exposure(images)
+        height, width = images[0].shape[:2]
+        moved, truth = [], []
+        for k, image in enumerate(images):
+            motion = np.eye(3) if k == reference else known_motion((height, width), rng)
+            moved.append(image if k == reference else move(image, motion))
+            truth.append(np.linalg.inv(motion))
+        share = np.linspace(0.05, 0.95, 15)
+        points = np.stack(np.meshgrid(share * (width - 1), share * (height - 1)), -1).reshape(-1, 2)
+        for name, method in methods.items():
+            distances, seconds = results[name]
+            start = time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    found = method(moved, reference, folder)
+                    seconds.append(time.perf_counter() - start)
+                    off = [
+                        f(points) - align.project(t, points)
+                        for f, t in zip(found, truth, strict=True)
+                    ]
+                except (ValueError, subprocess.CalledProcessError):
+                    off = [np.full_like(points, np.inf)] * len(images)
+            off = [d for k, d in enumerate(off) if k != reference]
+            distances += [float(np.sqrt((d**2).sum(axis=1).mean())) for d in off]
+    return results
+
+
+def measure_movement(stacks, seed, network):
+    """What deghost does to static brackets and to an object that is in one exposure only.
+
+    The object, an ellipse of 3 % of the picture, comes from another scene, and is pasted into an
+    exposure beside the reference. Its residual is the mean difference, over the ellipse, from the
+    picture fused without it. Returns (changes of MEF-SSIM of the static scenes, shares of the
+    residual that are gone).
+    """
+    rng = np.random.default_rng(seed)
+    changes, gone = [], []
+    for number, images in enumerate(tqdm(stacks, "movement", unit="scene", disable=None)):
+        reference = align.middle_exposure(images)
+        height, width = images[0].shape[:2]
+        clean = fuse(network, images)
+        static, shares = align.deghost(images, reference)
+        change = 0.0
+        if any(shares):
+            change = score(fuse(network, static), images) - score(clean, images)
+        changes.append(change)
+        neighbours = [k for k in (reference - 1, reference + 1) if 0 <= k < len(images)]
+        changed = neighbours[number % len(neighbours)]
+        donor = stacks[(number + 7) % len(stacks)]
+        donor = cv2.resize(donor[len(donor) // 2], (width, height))
+        centre = (rng.uniform(0.25, 0.75, 2) * (width, height)).astype(int).tolist()
+        axes = (int(0.06 * width), int(0.15 * height))
+        mask = cv2.ellipse(np.zeros((height, width), np.uint8), centre, axes, 0, 0, 360, 1, -1) > 0
+        ghost = [image.copy() for image in images]
+        ghost[changed][mask] = donor[mask]
+        before, after = (
+            np.abs(fuse(network, pictures)[mask].astype(float) - clean[mask]).mean()
+            for pictures in (ghost, align.deghost(ghost, reference)[0])
+        )
+        gone.append(1 - after / before)
+    return changes, gone
+
+
+def fuse(network, images):
+    return fusion.fuse(network, images, fast=False, refine=0)
+
+
+def score(fused, images):
+    return loss.score(utils.to_gray(fused), [utils.to_gray(image) for image in images])
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", required=True, help="tripod brackets, one sub-folder a scene")
+    parser.add_argument("--seed", type=int, default=0, help="of the movements")
+    options = parser.parse_args(argv)
+    stacks = []
+    for files in find_brackets(options.folder, whole=True).values():
+        stacks.append([utils.to_8_bit(utils.read_image(file)) for file in files])
+    heads = ["exposures", "median px", "95 % px", "failed", "s a scene"]
+    print(f"{'registration':20}" + "".join(f"{head:>11}" for head in heads))
+    for name, (distances, seconds) in measure_registration(stacks, options.seed).items():
+        ordered = np.sort(distances)
+        columns = [
+            f"{len(ordered)}",
+            f"{ordered[len(ordered) // 2]:.3f}",
+            f"{ordered[int(0.95 * len(ordered))]:.3f}",
+            f"{int(np.isinf(ordered).sum())}",
+            f"{np.mean(seconds) if seconds else np.nan:.2f}",
+        ]
+        print(f"{name:20}" + "".join(f"{column:>11}" for column in columns))
+    network = fusion.prepare(load_model(WEIGHTS))
+    changes, gone = measure_movement(stacks, options.seed, network)
+    print(
+        f"\nstatic scenes: MEF-SSIM changes by {np.mean(changes):.4f} on average, "
+        f"{min(changes):.4f} at most"
+    )
+    print(
+        f"moved object: {np.median(gone):.1%} of the residual gone (median), "
+        f"{np.mean(gone):.1%} (mean), {min(gone):.1%} (least)"
+    )
+
+
+if __name__ == "__main__":
+    main()
