@@ -31,6 +31,8 @@ DEEP = (".png", ".tif", ".tiff", ".jp2")  # formats of 16 bits,
 FLOAT = (".tif", ".tiff", ".exr", ".hdr", ".pfm")  # of floats,
 TRANSPARENT = (".png", ".tif", ".tiff", ".webp", ".avif")  # with alpha,
 DESCRIBED = (".jpg", ".jpeg", ".png", ".webp", ".avif")  # and those whose metadata OpenCV writes
+TIFF = (b"II*\0", b"MM\0*")  # how such a file begins
+TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC}  # where it has them
 
 METADATA = {
     "EXIF": cv2.IMAGE_METADATA_EXIF,
@@ -85,7 +87,7 @@ def read_picture(path):
         raise ValueError(f"{path}: not a picture that can be read, or damaged or cut short")
     if image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
         raise ValueError(f"{path}: {image.dtype} pixels are not supported")
-    metadata = as_metadata(kinds, chunks)
+    metadata = as_metadata(kinds, chunks) | tiff_metadata(data)
     alpha = None
     if not jpeg:
         image = turn_upright(image, orientation(metadata.get("EXIF", b"")))
@@ -103,11 +105,15 @@ def read_picture(path):
 
 
 def read_exif(path):
-    """The EXIF of a picture file without reading all of the picture; b"" where there is none."""
+    """The EXIF of a picture file, for exif_value, decoded no more than needed; b"" without any."""
     with open(path, "rb") as file:
-        data = np.frombuffer(file.read(), np.uint8)
+        data = file.read()
+    if data[:4] in TIFF:
+        return data
     try:
-        image, kinds, chunks = cv2.imdecodeWithMetadata(data, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        image, kinds, chunks = cv2.imdecodeWithMetadata(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8
+        )
     except cv2.error:
         return b""
     return as_metadata(kinds, chunks).get("EXIF", b"") if image is not None else b""
@@ -123,11 +129,53 @@ def as_metadata(kinds, chunks):
         if name == "XMP":
             # OpenCV 5.0 reads a byte too many from PNG.
             chunk = chunk[: chunk.rfind(b">") + 1].removeprefix(XMP_HEADER)
-        if name == "ICC" and (chunk[36:40] != b"acsp" or int.from_bytes(chunk[:4]) != len(chunk)):
+        if name == "ICC" and not is_profile(chunk):
             continue  # JPEG's segments of that kind hold other things too
         if name and chunk:
             metadata[name] = chunk
     return metadata
+
+
+def is_profile(chunk):
+    return chunk[36:40] == b"acsp" and int.from_bytes(chunk[:4], "big") == len(chunk)
+
+
+def tiff_metadata(data):
+    """ICC and XMP of a TIFF file, which OpenCV does not read; {} of other files."""
+    metadata = {}
+    if data[:4] in TIFF:
+        entries, _, _ = exif_entries(data)
+        for name, tag in TIFF_TAGS.items():
+            if tag in entries:
+                _, count, offset = entries[tag]
+                chunk = data[offset : offset + count]
+                if name == "XMP" or is_profile(chunk):
+                    metadata[name] = chunk
+    return metadata
+
+
+def tiff_with(data, metadata):
+    """A TIFF file, as OpenCV writes it, with ICC and XMP: its directory is written anew at the end.
+
+    TIFF 6.0, section 2; ICC.1, annex B.4; XMP, part 3.
+    """
+    order = {b"II": "<", b"MM": ">"}[data[:2]]
+    (start,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, start)
+    old = data[start + 2 : start + 2 + 12 * count]
+    entries = [old[place : place + 12] for place in range(0, len(old), 12)]
+    data = bytearray(data)
+    for name, tag in TIFF_TAGS.items():
+        if name in metadata:
+            kind = 1 if name == "XMP" else 7  # bytes, or undefined
+            data += bytes(len(data) % 2)
+            entries.append(struct.pack(order + "HHII", tag, kind, len(metadata[name]), len(data)))
+            data += metadata[name]
+    data += bytes(len(data) % 2)
+    struct.pack_into(order + "I", data, 4, len(data))
+    entries.sort(key=lambda entry: struct.unpack_from(order + "H", entry))
+    data += struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
+    return bytes(data)
 
 
 def turn_upright(image, orientation):
@@ -139,10 +187,11 @@ def turn_upright(image, orientation):
 
 
 def exif_entries(exif):
-    """The entries of EXIF's main and Exif directories: {tag: (type, offset of its value)}.
+    """The entries of the main and Exif directories: {tag: (type, count, offset of its value)}.
 
-    Returns with it the byte order, struct's, and where the offset of the next directory, that of
-    the thumbnail, stands. What is damaged is left out.
+    exif: EXIF, or a TIFF file, which is built alike. Returns with it the byte order, struct's, and
+    where the offset of the next directory, EXIF's of the thumbnail, stands. What is damaged is left
+    out.
     """
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     entries, follows = {}, None
@@ -158,7 +207,7 @@ def exif_entries(exif):
                 offset = place + 8
                 if SIZES.get(kind, 1) * number > 4:
                     (offset,) = struct.unpack_from(order + "I", exif, offset)
-                entries.setdefault(tag, (kind, offset))
+                entries.setdefault(tag, (kind, number, offset))
                 if tag == EXIF_DIRECTORY and len(directories) == 1:
                     directories += struct.unpack_from(order + "I", exif, place + 8)
             if directory == start:
@@ -171,7 +220,7 @@ def exif_value(exif, tag):
     entries, order, _ = exif_entries(exif)
     if tag not in entries:
         return None
-    kind, offset = entries[tag]
+    kind, _, offset = entries[tag]
     try:
         if kind == 2:
             return exif[offset : exif.index(b"\0", offset)].decode("ascii", "replace")
@@ -197,7 +246,7 @@ def describe_anew(exif, shape):
     with contextlib.suppress(struct.error):
         for tag, value in values.items():
             if tag in entries and entries[tag][0] in (3, 4):
-                kind, offset = entries[tag]
+                kind, _, offset = entries[tag]
                 struct.pack_into(order + {3: "H", 4: "I"}[kind], exif, offset, value)
         if follows is not None and follows + 4 <= len(exif):
             struct.pack_into(order + "I", exif, follows, 0)
@@ -294,10 +343,12 @@ def write_image(path, image, alpha=None, metadata=None, quality=QUALITY):
     if alpha is not None and extension not in TRANSPARENT:
         warnings.warn(f"{path}: written without alpha, which {extension} has not", stacklevel=2)
         alpha = None
-    if metadata and extension not in DESCRIBED:
-        listed = " and ".join(sorted(metadata))
+    metadata = metadata or {}
+    tiff = extension in (".tif", ".tiff")
+    lost = [] if extension in DESCRIBED else sorted(set(metadata) - set(TIFF_TAGS if tiff else ()))
+    if lost:
+        listed = " and ".join(lost)
         warnings.warn(f"{path}: {listed} not written, OpenCV cannot to {extension}", stacklevel=2)
-        metadata = None
     image, alpha = (as_storable(plane, extension) for plane in (image, alpha))
     options = {
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
@@ -308,7 +359,7 @@ def write_image(path, image, alpha=None, metadata=None, quality=QUALITY):
         ".tiff": [cv2.IMWRITE_TIFF_COMPRESSION, LZW],
     }.get(extension, [])
     kinds, chunks = [], []
-    for name, chunk in (metadata or {}).items():
+    for name, chunk in metadata.items() if extension in DESCRIBED else ():
         if name == "XMP" and extension in (".jpg", ".jpeg"):
             chunk = XMP_HEADER + chunk
         if name == "EXIF":
@@ -330,6 +381,8 @@ def write_image(path, image, alpha=None, metadata=None, quality=QUALITY):
         raise ValueError(f"{path}: {error.err}") from error
     if not encoded:
         raise ValueError(f"{path}: this picture cannot be stored as {extension}")
+    if tiff and set(metadata) & set(TIFF_TAGS):
+        data = tiff_with(data.tobytes(), metadata)
     with replacing(path) as file:
         file.write(data)
 

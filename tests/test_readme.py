@@ -49,9 +49,11 @@ def workplace(tmp_path, monkeypatch):
                 results.mkdir(parents=True)
                 for scene in ("scene", "other"):
                     shutil.copy(tmp_path / "MEFB/input" / scene / "1.png", results / f"{scene}.png")
-    for name, sample in (("dark.jpg", "under.jpg"), ("bright.jpg", "over.jpg")):
-        image = utils.read_image(str(ROOT / "samples" / sample))
-        utils.write_image(str(tmp_path / name), image[::4, ::4])
+    pair = [utils.read_image(str(ROOT / "samples" / f"{name}.jpg")) for name in ("under", "over")]
+    pair = [image[::2, ::2] for image in pair]
+    middle = (pair[0] // 2) + (pair[1] // 2)
+    for name, image in zip(("dark", "middle", "bright"), (pair[0], middle, pair[1]), strict=True):
+        utils.write_image(str(tmp_path / f"{name}.jpg"), image)
     for _, arguments in commands():
         for name in arguments:
             if name.endswith(".pth"):

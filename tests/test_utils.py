@@ -209,10 +209,24 @@ def test_metadata_round_trip(tmp_path, extension):
     assert utils.read_exif(path) == back["EXIF"]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_profiles_of_tiff(tmp_path, dtype):
+    metadata = {"ICC": icc(), "XMP": XMP + b">"}  # of odd length too
+    path = str(tmp_path / "x.tif")
+    utils.write_image(path, picture(dtype), metadata=metadata)
+    back = utils.read_picture(path)
+    assert np.array_equal(back.pixels, picture(dtype))
+    assert back.metadata == metadata
+    assert utils.exif_value(utils.read_exif(path), 0x0100) == 30
+
+
 def test_what_a_format_cannot_hold_is_said(tmp_path):
     image, alpha = picture(), picture(shape=(20, 30))
-    with pytest.warns(UserWarning, match=r"x\.tif: EXIF and XMP not written"):
-        utils.write_image(str(tmp_path / "x.tif"), image, metadata={"XMP": XMP, "EXIF": exif()})
+    both = {"XMP": XMP, "EXIF": exif()}
+    with pytest.warns(UserWarning, match=r"x\.bmp: EXIF and XMP not written"):
+        utils.write_image(str(tmp_path / "x.bmp"), image, metadata=both)
+    with pytest.warns(UserWarning, match=r"x\.tif: EXIF not written"):
+        utils.write_image(str(tmp_path / "x.tif"), image, metadata=both)
     with pytest.warns(UserWarning, match=r"x\.jpg: written without alpha"):
         utils.write_image(str(tmp_path / "x.jpg"), image, alpha=alpha)
     assert utils.read_image(str(tmp_path / "x.tif")).shape == image.shape
