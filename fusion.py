@@ -415,16 +415,19 @@ def refine_luma(y_f, sources, steps, picture=None):
     velocity = torch.zeros_like(y_f)
     for _ in range(steps):
         y = (y_f + MOMENTUM * velocity).requires_grad_()
-        numerator, denominator = loss.compare_luminance(y, l_hat, loss.gaussian_mean)
-        objective = LUMINANCE_WEIGHT * (numerator / denominator).sum()
-        curvature = LUMINANCE_WEIGHT * loss.spread(2 / denominator.detach())
+        objective, curvature = 0.0, 0.0
         for i, level in enumerate(loss.pyramid(y, scales)):
-            numerator, denominator = loss.compare(level, description[i])
+            numerator, denominator, l_f = loss.compare(level, description[i])
             # A window of scale i stands for 4^i pixels.
             objective = objective + loss.EXPONENTS[i] * 4**i * (numerator / denominator).sum()
-            spread = loss.spread(2 / denominator.detach())
+            bend = loss.EXPONENTS[i] * 2 / denominator.detach()
+            if i == 0:
+                numerator, denominator = loss.compare_luminance(l_f, l_hat)
+                objective = objective + LUMINANCE_WEIGHT * (numerator / denominator).sum()
+                bend = bend + LUMINANCE_WEIGHT * 2 / denominator.detach()
+            spread = loss.spread(bend)
             enlarged = F.interpolate(spread, scale_factor=2**i) if i else spread
-            curvature = curvature + loss.EXPONENTS[i] * enlarged[..., :height, :width]
+            curvature = curvature + enlarged[..., :height, :width]
         (gradient,) = torch.autograd.grad(objective, y)
         velocity = MOMENTUM * velocity + gradient / curvature
         y_f = (y_f + velocity).clamp(0, 1)

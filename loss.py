@@ -43,11 +43,11 @@ def mef_ssim(y_f, sources, scales=3, target="patch", luminance_weight=0.0):
     y_f, sources = check(y_f, sources, scales)
     penalty = 0.0
     if luminance_weight:
-        numerator, denominator = compare_luminance(y_f, desired_luminance(sources))
+        numerator, denominator = compare_luminance(box_mean(y_f), desired_luminance(sources))
         penalty = luminance_weight * (1 - (numerator / denominator).mean(dim=(1, 2, 3)))
     q = []
     for level, desired in zip(pyramid(y_f, scales), describe(sources, scales, target), strict=True):
-        numerator, denominator = compare(level, desired)
+        numerator, denominator, _ = compare(level, desired)
         q.append((numerator / denominator).mean(dim=(1, 2, 3)))
     if scales == 1:
         return q[0] - penalty
@@ -195,14 +195,15 @@ def describe(sources, scales=3, target="patch"):
 def compare(y_f, desired):
     """SSIM's contrast-structure term of y_f with y_hat in every window of one scale.
 
-    y_f: (N, 1, H, W). Returns the term's numerator and denominator, (N, 1, h, w) each.
+    y_f: (N, 1, H, W). Returns the term's numerator and denominator, and the windows' means of y_f,
+    (N, 1, h, w) each.
     """
     c = 0.03**2
     y = y_f - 0.5
     means = gaussian_mean(torch.cat([y, y * y, y * desired.x], dim=1))
     mean, square, products = means.split([1, 1, desired.x.shape[1]], dim=1)
     covariance = (desired.b * (products - mean * desired.mean)).sum(dim=1, keepdim=True)
-    return 2 * covariance + c, desired.variance + square - mean**2 + c
+    return 2 * covariance + c, desired.variance + square - mean**2 + c, mean + 0.5
 
 
 def desired_luminance(sources, picture=None, window_mean=None):
@@ -220,12 +221,11 @@ def desired_luminance(sources, picture=None, window_mean=None):
     return (v * local).sum(dim=1, keepdim=True)
 
 
-def compare_luminance(y_f, l_hat, window_mean=None):
-    """SSIM's luminance term, C_1 = 0.01^2, of the fused windows' means and the desired l_hat.
+def compare_luminance(l_f, l_hat):
+    """SSIM's luminance term, C_1 = 0.01^2, of the fused windows' means l_f and the desired l_hat.
 
-    window_mean is that of l_hat. Returns numerator and denominator, (N, 1, H-10, W-10) each.
+    Returns the term's numerator and denominator, of the means' shape.
     """
-    l_f = (window_mean or box_mean)(y_f)
     c = 0.01**2
     return 2 * l_f * l_hat + c, l_f**2 + l_hat**2 + c
 
