@@ -76,14 +76,20 @@ class BracketedDataset(Dataset):
                 leave=False,
                 disable=None if progress else True,
             )
-            self.scenes = []
-            for (folder, _), (path, under, over, fault) in bar:
+            self.scenes, self.files = [], []
+            for (folder, files), (path, under, over, fault) in bar:
                 if fault:
                     warnings.warn(f"{folder}: skipped, {fault}", stacklevel=2)
                 else:
                     self.scenes.append((path, under, over))
+                    self.files.append(files)
         if not self.scenes:
             raise ValueError(f"{', '.join(map(str, folders))}: no scene in it can be used")
+        largest = max(min(np.load(path, mmap_mode="r").shape[-2:]) for path, _, _ in self.scenes)
+        if crop_size > largest:
+            raise ValueError(
+                f"crops of {crop_size} pixels are larger than all scenes, which have {largest}"
+            )
         self.turn = v2.Compose(
             [
                 v2.RandomHorizontalFlip(),
@@ -94,6 +100,24 @@ class BracketedDataset(Dataset):
 
     def __len__(self):
         return len(self.scenes)
+
+    def fingerprint(self):
+        """What the data are: {scene: "files, width x height, hash of the files"}, in order.
+
+        Scenes of one name in several folders are told apart by a number.
+        """
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            hashes = list(pool.map(hash_files, self.files))
+        result = {}
+        for (path, _, _), files, digest in zip(self.scenes, self.files, hashes, strict=True):
+            height, width = np.load(path, mmap_mode="r").shape[-2:]
+            name = scene = os.path.basename(os.path.dirname(files[0]))
+            number = 1
+            while name in result:
+                number += 1
+                name = f"{scene} ({number})"
+            result[name] = f"{len(files)} of {width}x{height}, {digest}"
+        return result
 
     def __getitem__(self, item):
         epoch, index = divmod(item, len(self))
@@ -189,6 +213,14 @@ def decode_once(scene, cache):
     return path, under, over, None
 
 
+def hash_files(files):
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            digest.update(hashlib.sha256(file.read()).digest())
+    return digest.hexdigest()[:16]
+
+
 def cached(path):
     """The array of a cache file, or None where there is none or it is damaged, which removes it."""
     if not os.path.exists(path):
@@ -202,12 +234,20 @@ def cached(path):
 
 def decode(files):
     """Reads a scene's pictures as one uint8 array (K, 3, H, W); ValueError where sizes differ."""
-    images = [as_8_bit_rgb(utils.read_image(file)) for file in files]
+    images = [as_8_bit_rgb(read_finite(file)) for file in files]
     sizes = {image.shape[:2] for image in images}
     if len(sizes) > 1:
         listed = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
         raise ValueError(f"its pictures differ in size: {listed}")
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+
+
+def read_finite(path):
+    """Reads a picture; ValueError naming it where floats in it are no numbers."""
+    image = utils.read_image(path)
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise ValueError(f"{path}: has pixels that are not finite numbers")
+    return image
 
 
 def as_8_bit_rgb(image):

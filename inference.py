@@ -1,6 +1,7 @@
 """How are photos fused from the command line? Files and flags around fusion.fuse."""
 
 import functools
+import hashlib
 import os
 import sys
 import warnings
@@ -14,7 +15,7 @@ from tqdm import tqdm
 import align
 import fusion
 import utils
-from model import choose_device, load_model
+from model import choose_device, load_checkpoint, load_model
 from opts import TestOptions, describe, run
 
 AHEAD = 2  # scenes of a folder that are read before their turn, and that wait to be written
@@ -30,6 +31,9 @@ def inference(options):
     OSError or ValueError naming the file where a picture or the checkpoint cannot be used or the
     result cannot be written.
     """
+    if options.describe:
+        print("\n".join(describe_checkpoint(options.model)))
+        return 0
     if options.folder:
         return fuse_folder(options)
     utils.check_picture_writable(options.res)
@@ -42,6 +46,41 @@ def inference(options):
     del pictures  # whose memory encoding may need
     write()
     return 0
+
+
+def describe_checkpoint(path):
+    """What a checkpoint is, as lines: network, training, data, score. Raises as load_model does."""
+    network = load_model(path)
+    checkpoint = load_checkpoint(path)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    settings = ", ".join(f"{name} {value}" for name, value in network.settings.items())
+    yield f"file: {path}"
+    yield f"network: {type(network).__name__} ({settings}), {parameters} parameters"
+    scores, losses = checkpoint.get("val"), checkpoint.get("loss")
+    if "epoch" in checkpoint:
+        yield f"epochs: {checkpoint['epoch']}"
+    if losses:
+        yield f"training loss of the last epoch: {float(losses[-1]):.4f}"
+    if scores:
+        epoch = max(scores)
+        yield f"validation MEF-SSIM: {scores[epoch]:.4f}, of epoch {epoch}"
+    run_record = checkpoint.get("run", {})
+    if "command" in run_record:
+        yield f"command: {run_record['command']}"
+        versions = ", ".join(
+            f"{name} {version}" for name, version in run_record["versions"].items()
+        )
+        yield f"versions: {versions}, code {run_record['code']}"
+        yield f"machine: {run_record['machine']}, {run_record['processes']} process(es)"
+    elif "options" in checkpoint:
+        options = checkpoint["options"].items()
+        yield "options: " + ", ".join(f"{name} {value}" for name, value in options)
+    data = checkpoint.get("data")
+    if data:
+        digest = hashlib.sha256(repr(sorted(data.items())).encode()).hexdigest()[:16]
+        yield f"data: {len(data)} scenes, fingerprint {digest}"
+    elif "scenes" in checkpoint:
+        yield f"data: {checkpoint['scenes']} scenes"
 
 
 def fuse_folder(options):

@@ -91,6 +91,11 @@ class TrainOptions:
         run.add_argument(
             "--val_epoch", type=at_least(1), default=50, help="epochs from validation to validation"
         )
+        run.add_argument(
+            "--tensorboard",
+            action="store_true",
+            help="write DET/tensorboard too; needs the package tensorboard",
+        )
         run.add_argument("--seed", type=at_least(0), default=0, help="of weights and crops")
         add_machine_options(run)
         add_precision_option(run)
@@ -187,6 +192,9 @@ class TestOptions:
             help="brackets of the folder's own photos: N each",
         )
         source.add_argument("--model", default=WEIGHTS, help="checkpoint file")
+        source.add_argument(
+            "--describe", action="store_true", help="say what the checkpoint is, and fuse nothing"
+        )
 
         result = parser.add_argument_group("the result")
         result.add_argument(
@@ -276,7 +284,10 @@ class TestOptions:
         pair = [image for image in (options.image1, options.image2) if image is not None]
         if len(pair) == 1:
             error("--image1 and --image2 go together")
-        if sum((bool(pair), options.images is not None, options.folder is not None)) != 1:
+        sources = sum((bool(pair), options.images is not None, options.folder is not None))
+        if options.describe and sources:
+            error("--describe fuses nothing")
+        if sources != 1 and not options.describe:
             error("give --image1 and --image2, or --images, or --folder")
         if options.folder is None and (options.group or options.skip_existing):
             error("--group and --skip_existing are for --folder")
@@ -284,7 +295,7 @@ class TestOptions:
             error(f"--name {options.name}: has no {{scene}}")
         if pair:
             options.images = pair
-        if options.panel and options.folder is None and len(options.images) != 2:
+        if options.panel and options.images and len(options.images) != 2:
             error("--panel is for two exposures")
         if options.no_crop and not options.align:
             error("--no_crop is for --align")

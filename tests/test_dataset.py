@@ -4,6 +4,7 @@ import os
 import shutil
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -133,8 +134,42 @@ def test_changed_pictures_are_decoded_again(brackets, tmp_path):
 
 
 def test_scenes_smaller_than_the_crop_are_enlarged(brackets, tmp_path):
-    under, over = make(brackets, tmp_path, crop_size=256)[0]
-    assert under.shape == over.shape == (3, 256, 256)
+    dataset = make(brackets, tmp_path, crop_size=96)
+    for item in range(3):  # the sides of one are 70 pixels, of one 80
+        under, over = dataset[item]
+        assert under.shape == over.shape == (3, 96, 96)
+    with pytest.raises(ValueError, match="crops of 97 pixels are larger than all scenes"):
+        make(brackets, tmp_path, crop_size=97)
+
+
+def test_fingerprint_tells_what_changed(brackets, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(brackets, folder)
+    first = make([folder, brackets], tmp_path).fingerprint()
+    assert list(first) == [
+        "scene1",
+        "scene2",
+        "scene10",
+        "scene1 (2)",
+        "scene2 (2)",
+        "scene10 (2)",
+    ]
+    assert first["scene1"] == first["scene1 (2)"]
+    assert first["scene10"].startswith("2 of 150x80, ")
+    shutil.copy(folder / "scene2" / "1.png", folder / "scene2" / "2.png")
+    second = make([folder, brackets], tmp_path).fingerprint()
+    assert [name for name in first if first[name] != second[name]] == ["scene2"]
+
+
+def test_pixels_that_are_not_numbers_are_refused(brackets, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(brackets, folder)
+    image = np.full((96, 120, 3), 0.5, np.float32)
+    utils.write_image(str(folder / "scene2" / "2.tif"), image)
+    image[3, 4] = np.nan
+    cv2.imwrite(str(folder / "scene2" / "2.tif"), image)
+    with pytest.warns(UserWarning, match=r"scene2: skipped, .*2\.tif: has pixels that are not fin"):
+        assert len(make(folder, tmp_path)) == 2
 
 
 def test_several_folders(brackets, tmp_path):

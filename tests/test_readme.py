@@ -36,13 +36,16 @@ def test_every_script_is_shown():
 def workplace(tmp_path, monkeypatch):
     """A folder where the names that the README's commands use exist."""
     shutil.copytree(ROOT / "samples", tmp_path / "samples")
-    for _, arguments in commands():
+    for script, arguments in commands():
         for flag in ("--folder", "--val_folder"):
             if flag in arguments:
                 for name in paths_after(flag, arguments):
                     if not (tmp_path / name).exists():
                         write_bracket(tmp_path / name / "scene", seed=1)
                         write_bracket(tmp_path / name / "other", seed=2)
+                        if script == "train.py" and flag == "--folder":  # as many as a batch
+                            for number in range(14):
+                                write_bracket(tmp_path / name / f"more{number}", seed=number)
         if "--fused" in arguments:
             for name in paths_after("--fused", arguments):
                 results = tmp_path / name.partition("=")[2]

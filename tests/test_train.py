@@ -1,18 +1,24 @@
 """Training: what it writes, that it learns, and that stopping and resuming leaves no trace."""
 
 import csv
+import json
 import math
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import write_bracket
+from kill_training import kill_often
 
+import inference
 import loss
 import train
 import utils
@@ -64,8 +70,9 @@ def test_results(brackets, tmp_path):
     assert checkpoint["epoch"] == 4
     assert len(checkpoint["loss"]) == 4
     assert list(checkpoint["val"]) == [2, 4]
-    assert sorted(os.listdir(det)) == ["cache", "image", "log.csv", "loss.png", "model"]
-    assert sorted(os.listdir(det / "model")) == ["best.pth", "latest.pth"]
+    names = ["cache", "image", "log.csv", "loss.png", "model", "run.json"]
+    assert sorted(os.listdir(det)) == names
+    assert sorted(os.listdir(det / "model")) == ["best.pth", "latest.pth", "previous.pth"]
     assert sorted(os.listdir(det / "image")) == ["3.png", "4.png"]
     assert utils.read_image(str(det / "image" / "3.png")).shape == (48, 4 * 48, 3)
     assert utils.read_image(str(det / "loss.png")).ndim == 3
@@ -186,12 +193,13 @@ def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
         y_1, y_2, *more = sample[None, :, 0].split(1, dim=1)
         losses.append(criterion(y_1, y_2, model(y_1, y_2, *more), *more)[0])
     mean = sum(losses) / 8
+    step_loss = train.StepLoss(model, criterion, torch.float32)
     expected = torch.autograd.grad(mean, list(model.parameters()))
     optimizer = torch.optim.SGD(model.parameters())
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     noise = [train.exposure_noise(group, 0.0) for group in groups]
     assert noise == [0, 0]
-    value = train.take_step(model, criterion, optimizer, scaler, groups, noise, 0.0, torch.float32)
+    value = train.take_step(step_loss, optimizer, scaler, groups, noise, 0.0, 1 / 8)
     assert value == pytest.approx(mean.item(), abs=1e-6)
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-3)
@@ -217,7 +225,8 @@ def test_noise_is_seen_by_the_network_and_not_by_the_loss():
         compared.append(torch.cat([y_1, y_2, *more], dim=1))
         return y_f.mean(), None
 
-    train.take_step(model, criterion, optimizer, scaler, stacks, noise, 0.0, torch.float32)
+    step_loss = train.StepLoss(model, criterion, torch.float32)
+    train.take_step(step_loss, optimizer, scaler, stacks, noise, 0.0, 1 / 43)
     for stack, n, network, lost in zip(stacks, noise, seen, compared, strict=True):
         assert torch.equal(network, stack[:, :, 0] + n)
         assert torch.equal(lost, stack[:, :, 0])
@@ -286,8 +295,223 @@ def test_ctrl_c_saves_and_exits_cleanly(brackets, tmp_path):
     assert (process.returncode, err) == (0, "")
     assert f"--resume {latest}" in out
     assert load_checkpoint(str(latest))["epoch"] >= 1
-    assert sorted(os.listdir(det / "model")) == ["latest.pth"]
+    assert sorted(os.listdir(det / "model")) == ["latest.pth", "previous.pth"]
     assert (det / "loss.png").exists()
+
+
+def test_sigterm_saves_and_exits_cleanly(brackets, tmp_path):
+    """To the whole process group, as clusters do."""
+    det = tmp_path / "det"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments(brackets, det, epoch=10000, workers=2)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    latest = det / "model" / "latest.pth"
+    while not latest.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert f"--resume {latest}" in out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_at_random_moments(tmp_path):
+    """The short version of kill_training.py."""
+    hits, _ = kill_often(tmp_path, kills=4, epochs=20)
+    assert hits == 4
+
+
+def test_a_full_disk_leaves_the_checkpoint_of_before(brackets, tmp_path):
+    """As a process whose files may not grow beyond some size: between that of a log and weights."""
+    det = tmp_path / "det"
+    run(brackets, det, epoch=1)
+    latest = det / "model" / "latest.pth"
+    before = latest.read_bytes()
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))"
+    script = f"{limit}; import train; sys.exit(train.main(sys.argv[1:]))"
+    argv = arguments(brackets, det, epoch=3, resume=latest)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *argv], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"train.py: {latest}: cannot be written")
+    assert done.stderr.endswith("the checkpoint of before is still there\n")
+    assert done.stderr.count("\n") == 1
+    assert latest.read_bytes() == before
+    assert sorted(os.listdir(det / "model")) == ["best.pth", "latest.pth", "previous.pth"]
+
+
+def test_a_damaged_checkpoint_names_the_one_before(brackets, tmp_path, capsys):
+    det = tmp_path / "det"
+    run(brackets, det, epoch=3)
+    latest, previous = (det / "model" / f"{name}.pth" for name in ("latest", "previous"))
+    whole = latest.read_bytes()
+    latest.write_bytes(whole[: len(whole) // 2])
+    argv = arguments(brackets, det, epoch=4)
+    assert train.main([*argv, "--resume", str(latest)]) == 2
+    err = capsys.readouterr().err
+    assert f"{latest}: damaged" in err
+    assert f"--resume {previous} is whole, of epoch 2" in err
+    assert err.count("\n") == 1
+    assert train.main([*argv, "--resume", str(previous)]) == 0
+    assert load_checkpoint(str(latest))["epoch"] == 4
+
+
+def torchrun(argv, *flags):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    return subprocess.Popen(
+        [*command, *flags, str(ROOT / "train.py"), *argv],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def six_scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("six")
+    for number in range(6):
+        write_bracket(folder / f"scene{number}", seed=number)
+    return folder
+
+
+def test_two_processes_equal_one_of_twice_the_batch(six_scenes, tmp_path):
+    """20 steps, of which every second is so small that one process has nothing to do."""
+    val = tmp_path / "val"
+    for number in range(3):
+        write_bracket(val / f"{number}", height=50, width=50, seed=number)
+    shared = {"epoch": 10, "val_folder": val, "val_epoch": 5, "ema": 0.5, "lr": 1e-4}
+    one = run(six_scenes, tmp_path / "one", batch_size=4, **shared)
+    process = torchrun(arguments(six_scenes, tmp_path / "two", batch_size=2, **shared))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    two = load_checkpoint(str(tmp_path / "two" / "model" / "latest.pth"))
+    assert two["run"]["processes"] == 2
+    assert len(two["loss"]) == 10
+    assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    assert two["val"] == pytest.approx(one["val"], abs=1e-4)  # of 8-bit pictures
+    for key, value in one["model"].items():
+        torch.testing.assert_close(two["model"][key], value, atol=1e-4, rtol=0)
+    names = [sorted(os.listdir(tmp_path / d)) for d in ("one", "two")]
+    assert names[0] == names[1]
+
+
+def processes_of(launcher):
+    """The training processes that torchrun has started: {rank: pid}."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            parts = (entry / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        ranks = [part for part in parts if part.startswith(b"RANK=")]
+        if int(fields[1]) == launcher and ranks:
+            found[int(ranks[0][5:])] = int(entry.name)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_process_that_dies(six_scenes, tmp_path, restarts):
+    """It ends the others within a minute, or all are started again and go on."""
+    det = tmp_path / "det"
+    epochs = 100000 if restarts == 0 else 40
+    argv = arguments(six_scenes, det, batch_size=1, epoch=epochs)
+    process = torchrun(argv, f"--max_restarts={restarts}", "--monitor_interval=1")
+    latest = det / "model" / "latest.pth"
+    while not latest.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    os.kill(processes_of(process.pid)[1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    if restarts:
+        assert process.returncode == 0, err
+        assert load_checkpoint(str(latest))["epoch"] == 40
+    else:
+        assert process.returncode != 0
+        assert load_checkpoint(str(latest))["epoch"] >= 1
+
+
+def test_the_run_is_described(brackets, tmp_path, capsys):
+    det = tmp_path / "det"
+    argv = [
+        part
+        for part in arguments(brackets, det, epoch=1, seed=3, batch_size=1)
+        if part != "--quiet"
+    ]
+    assert train.main(argv) == 0
+    checkpoint = load_checkpoint(str(det / "model" / "best.pth"))
+    command = checkpoint["run"]["command"]
+    assert command.startswith("train.py --folder ")
+    assert "--seed 3" in command
+    assert command in capsys.readouterr().out
+    again = TrainOptions().parse(shlex.split(command)[1:])
+    assert vars(again) == checkpoint["options"]
+    assert set(checkpoint["run"]["versions"]) == {"python", "torch", "numpy", "opencv"}
+    assert list(checkpoint["data"]) == ["scene1", "scene2", "scene10"]
+    with open(det / "run.json") as file:
+        assert json.load(file)["command"] == command
+    assert inference.main(["--describe", "--model", str(det / "model" / "best.pth")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("network: DeepFuse (")
+    assert "epochs: 1" in lines
+    assert f"command: {command}" in lines
+    assert any(line.startswith("data: 3 scenes, fingerprint ") for line in lines)
+
+
+def test_data_that_changed_are_refused(brackets, tmp_path, capsys):
+    folder = tmp_path / "data"
+    shutil.copytree(brackets, folder)
+    det = tmp_path / "det"
+    run(folder, det, epoch=1)
+    latest = det / "model" / "latest.pth"
+    shutil.copy(folder / "scene2" / "3.png", folder / "scene2" / "4.png")
+    assert train.main(arguments(folder, det, epoch=2, resume=latest)) == 2
+    err = capsys.readouterr().err
+    assert "3 scenes, now there are 3; 1 differ, the first of them scene2" in err
+
+
+def test_tensorboard_is_asked_for_in_vain(brackets, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    argv = arguments(brackets, tmp_path / "det", epoch=1)
+    assert train.main([*argv, "--tensorboard"]) == 2
+    assert "the package tensorboard is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "det").exists()
+
+
+def test_tensorboard_is_written_to(brackets, tmp_path, monkeypatch):
+    """Where it is installed; here a stand-in takes its place."""
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            written.append(folder)
+
+        def add_scalar(self, name, value, epoch):
+            written.append((name, epoch, value))
+
+        def flush(self):
+            pass
+
+    module = types.ModuleType("tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    argv = arguments(brackets, tmp_path / "det", epoch=2)
+    assert train.main([*argv, "--tensorboard"]) == 0
+    losses = load_checkpoint(str(tmp_path / "det" / "model" / "latest.pth"))["loss"]
+    assert written[0] == str(tmp_path / "det" / "tensorboard")
+    assert [entry for entry in written if entry[0] == "loss"] == [
+        ("loss", 1, losses[0]),
+        ("loss", 2, losses[1]),
+    ]
 
 
 def test_divergence_stops_with_a_message_and_saves_nothing(brackets, tmp_path, capsys):
@@ -337,6 +561,10 @@ def cases(brackets, tmp_path):
     yield "init of another network", {"init": other, "network": "pyramid"}, message
     message = "--loss global is defined for pairs"
     yield "stacks", {"stacks": 0.5, "loss": "global"}, message
+    message = "a batch of 4 is more than the 3 scenes that there are"
+    yield "batch larger than the data", {"batch_size": 4, "cache": tmp_path / "cache"}, message
+    message = "crops of 100 pixels are larger than all scenes"
+    yield "large crops", {"crop_size": 100, "cache": tmp_path / "cache"}, message
     yield "device", {"device": "cuda:99"}, "device cuda:99: not available"
 
 
@@ -358,11 +586,14 @@ def test_resuming_another_run_is_refused(brackets, tmp_path, capsys):
         (["--batch_norm"], "was trained with --batch_norm False, not True"),
         (["--batch_size", "3"], "was trained with --batch_size 2, not 3"),
         (["--lr", "0.1"], "was trained with --lr 0.002, not 0.1"),
-        (["--folder", str(brackets), str(brackets)], "was trained on 3 scenes, not 6"),
+        (["--folder", str(brackets), str(brackets)], "was trained on 3 scenes, now there are 6"),
+        (["--lr", "0.1", "--seed", "5"], "was trained with --seed 0, not 5; --lr 0.002, not 0.1"),
     ]:
         argv = arguments(brackets, det, epoch=2, resume=latest)
         assert train.main([*argv, *flags]) == 2
-        assert capsys.readouterr().err == f"train.py: {latest}: {message}\n"
+        err = capsys.readouterr().err
+        assert err.startswith(f"train.py: {latest}: {message}")
+        assert err.count("\n") == 1
     damaged = load_checkpoint(str(latest))
     damaged["optimizer"] = {}
     torch.save(damaged, latest)
