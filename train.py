@@ -16,6 +16,7 @@ torchrun --nproc_per_node=N train.py ... trains in N processes.
 
 import contextlib
 import csv
+import functools
 import glob
 import hashlib
 import json
@@ -223,8 +224,7 @@ def train_in(processes, options):
             json.dump({**run_record, "options": vars(options), "data": data}, file, indent=1)
         if not options.quiet:
             print(run_record["command"], flush=True)
-    criterion = loss.MEF_SSIM_Loss(options.scales, options.loss, options.luminance_weight)
-    step_loss = StepLoss(model, criterion, dtype)
+    step_loss = StepLoss(model, training_score(options), dtype)
     if processes.count > 1:
         if device.type == "cuda":
             step_loss = nn.SyncBatchNorm.convert_sync_batchnorm(step_loss)
@@ -317,13 +317,14 @@ class StepLoss(nn.Module):
 
     forward takes a batch, grouped by the number of exposures, tensors (N, K, 3, H, W), and what is
     added to the luma that the network sees, a tensor (N, K, H, W) or 0 a group. It returns the sum
-    of the samples' losses.
+    of the samples' losses, which are 1 less the score of fused luma (N, 1, H, W) and sources
+    (N, K, H, W).
     """
 
-    def __init__(self, model, criterion, dtype):
+    def __init__(self, model, score, dtype):
         super().__init__()
         self.model = model
-        self.criterion = criterion
+        self.score = score
         self.dtype = dtype
 
     def forward(self, stacks, noise):
@@ -332,12 +333,20 @@ class StepLoss(nn.Module):
             y = stack[:, :, 0]  # (N, K, H, W)
             with torch.autocast(y.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 y_f = self.model(*(y + disturbance).split(1, dim=1))
-            y_1, y_2, *more = y.split(1, dim=1)
-            value, _ = self.criterion(y_1, y_2, y_f.float(), *more)
-            total = total + value * len(stack)
+            total = total + (1 - self.score(y_f.float(), y)).sum()
         if not stacks:  # a process may go away empty-handed from an epoch's last batch
             total = sum((0 * parameter).sum() for parameter in self.model.parameters())
         return total
+
+
+def training_score(options):
+    """MEF-SSIM as the options want it; MEF_SSIM_Loss would compute the picture y_hat as well."""
+    return functools.partial(
+        loss.mef_ssim,
+        scales=options.scales,
+        target=options.loss,
+        luminance_weight=options.luminance_weight,
+    )
 
 
 def tensorboard(options):

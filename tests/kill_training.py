@@ -17,10 +17,11 @@ import time
 from pathlib import Path
 
 import torch
-from conftest import write_bracket
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from conftest import write_bracket  # noqa: E402
 
 from model import load_checkpoint  # noqa: E402
 

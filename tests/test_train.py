@@ -193,7 +193,7 @@ def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
         y_1, y_2, *more = sample[None, :, 0].split(1, dim=1)
         losses.append(criterion(y_1, y_2, model(y_1, y_2, *more), *more)[0])
     mean = sum(losses) / 8
-    step_loss = train.StepLoss(model, criterion, torch.float32)
+    step_loss = train.StepLoss(model, loss.mef_ssim, torch.float32)
     expected = torch.autograd.grad(mean, list(model.parameters()))
     optimizer = torch.optim.SGD(model.parameters())
     scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -221,11 +221,11 @@ def test_noise_is_seen_by_the_network_and_not_by_the_loss():
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     compared = []
 
-    def criterion(y_1, y_2, y_f, *more):
-        compared.append(torch.cat([y_1, y_2, *more], dim=1))
-        return y_f.mean(), None
+    def score(y_f, sources):
+        compared.append(sources)
+        return y_f.mean(dim=(1, 2, 3))
 
-    step_loss = train.StepLoss(model, criterion, torch.float32)
+    step_loss = train.StepLoss(model, score, torch.float32)
     train.take_step(step_loss, optimizer, scaler, stacks, noise, 0.0, 1 / 43)
     for stack, n, network, lost in zip(stacks, noise, seen, compared, strict=True):
         assert torch.equal(network, stack[:, :, 0] + n)

@@ -1,0 +1,153 @@
+"""How fast is training? Crops a second of train.py beside the earlier implementation's way.
+
+Both train the same network (C1 to C5, the same channels) on the same made-up brackets, crop and
+batch. The earlier way: every picture decoded up front and kept as floats, crops cut in the training
+process, NCHW float32, BatchNorm, its y_hat of the whole batch, 2-D windows. Ours: train.py's own
+loader and step. A figure is the median of the steps' after the first.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import train  # noqa: E402
+import utils  # noqa: E402
+from dataset import BracketedDataset  # noqa: E402
+from model import build, choose_device, choose_precision  # noqa: E402
+from opts import TrainOptions  # noqa: E402
+
+
+def write_scenes(folder, count, height=600, width=900):
+    """Brackets of three exposures, noise of all scales."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        radiance = torch.zeros(1, 3, height, width)
+        for side in (4, 30, 200, 600):
+            noise = torch.from_numpy(rng.random((1, 3, side, side), np.float32))
+            radiance += F.interpolate(noise, size=(height, width), mode="bilinear")
+        os.makedirs(os.path.join(folder, str(number)))
+        for k, gain in enumerate((0.1, 0.3, 1.0)):
+            picture = (radiance[0].permute(1, 2, 0).numpy() * gain).clip(0, 1)
+            path = os.path.join(folder, str(number), f"{k}.jpg")
+            utils.write_image(path, utils.quantise(picture, np.uint8))
+
+
+def earlier_loss(y_1, y_2, y_f):
+    """1 - SSIM's contrast-structure term with the earlier y_hat; luma in [-1, 1], (N, 1, H, W)."""
+    offset = torch.arange(11.0) - 5
+    window = torch.exp(-(offset**2) / (2 * 1.5**2))
+    window = torch.outer(window, window)
+    window = (window / window.sum()).to(y_f.device)[None, None]
+    mean = (y_1 + y_2) / 2
+    contrasts = [(y - mean).norm() for y in (y_1, y_2)]
+    structure = sum((y - mean) / c for y, c in zip((y_1, y_2), contrasts, strict=True))
+    y_hat = max(contrasts) * structure / structure.norm().clamp(min=1e-6) + (y_2 + mean) / 2
+
+    def local(x):
+        return F.conv2d(x, window, padding=5)
+
+    mean_f, mean_hat = local(y_f), local(y_hat)
+    variance_f = local(y_f * y_f) - mean_f**2
+    variance_hat = local(y_hat * y_hat) - mean_hat**2
+    covariance = local(y_f * y_hat) - mean_f * mean_hat
+    c = 0.03**2
+    return 1 - ((2 * covariance + c) / (variance_f + variance_hat + c)).mean()
+
+
+def time_earlier(folder, crop, batch, steps, device):
+    """Seconds of every step, those of the loader."""
+    scenes = []
+    for scene in sorted(os.listdir(folder)):
+        paths = utils.find_pictures(os.path.join(folder, scene))
+        scenes.append(torch.cat([utils.to_ycbcr(utils.read_image(path)) for path in paths]))
+    model = build(batch_norm=True).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    rng = np.random.default_rng(0)
+    seconds, waits = [], []
+    for _ in range(steps):
+        start = time.perf_counter()
+        crops = []
+        for k in rng.integers(len(scenes), size=batch):
+            scene = scenes[k]
+            top, left = (int(rng.integers(side - crop + 1)) for side in scene.shape[-2:])
+            crops.append(scene[[0, -1], :, top : top + crop, left : left + crop])
+        stack = torch.stack(crops).to(device)
+        waits.append(time.perf_counter() - start)
+        y_1, y_2 = (2 * stack[:, k, :1] - 1 for k in (0, 1))
+        value = earlier_loss(y_1, y_2, model(y_1, y_2))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        value.item()
+        seconds.append(time.perf_counter() - start)
+    return seconds, waits
+
+
+def time_ours(folder, crop, batch, steps, device, precision, workers):
+    """Seconds of every step, those in which it waited for the loader."""
+    argv = ["--folder", folder, "--crop_size", str(crop), "--batch_size", str(batch)]
+    options = TrainOptions().parse([*argv, "--workers", str(workers), "--epoch", str(steps)])
+    dtype = choose_precision(precision, device)
+    with tempfile.TemporaryDirectory() as cache:
+        dataset = BracketedDataset(folder, crop, cache=cache)
+        model = build().to(device, memory_format=torch.channels_last)
+        train.centre(model)
+        step_loss = train.StepLoss(model, train.training_score(options), dtype)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+        scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        state = {"epoch": 0, "step": 0}
+        batches = iter(train.make_loader(dataset, options, state, device))
+        seconds, waits = [], []
+        for _ in range(steps):
+            start = time.perf_counter()
+            stacks = [crops.to(device, non_blocking=True) for crops in next(batches)]
+            waits.append(time.perf_counter() - start)
+            noise = [0] * len(stacks)
+            train.take_step(step_loss, optimizer, scaler, stacks, noise, 1e-4, 1 / batch)
+            train.centre(model)
+            seconds.append(time.perf_counter() - start)
+        del batches
+    return seconds, waits
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--crop_size", type=int, default=256)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args(argv)
+    device = choose_device(options.device)
+    common = (options.crop_size, options.batch_size, options.steps, device)
+    with tempfile.TemporaryDirectory() as folder:
+        write_scenes(folder, options.batch_size)
+        methods = {"earlier way": lambda: time_earlier(folder, *common)}
+        for precision in ("float32", "auto"):
+            name = f"train.py, {str(choose_precision(precision, device)).removeprefix('torch.')}"
+            methods.setdefault(
+                name,
+                lambda precision=precision: time_ours(folder, *common, precision, options.workers),
+            )
+        rates = {}
+        print(f"{'':20}{'crops/s':>10}{'ratio':>8}{'waiting':>10}")
+        for name, method in methods.items():
+            seconds, waits = method()
+            rates[name] = options.batch_size / statistics.median(seconds[1:])
+            ratio = rates[name] / rates["earlier way"]
+            share = sum(waits[1:]) / sum(seconds[1:])
+            print(f"{name:20}{rates[name]:10.2f}{ratio:8.2f}{share:10.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
