@@ -220,6 +220,8 @@ def train_in(processes, options):
         os.makedirs(os.path.join(options.det, name), exist_ok=True)
     run_record = describe_run(options, processes)
     if processes.first:
+        for unfinished in glob.glob(os.path.join(glob.escape(options.det), "model", "*.tmp*")):
+            os.remove(unfinished)  # of a run that was killed while writing
         with utils.replacing(os.path.join(options.det, "run.json"), "w") as file:
             json.dump({**run_record, "options": vars(options), "data": data}, file, indent=1)
         if not options.quiet:

@@ -34,3 +34,13 @@ def test_benchmark_of_alignment(tmp_path):
     assert lines["align.py"][1] == lines["AlignMTB"][1] == "4"
     assert float(lines["align.py"][2]) < float(lines["AlignMTB"][2])
     assert any(line.startswith("moved object: ") for line in lines)
+
+
+def test_benchmark_of_training():
+    command = [sys.executable, ROOT / "benchmarks" / "training.py", "--crop_size", "48"]
+    command += ["--batch_size", "2", "--steps", "3", "--workers", "0"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith("earlier way ")
+    assert lines[2].startswith("train.py, float32 ")
+    assert float(lines[2].split()[-2]) > 0
