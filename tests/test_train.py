@@ -276,7 +276,9 @@ def test_seed_decides(brackets, tmp_path):
     assert one["loss"] != run(brackets, tmp_path / "c", epoch=1, seed=2)["loss"]
 
 
-def test_ctrl_c_saves_and_exits_cleanly(brackets, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_exit_cleanly(brackets, tmp_path, number):
+    """To the whole process group, the workers too: as terminals send Ctrl-C, clusters SIGTERM."""
     det = tmp_path / "det"
     argv = arguments(brackets, det, epoch=100000, workers=2)
     process = subprocess.Popen(
@@ -290,33 +292,13 @@ def test_ctrl_c_saves_and_exits_cleanly(brackets, tmp_path):
     while not latest.exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert f"--resume {latest}" in out
     assert load_checkpoint(str(latest))["epoch"] >= 1
-    assert sorted(os.listdir(det / "model")) == ["latest.pth", "previous.pth"]
+    assert set(os.listdir(det / "model")) <= {"latest.pth", "previous.pth"}
     assert (det / "loss.png").exists()
-
-
-def test_sigterm_saves_and_exits_cleanly(brackets, tmp_path):
-    """To the whole process group, as clusters do."""
-    det = tmp_path / "det"
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments(brackets, det, epoch=10000, workers=2)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    latest = det / "model" / "latest.pth"
-    while not latest.exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
-    assert f"--resume {latest}" in out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
