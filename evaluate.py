@@ -6,6 +6,7 @@ run. Every result is rounded to 8 bits before it is scored, as it is when it is 
 
 import csv
 import functools
+import math
 import os
 import re
 import statistics
@@ -26,7 +27,8 @@ from opts import EvaluateOptions, run
 def evaluate(options):
     """Scores all methods as an EvaluateOptions namespace says.
 
-    Returns {method: {scene: {score: value}}}, the scores being those of score_all. Raises OSError
+    Returns {method: {scene: {score: value}}}, the scores being those of score_all and "dC", the
+    colour_difference from the middle one of a scene's three or more files. Raises OSError
     or ValueError naming the file where a picture or checkpoint cannot be used.
     """
     device = choose_device(options.device)
@@ -45,6 +47,7 @@ def evaluate(options):
     if options.sheet:
         utils.check_picture_writable(options.sheet)
     brackets = find_brackets(options.folder, options.stack)
+    stacks = find_brackets(options.folder, whole=True)
     scenes = [os.path.basename(folder) for folder in brackets]
     on_disk = {name: match_results(folder, scenes) for name, folder in options.fused}
     scores = {name: {} for name in (*methods, *on_disk)}
@@ -63,8 +66,14 @@ def evaluate(options):
             for name, paths in on_disk.items():
                 results[name] = read_result(paths[scene], images)
             gray = [utils.to_gray(image) for image in images]
+            middle = None
+            if len(stacks[folder]) > 2:
+                middle = utils.to_8_bit(utils.read_image(stacks[folder][len(stacks[folder]) // 2]))
             for name, fused in results.items():
-                scores[name][scene] = score_all(utils.to_gray(fused), gray, device)
+                scores[name][scene] = {
+                    **score_all(utils.to_gray(fused), gray, device),
+                    "dC": colour_difference(fused, middle),
+                }
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
         if options.save:
@@ -144,6 +153,24 @@ def score_all(fused, sources, device="cpu"):
         "AG": average_gradient(fused),
         "SD": float(fused.std()),
     }
+
+
+def colour_difference(fused, exposure):
+    """Mean distance in CIELAB's a* and b* from an exposure, where that is neither dark nor clipped.
+
+    8-bit RGB pictures (H, W, 3). NaN where there is no exposure, none of its pixels can be used, or
+    the pictures are grey or differ in size.
+    """
+    if exposure is None or exposure.ndim == 2 or fused.shape != exposure.shape:
+        return math.nan
+    usable = ((exposure > 20) & (exposure < 235)).all(axis=2)
+    if not usable.any():
+        return math.nan
+    lab, expected = (
+        cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        for image in (fused, exposure)
+    )
+    return float(np.hypot(*(lab - expected)[usable][:, 1:].T).mean())
 
 
 def entropy(fused):
@@ -228,7 +255,11 @@ def print_tables(scores):
         values = (scores[method][scene]["MEF-SSIM"] for method in methods)
         print(f"{scene:{width}} " + " ".join(f"{value:7.4f}" for value in values))
 
-    names = list(scores[methods[0]][scenes[0]])
+    names = [  # less what is known of no scene
+        name
+        for name in scores[methods[0]][scenes[0]]
+        if not all(math.isnan(scores[m][scene][name]) for m in methods for scene in scenes)
+    ]
     heads = ["mean", "median", "minimum", *names[1:]]
     width = max(map(len, methods))
     print(f"\n{'':{width}} {'MEF-SSIM':>8} {'':17} mean")
@@ -237,7 +268,8 @@ def print_tables(scores):
         values = {name: [scores[method][scene][name] for scene in scenes] for name in names}
         q = values.pop("MEF-SSIM")
         columns = [statistics.mean(q), statistics.median(q), min(q)]
-        columns += map(statistics.mean, values.values())
+        for known in ([x for x in column if not math.isnan(x)] for column in values.values()):
+            columns.append(statistics.mean(known) if known else math.nan)
         print(f"{method:{width}} " + " ".join(f"{value:8.4f}" for value in columns))
 
     print("\nScenes in which the method of the row has a higher MEF-SSIM than that of the column:")

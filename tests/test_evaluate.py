@@ -123,7 +123,10 @@ def test_layout_of_mefb(folder, tmp_path):
         (folder / scene / "2.png").rename(folder / scene / "0_result.png")
     for flags in ([], ["--stack"]):
         run("--folder", folder, "--model", "--csv", table, *flags)
-        assert read(table) == read(plain)
+        expected, found = read(plain), read(table)
+        for row in (*expected.values(), *found.values()):
+            row.pop("dC")  # of brackets with a middle exposure
+        assert found == expected
 
 
 def test_folder_names():
@@ -275,3 +278,34 @@ def test_fused_needs_a_name_and_a_folder(capsys):
         evaluate.main(["--folder", "x", "--fused", "results"])
     assert caught.value.code == 2
     assert "'results' is not of the form NAME=DIR" in capsys.readouterr().err
+
+
+def test_colour_difference_is_that_of_lab():
+    """Of pure colours, whose a* and b* are in any table of CIELAB (sRGB, D65)."""
+    exposure = np.full((4, 5, 3), 128, np.uint8)  # a* = b* = 0
+    exposure[0] = 255  # clipped: left out
+    red = np.zeros((4, 5, 3), np.uint8)
+    red[..., 0] = 255  # L* 53.24, a* 80.09, b* 67.20
+    expected = math.hypot(80.09, 67.20)
+    assert evaluate.colour_difference(red, exposure) == pytest.approx(expected, abs=0.2)
+    assert evaluate.colour_difference(exposure, exposure) == 0
+    assert math.isnan(evaluate.colour_difference(red, None))
+    assert math.isnan(evaluate.colour_difference(red[..., 0], exposure))
+    assert math.isnan(evaluate.colour_difference(red, exposure * 0))
+
+
+def test_colours_are_compared_with_the_middle_exposure(tmp_path, capsys):
+    for name, gains in (("three", (0.3, 1.0, 8.0)), ("two", (0.3, 8.0))):
+        write_bracket(tmp_path / "scenes" / name, seed=1, gains=gains)
+    options = ["--folder", str(tmp_path / "scenes"), "--model", "--quiet"]
+    assert evaluate.main([*options, "--csv", str(tmp_path / "scores.csv")]) == 0
+    with open(tmp_path / "scores.csv", newline="") as file:
+        rows = {(row["method"], row["scene"]): float(row["dC"]) for row in csv.DictReader(file)}
+    middle = utils.read_image(str(tmp_path / "scenes" / "three" / "2.png"))
+    ends = [utils.read_image(str(tmp_path / "scenes" / "three" / f"{k}.png")) for k in (1, 3)]
+    expected = evaluate.colour_difference(evaluate.average(ends), middle)
+    assert rows["average", "three"] == pytest.approx(expected, abs=1e-6)
+    assert math.isnan(rows["average", "two"])
+    summary = capsys.readouterr().out.splitlines()
+    line = next(text for text in summary if text.startswith("average  "))
+    assert line.split()[-1] == f"{expected:.4f}"
