@@ -49,7 +49,7 @@ class Registration(NamedTuple):
 def align(images, reference=None, crop=True):
     """Registers exposures of one scene to one of them and resamples them accordingly.
 
-    images: two or more pictures of one colour and depth; sizes may differ.
+    images: two or more pictures, all grey or all RGB; sizes may differ.
     reference: index of the picture that the others are brought to; middle_exposure by default.
     crop: to the rectangle that all exposures cover. Else the result has the reference's size, and
         shows the reference where an exposure has nothing to show.
@@ -158,7 +158,8 @@ def register(picture, reference):
 def reduce(picture, scale):
     if scale == 1:
         return picture
-    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    size = [max(round(side * scale), 1) for side in picture.shape[1::-1]]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def rescale(homography, factor):
@@ -408,7 +409,7 @@ def show_elsewhere(image, reference, inside):
 def deghost(images, reference=None):
     """Takes what moved out of aligned exposures: the reference is shown there in its place.
 
-    images: two or more pictures of one size, colour and depth. reference: index of the picture
+    images: two or more pictures of one size, all grey or all RGB. reference: index of the picture
     whose scene is shown; middle_exposure by default.
 
     What an exposure would show of the reference's scene is computed level by level (see
@@ -519,7 +520,9 @@ def replace(image, reference, moved, maps):
     # Full inside, so that nothing of the ghost is left: the border lies outside of what moved.
     soft = np.clip(soft * 2, 0, 1)
     soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
-    highest = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
+    highest, reference_highest = (
+        np.iinfo(dtype).max if dtype.kind == "u" else 1 for dtype in (image.dtype, reference.dtype)
+    )
     result = image.copy()
     for start in range(0, height, 256):  # in strips, whose floats are small
         rows = slice(start, start + 256)
@@ -528,7 +531,7 @@ def replace(image, reference, moved, maps):
         share = soft[rows]
         for channel, (_, _, mean) in enumerate(maps):
             at = rows if image.ndim == 2 else (rows, slice(None), channel)
-            shown = np.interp(reference[at] * (255 / highest), np.arange(256), mean) / 255
+            shown = np.interp(reference[at] * (255 / reference_highest), np.arange(256), mean) / 255
             blend = image[at] / highest * (1 - share) + shown * share
             result[at] = utils.quantise(blend, image.dtype)
     return result

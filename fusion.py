@@ -485,14 +485,15 @@ def panel(model, under, over, target="patch", **options):
     return np.concatenate([*sources, fused, target], axis=1)
 
 
-def check(images):
+def check(images, one_size=True):
+    """ValueError where pictures cannot be fused; one_size: whether they must have one size."""
     if len(images) < 2:
         raise ValueError(f"fusion needs two or more pictures, not {len(images)}")
     shape = images[0].shape
     if len(shape) not in (2, 3) or shape[2:] not in ((), (3,)) or 0 in shape:
         raise ValueError(f"expected pictures of shape (H, W) or (H, W, 3), not {shape}")
     for image in images:
-        if image.shape[:2] != shape[:2]:
+        if one_size and image.shape[:2] != shape[:2]:
             raise ValueError(
                 "the pictures differ in size: "
                 f"{shape[1]}x{shape[0]} and {image.shape[1]}x{image.shape[0]}"

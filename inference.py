@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,10 +19,12 @@ import utils
 from model import choose_device, load_checkpoint, load_model
 from opts import TestOptions, describe, run
 
+FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # of one scene of a folder
 AHEAD = 2  # scenes of a folder that are read before their turn, and that wait to be written
 PAUSE = 30.0  # seconds without a photo, after which the next one begins another bracket
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}
-TIME, EXPOSURE, BIAS = 0x9003, 0x829A, 0x9204  # tags of EXIF
+TIME, BIAS = 0x9003, 0x9204  # tags of EXIF
+SETTINGS = (0x829A, 0x829D, 0x8827)  # those of exposure time, aperture, ISO
 
 
 def inference(options):
@@ -36,7 +39,8 @@ def inference(options):
         return 0
     if options.folder:
         return fuse_folder(options)
-    utils.check_picture_writable(options.res)
+    for path in [options.res] + [preview_path(options.res)] * options.preview:
+        utils.check_picture_writable(path)
     with ThreadPoolExecutor() as pool:
         decoding = pool.map(utils.read_picture, options.images)
         model = load_model(options.model, choose_device(options.device))
@@ -59,9 +63,9 @@ def describe_checkpoint(path):
     scores, losses = checkpoint.get("val"), checkpoint.get("loss")
     if "epoch" in checkpoint:
         yield f"epochs: {checkpoint['epoch']}"
-    if losses:
+    if isinstance(losses, list) and losses:
         yield f"training loss of the last epoch: {float(losses[-1]):.4f}"
-    if scores:
+    if isinstance(scores, dict) and scores:
         epoch = max(scores)
         yield f"validation MEF-SSIM: {scores[epoch]:.4f}, of epoch {epoch}"
     run_record = checkpoint.get("run", {})
@@ -85,33 +89,27 @@ def describe_checkpoint(path):
 
 def fuse_folder(options):
     """Fuses every bracket of a folder; reading, fusing and writing overlap. Returns the status."""
-    results = options.res
-    scenes = find_all_brackets(options.folder, options.group, results)
-    os.makedirs(results, exist_ok=True)
-    work = []
-    for scene, files in scenes.items():
-        path = os.path.join(results, options.name.replace("{scene}", scene))
-        utils.check_picture_writable(path)
-        if not (options.skip_existing and os.path.exists(path)):
-            work.append((files, path))
-    if len({path for _, path in work}) < len(work):
-        raise ValueError(f"--name {options.name}: gives several scenes one name")
+    scenes, problems = find_all_brackets(options.folder, options.group, options.res)
+    work = plan_results(scenes, options)
     model = fusion.prepare(
         load_model(options.model, choose_device(options.device)), options.precision
     )
     failed = 0
 
-    def failure(path, error):
+    def failure(message):
         nonlocal failed
         failed += 1
         with tqdm.external_write_mode():
-            print(f"inference.py: {path}: not made: {describe(error)}", file=sys.stderr)
+            print(f"inference.py: {message}", file=sys.stderr)
 
     def finish(path, written):
         try:
             written.result()
-        except (OSError, ValueError) as error:
-            failure(path, error)
+        except FAILURES as error:
+            failure(f"{path}: not made: {describe(error)}")
+
+    for problem in problems:
+        failure(problem)
 
     reading, writing = deque(), deque()
     with ThreadPoolExecutor() as readers, ThreadPoolExecutor(1) as writer:
@@ -127,8 +125,8 @@ def fuse_folder(options):
                 pictures = [read.result() for read in reads]
                 write = fuse_scene(model, files, pictures, path, options, progress=False)
                 writing.append((path, writer.submit(write)))
-            except (OSError, ValueError) as error:
-                failure(path, error)
+            except FAILURES as error:
+                failure(f"{path}: not made: {describe(error)}")
             while len(writing) > AHEAD:
                 finish(*writing.popleft())
             bar.update()
@@ -136,8 +134,39 @@ def fuse_folder(options):
             finish(path, written)
         bar.close()
     if failed:
-        print(f"inference.py: {failed} of {len(work)} scenes were not fused", file=sys.stderr)
+        total = len(work) + len(problems)
+        print(f"inference.py: {failed} of {total} scenes were not fused", file=sys.stderr)
     return 1 if failed else 0
+
+
+def plan_results(scenes, options):
+    """What is to be made of the scenes {name: files}: a list of (files, path of the result).
+
+    Makes the folder of the results. Raises ValueError where two scenes would have one result, or a
+    result would overwrite a photo.
+    """
+    if os.path.isdir(options.res) and os.path.samefile(options.res, options.folder):
+        raise ValueError(f"{options.res}: results need a folder other than that of the photos")
+    os.makedirs(options.res, exist_ok=True)
+    photos = {os.path.realpath(file) for files in scenes.values() for file in files}
+    work, taken = [], set()
+    for scene, files in scenes.items():
+        path = os.path.join(options.res, options.name.replace("{scene}", scene))
+        written = [path, preview_path(path)] if options.preview else [path]
+        for name in written:
+            utils.check_picture_writable(name)
+            if os.path.realpath(name) in photos:
+                raise ValueError(f"{name}: is one of the photos")
+        if taken.intersection(written):
+            raise ValueError(f"{path}: would be the result of several scenes; see --name")
+        taken.update(written)
+        if not (options.skip_existing and os.path.exists(path)):
+            work.append((files, path))
+    return work
+
+
+def preview_path(path):
+    return f"{os.path.splitext(path)[0]}_preview.jpg"
 
 
 def fuse_scene(model, files, pictures, path, options, progress=True):
@@ -162,23 +191,31 @@ def fuse_scene(model, files, pictures, path, options, progress=True):
         "dtype": TYPES.get(options.depth),
     }
     try:
+        fusion.check(images, one_size=not options.align)
         if options.align:
             images, area = aligned(images, reference, files, options)
             alpha = None if alpha is None else alpha[area]
-        fusion.check(images)
+            fusion.check(images)  # what could not be aligned
         if options.deghost:
             images, shares = align.deghost(images, reference)
+            for file, share in zip(files, shares, strict=True):
+                if share > 0.5:
+                    text = f"{file}: {share:.0%} of it replaced as moved; is it of this scene?"
+                    warnings.warn(text, stacklevel=2)
             if options.verbose:
                 for file, share in zip(files, shares, strict=True):
                     print(f"{file}: {share:.1%} replaced as moved", file=sys.stderr)
+        if options.panel and len(images) != 2:
+            raise ValueError(f"--panel is for two exposures, not {len(images)}")
         if options.panel:
             under, over = sorted(images, key=lambda image: image.mean())
             result = fusion.panel(model, under, over, **how)
             alpha = None
         else:
             result = fusion.fuse(model, images, **how)
-    except ValueError as error:
-        raise ValueError(f"{listed}: {error}") from error
+    except (ValueError, cv2.error) as error:
+        reason = error.err if isinstance(error, cv2.error) else error
+        raise ValueError(f"{listed}: {reason}") from error
     sheet = None
     if options.preview:
         captions = [os.path.basename(file) for file in files]
@@ -192,7 +229,7 @@ def write(path, result, alpha, metadata, quality, sheet):
     """Writes a result and, where there is one, its contact sheet beside it."""
     utils.write_image(path, result, alpha, metadata, quality)
     if sheet is not None:
-        utils.write_image(f"{os.path.splitext(path)[0]}_preview.jpg", sheet)
+        utils.write_image(preview_path(path), sheet)
 
 
 def aligned(images, reference, files, options):
@@ -203,7 +240,8 @@ def aligned(images, reference, files, options):
     except ValueError as error:
         if options.align != "try":
             raise
-        warnings.warn(f"fused unaligned: {error}", stacklevel=2)
+        listed = " and ".join(map(str, files))
+        warnings.warn(f"{listed}: fused unaligned: {error}", stacklevel=2)
         return images, everything
     if options.verbose:
         for k, (file, found) in enumerate(zip(files, registrations, strict=True)):
@@ -231,59 +269,89 @@ def common_alpha(pictures, path):
 
 
 def find_all_brackets(folder, group, results):
-    """The brackets of a folder: {scene: picture files}.
+    """The brackets of a folder: {scene: picture files}, and what cannot be used, as messages.
 
     Every sub-folder with pictures, but that of the results, is a scene. The folder's own pictures
     are scenes of `group` files each or, where that is None, as their EXIF data group them; such a
-    scene has the name of its first file. Raises ValueError where there is nothing to fuse.
+    scene has the name of its first file. Raises ValueError where there is nothing to fuse or two
+    scenes have one name.
     """
-    scenes = {}
+    scenes, problems = {}, []
+
+    def add(name, files):
+        if name in scenes:
+            raise ValueError(f"{folder}: two brackets have the name {name}")
+        scenes[name] = files
+
     flat = utils.find_pictures(folder)
     if group:
         parts = [flat[start : start + group] for start in range(0, len(flat), group)]
     else:
-        parts = group_by_exif(flat) if flat else []
+        parts, problems = group_by_exif(flat)
     for files in parts:
-        scenes[os.path.splitext(os.path.basename(files[0]))[0]] = files
+        add(os.path.splitext(os.path.basename(files[0]))[0], files)
     for name in sorted(os.listdir(folder), key=utils.natural):
         path = os.path.join(folder, name)
         if os.path.isdir(path) and not (os.path.isdir(results) and os.path.samefile(path, results)):
-            files = utils.find_pictures(path)
-            if files and name in scenes:
-                raise ValueError(f"{folder}: {name} is the name of a bracket and of a sub-folder")
+            try:
+                files = utils.find_pictures(path)
+            except OSError as error:
+                problems.append(describe(error))
+                continue
             if files:
-                scenes[name] = files
+                add(name, files)
     if not scenes:
-        raise ValueError(f"{folder}: holds no pictures, nor a sub-folder with pictures")
-    return scenes
+        reason = problems[0] if problems else f"{folder}: holds no pictures, nor do its sub-folders"
+        raise ValueError(reason)
+    return scenes, problems
+
+
+class Shot(NamedTuple):
+    """A photo and what its EXIF says: seconds at its start, exposure time, settings, bias."""
+
+    file: str
+    start: float
+    seconds: float
+    settings: tuple
+    bias: float | None
 
 
 def group_by_exif(files):
     """Photos of one folder as brackets: lists of files in the order in which they were taken.
 
-    A bracket ends before an exposure that it has already, and where the camera pauses. Raises
-    ValueError naming a file that does not say when it was taken and how it was exposed.
+    A bracket ends where the camera pauses, and before an exposure that it has already: a bias in
+    brackets made by bias, else settings (exposure time, aperture, ISO). Returns the brackets and,
+    as messages, which files do not say when they were taken and how exposed.
     """
-    shots = []
+    shots, problems = [], []
     for file in files:
         exif = utils.read_exif(file)
-        taken = seconds(utils.exif_value(exif, TIME))
-        exposure = (utils.exif_value(exif, EXPOSURE), utils.exif_value(exif, BIAS))
-        if taken is None or exposure == (None, None):
-            raise ValueError(
+        start = seconds(utils.exif_value(exif, TIME))
+        settings = tuple(utils.exif_value(exif, tag) for tag in SETTINGS)
+        bias = utils.exif_value(exif, BIAS)
+        if start is None or (settings[0] is None and bias is None):
+            problems.append(
                 f"{file}: does not say when and how it was exposed; --group N takes N files each"
             )
-        shots.append((taken, file, exposure))
-    shots.sort(key=lambda shot: shot[0])  # stable: by name within a second
-    brackets, used, before = [], set(), None
-    for taken, file, exposure in shots:
-        if before is None or taken - before > PAUSE or exposure in used:
+        else:
+            shots.append(Shot(file, start, settings[0] or 0.0, settings, bias))
+    shots.sort(key=lambda shot: shot.start)  # stable: by name within a second
+    brackets = []
+    for shot in shots:
+        if not brackets or begins_another(shot, brackets[-1]):
             brackets.append([])
-            used = set()
-        brackets[-1].append(file)
-        used.add(exposure)
-        before = taken
-    return brackets
+        brackets[-1].append(shot)
+    return [[shot.file for shot in bracket] for bracket in brackets], problems
+
+
+def begins_another(shot, bracket):
+    """Whether a Shot is not of the bracket, a list of Shots, that the one before it is of."""
+    last = bracket[-1]
+    if shot.start - last.start - last.seconds > PAUSE:
+        return True
+    if len({other.bias for other in bracket}) > 1:
+        return shot.bias in {other.bias for other in bracket}
+    return (shot.settings, shot.bias) in {(other.settings, other.bias) for other in bracket}
 
 
 def seconds(time):

@@ -205,8 +205,8 @@ class TestOptions:
         result.add_argument(
             "--name",
             default="{scene}_fused.jpg",
-            help="with --folder, a result's file name; {scene} is the sub-folder's name or that of "
-            "the bracket's first file",
+            help="with --folder, a result's file name, without a folder; {scene} is the name of "
+            "the sub-folder or of the bracket's first file",
         )
         result.add_argument(
             "--skip_existing",
@@ -291,8 +291,10 @@ class TestOptions:
             error("give --image1 and --image2, or --images, or --folder")
         if options.folder is None and (options.group or options.skip_existing):
             error("--group and --skip_existing are for --folder")
-        if options.folder is not None and "{scene}" not in options.name:
-            error(f"--name {options.name}: has no {{scene}}")
+        if "{scene}" not in options.name or os.path.basename(options.name) != options.name:
+            error(f"--name {options.name}: must be a file name with {{scene}} in it")
+        if options.panel and options.preview:
+            error("--panel and --preview do not go together")
         if pair:
             options.images = pair
         if options.panel and options.images and len(options.images) != 2:

@@ -179,7 +179,8 @@ def train_in(processes, options):
     dtype = choose_precision(options.precision, device)
     writer = tensorboard(options) if processes.first else None
     latest = os.path.join(options.det, "model", "latest.pth")
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and os.path.exists(latest):
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    if again and is_newer(latest, os.path.join(options.det, "run.json")):
         options.resume = latest  # torchrun has started us again with the same command
     validation = [pair for folder in options.val_folder for pair in find_brackets(folder).values()]
     for paths in validation:
@@ -198,7 +199,7 @@ def train_in(processes, options):
     state = {"epoch": 0, "step": 0, "loss_sum": 0.0}
     state |= {"loss": [], "lr": [], "seconds": [], "val": {}}
     if options.resume:
-        state = restore(options, model, average, optimizer, scaler)
+        state = restore(options, model, average, optimizer, scaler, processes)
     with processes.first_alone():  # who fills the cache
         dataset = BracketedDataset(
             options.folder,
@@ -222,8 +223,9 @@ def train_in(processes, options):
     if processes.first:
         for unfinished in glob.glob(os.path.join(glob.escape(options.det), "model", "*.tmp*")):
             os.remove(unfinished)  # of a run that was killed while writing
-        with utils.replacing(os.path.join(options.det, "run.json"), "w") as file:
-            json.dump({**run_record, "options": vars(options), "data": data}, file, indent=1)
+        if not again:
+            with utils.replacing(os.path.join(options.det, "run.json"), "w") as file:
+                json.dump({**run_record, "options": vars(options), "data": data}, file, indent=1)
         if not options.quiet:
             print(run_record["command"], flush=True)
     step_loss = StepLoss(model, training_score(options), dtype)
@@ -339,6 +341,14 @@ class StepLoss(nn.Module):
         if not stacks:  # a process may go away empty-handed from an epoch's last batch
             total = sum((0 * parameter).sum() for parameter in self.model.parameters())
         return total
+
+
+def is_newer(path, other):
+    """Whether a file is there and younger than another, that is: of the run that wrote this."""
+    try:
+        return os.stat(path).st_mtime_ns >= os.stat(other).st_mtime_ns
+    except FileNotFoundError:
+        return False
 
 
 def training_score(options):
@@ -540,7 +550,7 @@ def validate(model, pairs, dtype, quiet):
     for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):
         images = read_pair(paths)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            fused = fusion.fuse(model, images)
+            fused = fusion.fuse(model, images, fast=False, refine=0)
         gray = [utils.to_gray(image) for image in images]
         scores.append(loss.score(utils.to_gray(fused), gray, device))
     return scores
@@ -689,7 +699,7 @@ def save_latest(path, model, average, optimizer, scaler, state, options, run_rec
     write_checkpoint(path, {**describe(average.module, options, run_record), **training, **state})
 
 
-def restore(options, model, average, optimizer, scaler):
+def restore(options, model, average, optimizer, scaler, processes):
     """Loads the latest.pth to resume from; returns the training state.
 
     Raises ValueError where it lacks something or was made with other options; only those of the
@@ -700,7 +710,7 @@ def restore(options, model, average, optimizer, scaler):
         checkpoint = load_checkpoint(path)
     except ValueError as error:
         raise ValueError(f"{error}{whole_checkpoint_beside(path)}") from error
-    needed = ("trained", "optimizer", "scaler", "options", *STATE)
+    needed = ("trained", "optimizer", "scaler", "options", "run", *STATE)
     missing = [key for key in needed if key not in checkpoint]
     if missing:
         raise ValueError(f"{path}: training cannot resume from it, it lacks {', '.join(missing)}")
@@ -709,6 +719,10 @@ def restore(options, model, average, optimizer, scaler):
         for name in FIXED_OPTIONS
         if checkpoint["options"].get(name) != getattr(options, name)
     ]
+    if checkpoint["run"]["processes"] != processes.count:
+        contradictions.append(
+            f"{checkpoint['run']['processes']} process(es), not {processes.count}"
+        )
     if contradictions:
         raise ValueError(f"{path}: was trained with {'; '.join(contradictions)}")
     average.module.load_state_dict(model_from_checkpoint(checkpoint, path).state_dict())

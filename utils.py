@@ -22,6 +22,7 @@ import torch
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B; ITU-R BT.601
 LZW = 5  # TIFF's number for it; OpenCV 4 stores floats with loss unless told otherwise
 NEUTRAL = 0.5  # Cb and Cr of grey; 128 in the paper's 8-bit terms
+JPEG_SEGMENT = 65_500  # bytes of metadata that one can hold
 QUALITY = 95  # of JPEG, WebP and AVIF
 THUMBNAIL = 240  # width on contact sheets, in pixels
 CAPTION = 20  # height of the text below a thumbnail, in pixels
@@ -349,6 +350,12 @@ def write_image(path, image, alpha=None, metadata=None, quality=QUALITY):
     if lost:
         listed = " and ".join(lost)
         warnings.warn(f"{path}: {listed} not written, OpenCV cannot to {extension}", stacklevel=2)
+    if extension in (".jpg", ".jpeg"):
+        large = sorted(name for name, chunk in metadata.items() if len(chunk) > JPEG_SEGMENT)
+        if large:
+            listed = " and ".join(large)
+            warnings.warn(f"{path}: {listed} not written, too large for {extension}", stacklevel=2)
+            metadata = {name: chunk for name, chunk in metadata.items() if name not in large}
     image, alpha = (as_storable(plane, extension) for plane in (image, alpha))
     options = {
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],

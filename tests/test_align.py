@@ -191,6 +191,15 @@ def test_what_moved_is_replaced(radiance, dtype):
     assert result[2].dtype == dtype
 
 
+@pytest.mark.parametrize("deep", [1, 2])
+def test_what_moved_is_replaced_in_exposures_of_different_depth(radiance, deep):
+    images, truth, mask = moving(radiance)
+    images[deep] = images[deep].astype(np.uint16) * 257
+    result = align.deghost(images)[0][2]
+    assert result.dtype == images[2].dtype
+    assert np.abs(utils.to_8_bit(result)[mask].astype(float) - truth[mask]).mean() < 8
+
+
 def test_grey_pictures_and_the_wanted_reference(radiance):
     images, _, mask = moving(radiance)
     images = [image[..., 1] for image in images]

@@ -232,6 +232,8 @@ def test_bad_flags_get_one_line(files, flags, capsys):
         (["--image1", "a.png"], "--image2"),
         (["--images", "a.png", "b.png", "c.png", "--panel"], "two exposures"),
         (["--folder", "photos", "--name", "x.jpg"], "{scene}"),
+        (["--folder", "photos", "--name", "a/{scene}.jpg"], "{scene}"),
+        (["--images", "a.png", "b.png", "--panel", "--preview"], "--panel and --preview"),
     ],
 )
 def test_flags_that_say_too_little(flags, reason, capsys):
@@ -560,6 +562,89 @@ def test_photos_of_one_folder_in_groups(tmp_path, files, capfd):
     assert sorted(os.listdir(tmp_path / "out")) == ["1_fused.jpg", "4_fused.jpg"]
 
 
+def test_results_never_overwrite_photos(tmp_path, files, capfd):
+    folder = tmp_path / "card"
+    paths = write_bracket(folder, extension=".jpg", gains=(0.3, 8.0))
+    before = [path.read_bytes() for path in paths]
+    flags = ["--group", "2", "--name", "{scene}.jpg", "--quiet"]
+    assert fuse_folder(files, folder, folder, *flags) == 2
+    assert "need a folder other than that of the photos" in capfd.readouterr().err
+    (tmp_path / "link").symlink_to(folder)
+    assert fuse_folder(files, folder, tmp_path / "link", *flags) == 2
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_what_cannot_be_grouped_is_named_and_the_rest_fused(tmp_path, files, capfd):
+    folder = tmp_path / "card"
+    write_bracket(folder / "scene")
+    shutil.copy(folder / "scene" / "1.png", folder / "index.png")
+    assert fuse_folder(files, folder, tmp_path / "out", "--quiet") == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert "index.png: does not say when" in lines[0]
+    assert lines[1] == "inference.py: 1 of 2 scenes were not fused"
+    assert os.listdir(tmp_path / "out") == ["scene_fused.jpg"]
+
+
+def test_brackets_of_one_name_are_refused(tmp_path, files, capfd):
+    folder = tmp_path / "card"
+    write_bracket(folder, gains=(0.3, 8.0))
+    for number in (1, 2):
+        image = utils.read_image(str(folder / f"{number}.png"))
+        utils.write_image(str(folder / f"{number}.tif"), image)
+    assert fuse_folder(files, folder, tmp_path / "out", "--group", "2", "--quiet") == 0
+    (folder / "1").mkdir()
+    shutil.copy(folder / "1.png", folder / "1" / "a.png")
+    assert fuse_folder(files, folder, tmp_path / "out", "--group", "2") == 2
+    assert "two brackets have the name 1" in capfd.readouterr().err
+
+
+def test_panels_of_a_folder_need_pairs(brackets, tmp_path, files, capfd):
+    assert fuse_folder(files, brackets, tmp_path / "out", "--panel", "--quiet") == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert sum("--panel is for two exposures, not 3" in line for line in lines) == 2
+    assert os.listdir(tmp_path / "out") == ["scene10_fused.jpg"]
+
+
+def test_floats_are_checked_before_they_are_aligned(tmp_path, files, pair, capfd):
+    paths = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    for path, image in zip(paths, pair, strict=True):
+        cv2.imwrite(str(path), image.astype(np.float32) / 128)
+    assert fuse_files(files, paths, "--align") == 2
+    assert "float pictures must lie in [0, 1]" in capfd.readouterr().err
+
+
+def shot(start, seconds, bias=0.0, iso=100):
+    return inference.Shot(f"{start}", float(start), seconds, (seconds, 8.0, iso), bias)
+
+
+@pytest.mark.parametrize(
+    "brackets",
+    [
+        # By bias, the exposure that it is relative to having changed.
+        [
+            [shot(0, 1 / 60), shot(1, 1 / 240, -2), shot(2, 1 / 15, 2)],
+            [shot(14, 1 / 80), shot(15, 1 / 320, -2), shot(16, 1 / 20, 2)],
+        ],
+        # By hand: the bias is always 0.
+        [[shot(0, 1 / 60), shot(1, 1 / 15)], [shot(2, 1 / 60), shot(3, 1 / 15)]],
+        # Long ones: from start to start it is longer than the pause.
+        [[shot(0, 60), shot(61, 15), shot(77, 4)]],
+        # By ISO.
+        [[shot(0, 1 / 60), shot(1, 1 / 60, iso=400), shot(2, 1 / 60, iso=1600)]],
+        # One bracket after another of the same exposures, after a pause.
+        [[shot(0, 1 / 60), shot(1, 1 / 15)], [shot(50, 1 / 30), shot(51, 1 / 8)]],
+    ],
+)
+def test_where_brackets_end(brackets):
+    shots = [shot for bracket in brackets for shot in bracket]
+    found = []
+    for taken in shots:
+        if not found or inference.begins_another(taken, found[-1]):
+            found.append([])
+        found[-1].append(taken)
+    assert found == brackets
+
+
 def test_photos_of_one_folder_by_their_exif(tmp_path):
     """By time and exposure: whatever the names, a bracket ends where an exposure comes again."""
     folder = tmp_path / "card"
@@ -583,5 +668,6 @@ def test_photos_of_one_folder_by_their_exif(tmp_path):
         data = data.replace(struct.pack(">II", 1, 250), struct.pack(">II", exposure, 1000))
         utils.write_image(str(path), utils.read_image(str(path)), metadata={"EXIF": data})
         expected.setdefault(bracket, []).append((k, str(path)))
-    found = inference.group_by_exif([str(path) for path in paths])
+    found, problems = inference.group_by_exif([str(path) for path in paths])
+    assert not problems
     assert found == [[path for _, path in sorted(expected[name])] for name in "abc"]

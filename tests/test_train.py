@@ -583,6 +583,18 @@ def test_resuming_another_run_is_refused(brackets, tmp_path, capsys):
     assert "its state of training does not fit" in capsys.readouterr().err
 
 
+def test_resuming_in_other_processes_is_refused(brackets, tmp_path, capsys):
+    """The batches, and so the steps of an epoch, would be others."""
+    det = tmp_path / "det"
+    run(brackets, det, epoch=1)
+    latest = det / "model" / "latest.pth"
+    checkpoint = load_checkpoint(str(latest))
+    checkpoint["run"]["processes"] = 2
+    torch.save(checkpoint, latest)
+    assert train.main(arguments(brackets, det, epoch=2, resume=latest)) == 2
+    assert "was trained with 2 process(es), not 1" in capsys.readouterr().err
+
+
 def test_validation_pictures_are_checked_before_training(brackets, tmp_path, capsys):
     write_bracket(tmp_path / "val" / "scene")
     second = str(tmp_path / "val" / "scene" / "3.png")

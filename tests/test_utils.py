@@ -209,6 +209,13 @@ def test_metadata_round_trip(tmp_path, extension):
     assert utils.read_exif(path) == back["EXIF"]
 
 
+def test_metadata_too_large_for_jpeg_are_left_out(tmp_path):
+    path = str(tmp_path / "x.jpg")
+    with pytest.warns(UserWarning, match="XMP not written, too large for .jpg"):
+        utils.write_image(path, picture(), metadata={"XMP": b"<" * 70_000 + b">", "ICC": icc()})
+    assert utils.read_picture(path).metadata == {"ICC": icc()}
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_profiles_of_tiff(tmp_path, dtype):
     metadata = {"ICC": icc(), "XMP": XMP + b">"}  # of odd length too
