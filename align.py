@@ -12,6 +12,7 @@ import numpy as np
 
 import utils
 
+LARGEST = 32767  # pixels a side that OpenCV resamples
 COARSE = 1000  # pixels: the long side at which features are matched
 STEP = 2.5  # by which pictures grow from one refinement to the next, up to their full size
 FEATURES = 4000  # of each picture, at most
@@ -56,8 +57,11 @@ def align(images, reference=None, crop=True):
 
     Returns (aligned pictures of one size, a Registration of each, (rows, columns) of the reference
     that they show, two slices). An exposure that has not moved is not resampled.
-    Raises ValueError, naming the number of the exposure, where one cannot be registered.
+    Raises ValueError, naming the number of the exposure, where one cannot be registered, and where
+    pictures are larger than OpenCV can resample.
     """
+    if max(max(image.shape[:2]) for image in images) > LARGEST:
+        raise ValueError(f"pictures can be aligned up to {LARGEST} pixels a side")
     if reference is None:
         reference = middle_exposure(images)
     registrations = register_all([gray(image) for image in images], reference)

@@ -140,6 +140,11 @@ def test_what_does_not_fit_is_refused(radiance):
         align.align([white, reference], reference=1)
 
 
+def test_pictures_that_are_too_large():
+    with pytest.raises(ValueError, match="up to 32767 pixels"):
+        align.align([np.zeros((8, 40_000), np.uint8)] * 2)
+
+
 def test_an_extreme_exposure_is_registered_by_way_of_its_neighbour(radiance, monkeypatch):
     moves = [np.eye(3), motion(shift=(4, 2)), motion(shift=(8, 4))]
     grays = [
