@@ -71,9 +71,11 @@ def align(images, reference=None, crop=True):
         area = common_area([r.homography for r in registrations], [i.shape[:2] for i in images])
     aligned = []
     for image, registration in zip(images, registrations, strict=True):
-        resampled, inside = resample(image, registration.homography, images[reference].shape)
-        if not inside[area].all():
-            resampled = show_elsewhere(resampled, images[reference], inside)
+        resampled = resample(image, registration.homography, images[reference].shape)
+        if not crop and resampled is not image:
+            inside = covered(image.shape[:2], registration.homography, (height, width))
+            if not inside.all():
+                resampled = show_elsewhere(resampled, images[reference], inside)
         aligned.append(resampled[area])
     return aligned, registrations, area
 
@@ -144,9 +146,9 @@ def register(picture, reference):
     """
     long_side = max(reference.shape)
     scale = min(COARSE / long_side, 1)
-    homography = match_features(reduce(picture, scale), reduce(reference, scale))
+    small, small_reference = reduce(picture, scale), reduce(reference, scale)
+    homography = match_features(small, small_reference)
     while True:
-        small, small_reference = reduce(picture, scale), reduce(reference, scale)
         for _ in range(2):
             homography, residual, agree, compared = refine(homography, small, small_reference)
         if agree < LEAST_PATCHES or agree < LEAST_SHARE * compared:
@@ -156,6 +158,7 @@ def register(picture, reference):
         larger = min(scale * STEP, 1)
         homography = rescale(homography, larger / scale)
         scale = larger
+        small, small_reference = reduce(picture, scale), reduce(reference, scale)
     return describe(homography, reference.shape, residual, agree)
 
 
@@ -232,14 +235,14 @@ def patch_displacements(homography, picture, reference):
     height, width = reference.shape
     side = min(int(np.clip(max(height, width) // 12, *PATCH)), height, width)
     spacing = max(max(height, width) / PATCHES, side / 2)
-    corners = [
+    places = [
         (int(x), int(y))
         for y in np.linspace(0, height - side, max(int(height / spacing), 1))
         for x in np.linspace(0, width - side, max(int(width / spacing), 1))
     ]
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
     centres, displacements, compared = [], [], 0
-    for x, y in corners:
+    for x, y in places:
         here = reference[y : y + side, x : x + side]
         to_picture = homography @ np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
         there = cv2.warpPerspective(
@@ -375,29 +378,32 @@ def common_area(homographies, shapes):
 def resample(image, homography, shape):
     """An exposure as the reference's camera, with a picture of a shape, would have taken it.
 
-    Returns the picture and where the exposure has something to show, bool (H, W).
+    Outside of what the exposure shows, its border is repeated. One that has not moved is returned
+    as it is.
     """
     height, width = shape[:2]
     moved = project(homography, corners((height, width))) - corners((height, width))
     if image.shape == shape and np.abs(moved).max() < STILL:
-        return image, np.ones((height, width), bool)
-    flags = cv2.WARP_INVERSE_MAP
+        return image
     warped = cv2.warpPerspective(
         image,
         homography,
         (width, height),
-        flags=flags | cv2.INTER_LANCZOS4,
+        flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LANCZOS4,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    if warped.dtype.kind == "f":
-        warped = np.clip(warped, 0, 1)
+    return np.clip(warped, 0, 1) if warped.dtype.kind == "f" else warped
+
+
+def covered(shape, homography, reference_shape):
+    """Where in the reference an exposure of a shape (H, W) has something to show: bool (H, W)."""
     inside = cv2.warpPerspective(
-        np.ones(image.shape[:2], np.uint8),
+        np.ones(shape, np.uint8),
         homography,
-        (width, height),
-        flags=flags | cv2.INTER_NEAREST,
+        reference_shape[::-1],
+        flags=cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST,
     )
-    return warped, inside > 0
+    return inside > 0
 
 
 def show_elsewhere(image, reference, inside):

@@ -85,7 +85,8 @@ class BracketedDataset(Dataset):
                     self.files.append(files)
         if not self.scenes:
             raise ValueError(f"{', '.join(map(str, folders))}: no scene in it can be used")
-        largest = max(min(np.load(path, mmap_mode="r").shape[-2:]) for path, _, _ in self.scenes)
+        self.sizes = [np.load(path, mmap_mode="r").shape[-2:] for path, _, _ in self.scenes]
+        largest = max(map(min, self.sizes))
         if crop_size > largest:
             raise ValueError(
                 f"crops of {crop_size} pixels are larger than all scenes, which have {largest}"
@@ -109,8 +110,7 @@ class BracketedDataset(Dataset):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             hashes = list(pool.map(hash_files, self.files))
         result = {}
-        for (path, _, _), files, digest in zip(self.scenes, self.files, hashes, strict=True):
-            height, width = np.load(path, mmap_mode="r").shape[-2:]
+        for (height, width), files, digest in zip(self.sizes, self.files, hashes, strict=True):
             name = scene = os.path.basename(os.path.dirname(files[0]))
             number = 1
             while name in result:

@@ -66,9 +66,7 @@ def evaluate(options):
             for name, paths in on_disk.items():
                 results[name] = read_result(paths[scene], images)
             gray = [utils.to_gray(image) for image in images]
-            middle = None
-            if len(stacks[folder]) > 2:
-                middle = utils.to_8_bit(utils.read_image(stacks[folder][len(stacks[folder]) // 2]))
+            middle = middle_picture(stacks[folder], dict(zip(files, images, strict=True)))
             for name, fused in results.items():
                 scores[name][scene] = {
                     **score_all(utils.to_gray(fused), gray, device),
@@ -87,6 +85,14 @@ def evaluate(options):
     if options.sheet:
         write_sheet(options.sheet, rows)
     return scores
+
+
+def middle_picture(stack, decoded):
+    """The middle one of three or more files, in 8 bits, else None. decoded: {file: picture}."""
+    if len(stack) < 3:
+        return None
+    path = stack[len(stack) // 2]
+    return decoded[path] if path in decoded else utils.to_8_bit(utils.read_image(path))
 
 
 def folder_name(method):

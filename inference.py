@@ -16,7 +16,7 @@ from tqdm import tqdm
 import align
 import fusion
 import utils
-from model import choose_device, load_checkpoint, load_model
+from model import choose_device, load_checkpoint, load_model, model_from_checkpoint
 from opts import TestOptions, describe, run
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # of one scene of a folder
@@ -54,8 +54,8 @@ def inference(options):
 
 def describe_checkpoint(path):
     """What a checkpoint is, as lines: network, training, data, score. Raises as load_model does."""
-    network = load_model(path)
     checkpoint = load_checkpoint(path)
+    network = model_from_checkpoint(checkpoint, path)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     settings = ", ".join(f"{name} {value}" for name, value in network.settings.items())
     yield f"file: {path}"

@@ -240,7 +240,7 @@ def train_in(processes, options):
     average.n_averaged.fill_(state["epoch"] * steps + state["step"])
     batches = iter(make_loader(dataset, options, state, device, processes=processes))
     log = Log(os.path.join(options.det, "log.csv"), state) if processes.first else None
-    figures = figure_pairs(validation, dataset, options)
+    figures = figure_pairs(validation, dataset, options) if processes.first else []
     stop = StopOnSignal()
     bar = tqdm(
         total=options.epoch * steps,
@@ -262,8 +262,7 @@ def train_in(processes, options):
                 step = epoch * steps + state["step"]
                 rate = learning_rate(step, options.epoch * steps, options)
                 # What the step draws depends on it alone, so that resuming needs no generators.
-                entropy = (options.seed, step, processes.rank)[: 2 if processes.first else 3]
-                state_of_step = np.random.SeedSequence(entropy)
+                state_of_step = np.random.SeedSequence((options.seed, step, processes.rank))
                 torch.manual_seed(int(state_of_step.generate_state(1, np.uint64)[0]))
                 noise = [exposure_noise(stack, options.noise) for stack in stacks]
                 samples = min(size, len(dataset) - state["step"] * size)
@@ -282,7 +281,8 @@ def train_in(processes, options):
                         "weights are not finite; a lower --lr may help"
                     )
                 bar.update()
-            if state["step"] == steps:
+            finished = state["step"] == steps
+            if finished:
                 if validation and validation_is_due(epoch + 1, options):
                     save()  # should validating be cut short
                     scores = validate(
@@ -302,7 +302,7 @@ def train_in(processes, options):
                     keep_best(average.module, state, options, run_record)
                     record(average.module, figures, state, options)
             save()
-            if processes.first and state["step"] == 0 and state["epoch"] > epoch:
+            if processes.first and finished:
                 log.write(state)
                 if writer:
                     show(writer, state)

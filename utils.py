@@ -6,6 +6,7 @@ or Y alone.
 """
 
 import contextlib
+import math
 import os
 import re
 import struct
@@ -42,6 +43,7 @@ METADATA = {
 }
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"  # before it in JPEG alone
 
+BYTE_ORDERS = {b"II": "<", b"MM": ">"}  # how EXIF and TIFF begin, and what struct calls it
 ORIENTATION = 0x0112  # tags of EXIF
 WIDTHS, HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
 EXIF_DIRECTORY = 0x8769
@@ -160,7 +162,7 @@ def tiff_with(data, metadata):
 
     TIFF 6.0, section 2; ICC.1, annex B.4; XMP, part 3.
     """
-    order = {b"II": "<", b"MM": ">"}[data[:2]]
+    order = BYTE_ORDERS[data[:2]]
     (start,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, start)
     old = data[start + 2 : start + 2 + 12 * count]
@@ -194,7 +196,7 @@ def exif_entries(exif):
     where the offset of the next directory, EXIF's of the thumbnail, stands. What is damaged is left
     out.
     """
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    order = BYTE_ORDERS.get(exif[:2])
     entries, follows = {}, None
     if order is None:
         return entries, order, follows
@@ -344,18 +346,8 @@ def write_image(path, image, alpha=None, metadata=None, quality=QUALITY):
     if alpha is not None and extension not in TRANSPARENT:
         warnings.warn(f"{path}: written without alpha, which {extension} has not", stacklevel=2)
         alpha = None
-    metadata = metadata or {}
+    metadata = storable_metadata(path, extension, metadata or {})
     tiff = extension in (".tif", ".tiff")
-    lost = [] if extension in DESCRIBED else sorted(set(metadata) - set(TIFF_TAGS if tiff else ()))
-    if lost:
-        listed = " and ".join(lost)
-        warnings.warn(f"{path}: {listed} not written, OpenCV cannot to {extension}", stacklevel=2)
-    if extension in (".jpg", ".jpeg"):
-        large = sorted(name for name, chunk in metadata.items() if len(chunk) > JPEG_SEGMENT)
-        if large:
-            listed = " and ".join(large)
-            warnings.warn(f"{path}: {listed} not written, too large for {extension}", stacklevel=2)
-            metadata = {name: chunk for name, chunk in metadata.items() if name not in large}
     image, alpha = (as_storable(plane, extension) for plane in (image, alpha))
     options = {
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
@@ -366,7 +358,7 @@ def write_image(path, image, alpha=None, metadata=None, quality=QUALITY):
         ".tiff": [cv2.IMWRITE_TIFF_COMPRESSION, LZW],
     }.get(extension, [])
     kinds, chunks = [], []
-    for name, chunk in metadata.items() if extension in DESCRIBED else ():
+    for name, chunk in () if tiff else metadata.items():
         if name == "XMP" and extension in (".jpg", ".jpeg"):
             chunk = XMP_HEADER + chunk
         if name == "EXIF":
@@ -388,10 +380,26 @@ def write_image(path, image, alpha=None, metadata=None, quality=QUALITY):
         raise ValueError(f"{path}: {error.err}") from error
     if not encoded:
         raise ValueError(f"{path}: this picture cannot be stored as {extension}")
-    if tiff and set(metadata) & set(TIFF_TAGS):
+    if tiff and metadata:
         data = tiff_with(data.tobytes(), metadata)
     with replacing(path) as file:
         file.write(data)
+
+
+def storable_metadata(path, extension, metadata):
+    """What of the metadata a format can hold; the rest is left out with a warning."""
+    if extension in DESCRIBED:
+        held = METADATA
+    else:
+        held = TIFF_TAGS if extension in (".tif", ".tiff") else ()
+    largest = JPEG_SEGMENT if extension in (".jpg", ".jpeg") else math.inf
+    foreign = set(metadata) - set(held)
+    large = {name for name, chunk in metadata.items() if len(chunk) > largest}
+    for lost, reason in ((foreign, "OpenCV cannot to"), (large, "too large for")):
+        if lost:
+            listed = " and ".join(sorted(lost))
+            warnings.warn(f"{path}: {listed} not written, {reason} {extension}", stacklevel=3)
+    return {name: metadata[name] for name in metadata if name not in foreign | large}
 
 
 def as_storable(image, extension):

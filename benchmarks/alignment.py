@@ -7,6 +7,7 @@ exposure of each, and taken out again.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,13 +84,6 @@ def by_hugin(images, reference, folder):
     ]
 
 
-def installed(command):
-    return any(
-        os.access(os.path.join(folder, command), os.X_OK)
-        for folder in os.environ.get("PATH", "").split(os.pathsep)
-    )
-
-
 def measure_registration(stacks, seed):
     """Distances between where points of the reference are and were found, by method and exposure.
 
@@ -98,7 +92,7 @@ def measure_registration(stacks, seed):
     """
     rng = np.random.default_rng(seed)
     methods = {"align.py": by_align, "AlignMTB": by_mtb}
-    if installed("align_image_stack"):
+    if shutil.which("align_image_stack"):
         methods["align_image_stack"] = by_hugin
     results = {name: ([], []) for name in methods}
     for images in tqdm(stacks, "registration", unit="scene", disable=None):
