@@ -165,8 +165,13 @@ def register(picture, reference):
 def reduce(picture, scale):
     if scale == 1:
         return picture
-    size = [max(round(side * scale), 1) for side in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    # Without a size, OpenCV scales both sides by exactly so much, as homographies are rescaled.
+    size = (
+        None
+        if min(picture.shape[:2]) * scale >= 1
+        else [max(round(side * scale), 1) for side in picture.shape[1::-1]]
+    )
+    return cv2.resize(picture, size, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def rescale(homography, factor):

@@ -140,6 +140,19 @@ def test_what_does_not_fit_is_refused(radiance):
         align.align([white, reference], reference=1)
 
 
+def test_reducing_scales_both_sides_alike():
+    """As rescale supposes; ramps along either side tell the scale. No side is reduced to nothing."""
+    for shape in ((667, 1003), (1003, 667)):
+        slopes = []
+        for axis in (0, 1):
+            reduced = align.reduce(np.indices(shape, np.float32)[axis], 0.3)
+            ramp = np.take(reduced, 40, axis=1 - axis)
+            slopes.append((ramp[150] - ramp[50]) / 100)
+        assert slopes[0] == pytest.approx(slopes[1], rel=1e-5)
+        assert slopes[0] == pytest.approx(1 / 0.3, rel=1e-3)
+    assert align.reduce(np.zeros((1, 3000), np.uint8), 0.3).shape == (1, 900)
+
+
 def test_pictures_that_are_too_large():
     with pytest.raises(ValueError, match="up to 32767 pixels"):
         align.align([np.zeros((8, 40_000), np.uint8)] * 2)
