@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_refused(radiance):
 
 
 def test_reducing_scales_both_sides_alike():
-    """As rescale supposes; ramps along either side tell the scale. No side is reduced to nothing."""
+    """As rescale supposes: ramps along both sides tell. And no side is reduced to nothing."""
     for shape in ((667, 1003), (1003, 667)):
         slopes = []
         for axis in (0, 1):
