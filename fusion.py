@@ -4,9 +4,12 @@ Luma goes through the network, chroma is fused by formula (DeepFuse, ICCV 2017, 
 is done tile by tile, so that memory beyond the pictures themselves is bounded.
 """
 
+import contextlib
 import copy
-import functools
+import itertools
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -15,9 +18,12 @@ from tqdm import tqdm
 
 import loss
 import utils
-from model import PyramidDeepFuse, choose_precision, fold_batch_norm, local_mean
+from model import PyramidDeepFuse, choose_precision, fold_batch_norm
 
-TILE = 256  # pixels a side on a CPU: the features of a tile stay in its cache
+CPU = torch.device("cpu")
+TILES = {2: 384, 4: 320}  # pixels a side on a CPU, by the bytes of a feature: its cache's size
+PLAIN_TILE = 384  # those of all that is not the network
+WORKERS = 4  # tiles that are worked on at a time, at most: each needs its own memory
 SMALLEST_TILE = 16  # running out of memory halves tiles down to this
 REFINEMENT_TILE = 1024
 REFINEMENT_HALO = 96  # pixels by which tiles overlap in refinement, so that it leaves no seams
@@ -116,7 +122,7 @@ def fuse(
     check(images)
     device = next(model.parameters()).device
     shape = images[0].shape[:2]
-    tile = tile or tile_size(device)
+    tile = tile or tile_size(model)
     if fast is None:
         fast = shape[0] * shape[1] >= FAST_FROM
     if refine is None:
@@ -124,21 +130,21 @@ def fuse(
     halo = model.radius
     if fast:
         fuse_luma = fast_luma_function(model, images, tile, refine)
-        halo = 0
+        tile, halo = PLAIN_TILE, 0
     elif refine:
         plane = network_luma(model, images, tile, progress)
         tile, halo = max(tile, REFINEMENT_TILE), REFINEMENT_HALO
-        picture = mean_lumas(images, device)
+        picture = mean_lumas(images).to(device)
 
         def fuse_luma(lumas, outer):
-            y_f = plane[(..., *outer)].to(device)
-            return refine_luma(y_f, lumas.transpose(0, 1), refine, picture)
+            y_f, lumas = (to_device(part, device) for part in (plane[(..., *outer)], lumas))
+            return refine_luma(y_f, lumas.transpose(0, 1), refine, picture).cpu()
     else:
         fuse_luma = luma_function(model, images, tile)
     fused = np.empty(images[0].shape, dtype or np.result_type(*images))
 
     def work(outer, inner, place):
-        stack = read(images, outer, device)  # (K, 3 or 1, h, w)
+        stack = torch.cat([utils.to_ycbcr(image[outer]) for image in images])  # (K, 3 or 1, h, w)
         y = fuse_luma(stack[:, :1], outer)[(..., *inner)]
         stack = stack[(..., *inner)]
         if strength != 1:
@@ -149,60 +155,110 @@ def fuse(
             cbcr = fuse_chroma(stack[:, 1:])
         fused[place] = utils.from_ycbcr(torch.cat([y, cbcr[None]], dim=1), fused.dtype)
 
-    in_tiles(work, shape, tile, halo, progress)
+    # Refinement needs much memory for a tile; its own arithmetic has several threads.
+    workers = 1 if refine and not fast else WORKERS
+    in_tiles(work, shape, tile, halo, device, progress, workers)
     return fused
 
 
-def read(images, area, device):
-    """The part `area` (two slices) of all images: a tensor (K, 3 or 1, h, w) of Y, Cb, Cr."""
-    return torch.cat([utils.to_ycbcr(image[area], device) for image in images])
+def read_lumas(images, area):
+    """Luma of the part `area` (two slices) of all images: (K, 1, h, w) on the CPU."""
+    return torch.cat([utils.to_luma(image[area]) for image in images])
 
 
-def tile_size(device):
-    """Pixels a side of a tile that suits a device."""
-    if device.type != "cuda":
-        return TILE
-    free, _ = torch.cuda.mem_get_info(device)
-    pixels = free / 4096  # bytes that a pixel's features need, with much to spare
+def to_device(tensor, device):
+    """The tensor on a device, copied there, from page-locked memory, while the CPU goes on."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def tile_size(model):
+    """Pixels a side of a tile that suits the device and the precision of a network."""
+    weight = model.c2[0].weight
+    if weight.device.type != "cuda":
+        return TILES[weight.element_size()]
+    free, _ = torch.cuda.mem_get_info(weight.device)
+    pixels = free / WORKERS / 4096  # bytes that a pixel's features need, with much to spare
     return min(4096, 2 ** int(np.log2(max(pixels, 1)) / 2))
 
 
-def in_tiles(work, shape, size, halo, progress=False):
-    """Calls work(outer, inner, place) for squares that cover a picture of a shape (H, W).
+def in_tiles(work, shape, size, halo, device, progress=False, workers=WORKERS):
+    """Calls work(outer, inner, place) for rectangles that cover a picture of a shape (H, W).
 
-    place: the tile within the picture; outer: what it reads of the picture, up to `halo` pixels
-    more on each side; inner: the tile within that; each a pair of slices. Where memory runs out in
-    `work`, what is left goes on in tiles of half the size.
+    place: the tile within the picture, of at most `size` pixels a side; outer: what it reads of the
+    picture, up to `halo` pixels more on each side; inner: the tile within that; each a pair of
+    slices. Several threads, `workers` at most, call `work` at a time, on a GPU each in a stream of
+    its own, so that one's copies and another's arithmetic overlap. Where memory runs out in `work`,
+    what is left goes on in tiles of half the size.
     """
     pending = tiles((slice(0, shape[0]), slice(0, shape[1])), size)
-    with tqdm(
-        total=shape[0] * shape[1],
-        unit="px",
-        unit_scale=True,
-        leave=False,
-        disable=None if progress else True,
-    ) as bar:
+
+    def attempt(place):
+        work(*with_halo(place, halo, shape), place)
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
+
+    with (
+        tqdm(
+            total=shape[0] * shape[1],
+            unit="px",
+            unit_scale=True,
+            leave=False,
+            disable=None if progress else True,
+        ) as bar,
+        several_threads(device, min(workers, len(pending))) as start,
+    ):
         while pending:
-            place = pending[0]
-            try:
-                work(*with_halo(place, halo, shape), place)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or size <= SMALLEST_TILE:
-                    raise
-                size //= 2
-                pending = [part for area in pending for part in tiles(area, size)]
-                continue
-            pending.pop(0)
-            bar.update((place[0].stop - place[0].start) * (place[1].stop - place[1].start))
+            running = {start(attempt, place): place for place in pending}
+            left = []
+            for done in as_completed(running):
+                place = running[done]
+                error = None if done.cancelled() else done.exception()
+                if error and (not is_out_of_memory(error) or size <= SMALLEST_TILE):
+                    raise error
+                if error or done.cancelled():
+                    left.append(place)
+                    for other in running:
+                        other.cancel()
+                else:
+                    bar.update((place[0].stop - place[0].start) * (place[1].stop - place[1].start))
+            size //= 2
+            pending = [part for area in left for part in tiles(area, size)]
+
+
+@contextlib.contextmanager
+def several_threads(device, count):
+    """A function as ThreadPoolExecutor.submit, for threads that share out PyTorch's among them."""
+    threads = torch.get_num_threads()
+    count = min(count, threads)
+    inference = torch.is_inference_mode_enabled()
+
+    def prepare_thread():
+        torch.set_num_threads(threads // count)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            torch.cuda.set_stream(torch.cuda.Stream(device))
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # what the tiles read is there for all streams
+    pool = ThreadPoolExecutor(count, initializer=prepare_thread)
+    try:
+        yield lambda work, place: pool.submit(torch.inference_mode(inference)(work), place)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def tiles(area, size):
-    """The squares of `size` pixels, less at the ends, that an area consists of: pairs of slices."""
-    rows, columns = (
-        [slice(start, min(start + size, side.stop)) for start in range(side.start, side.stop, size)]
-        for side in area
-    )
-    return [(row, column) for row in rows for column in columns]
+    """Rectangles of equal size, at most `size` a side, that make up an area: pairs of slices."""
+    cuts = []
+    for side in area:
+        length = side.stop - side.start
+        count = -(-length // size)
+        edges = [side.start + length * i // count for i in range(count + 1)]
+        cuts.append([slice(start, stop) for start, stop in itertools.pairwise(edges)])
+    return [(row, column) for row in cuts[0] for column in cuts[1]]
 
 
 def with_halo(place, halo, shape):
@@ -226,74 +282,75 @@ def is_out_of_memory(error):
 
 def luma_function(model, images, tile):
     """The function that fuses a tile's luma: (lumas (K, 1, h, w), its place) -> (1, 1, h, w)."""
-    if not isinstance(model, PyramidDeepFuse):
-        return lambda lumas, _: model(*lumas.split(1))
     device = next(model.parameters()).device
+    if not isinstance(model, PyramidDeepFuse):
+        return lambda lumas, _: model(*to_device(lumas, device).split(1)).cpu()
+
+    def fuse_level(lumas, context):
+        stack = to_device(lumas, device).split(1)
+        return model.fuse_level(stack, to_device(context, device)).cpu()
+
     shape = images[0].shape[:2]
     if model.is_coarsest(*shape):
-        whole = read(images, (slice(None), slice(None)), device)[:, :1]
-        context = model.context(whole.split(1), None)
-        return lambda lumas, place: model.fuse_level(lumas.split(1), context[(..., *place)])
-    fuse_level = functools.partial(fuse_level_in_tiles, model, tile)
-    coarser = reduce_lumas(images, 2, device).split(1)
-    fused = fuse_level(coarser, model.context(coarser, fuse_level))
-    return lambda lumas, place: model.fuse_level(lumas.split(1), enlarge(fused, 2, place))
+        context = model.context(read_lumas(images, (slice(None), slice(None))).split(1), None)
+        return lambda lumas, place: fuse_level(lumas, context[(..., *place)])
 
+    def fuse_in_tiles(stack, context):
+        fused, lumas = torch.empty_like(context), torch.cat(stack)
 
-def fuse_level_in_tiles(model, tile, stack, context):
-    """model.fuse_level in tiles, which bound the memory that it needs."""
-    fused = torch.empty_like(context)
+        def work(outer, inner, place):
+            part = fuse_level(lumas[(..., *outer)], context[(..., *outer)])
+            fused[(..., *place)] = part[(..., *inner)]
 
-    def work(outer, inner, place):
-        part = model.fuse_level([y[(..., *outer)] for y in stack], context[(..., *outer)])
-        fused[(..., *place)] = part[(..., *inner)]
+        in_tiles(work, context.shape[-2:], tile, model.radius, device)
+        return fused
 
-    in_tiles(work, context.shape[-2:], tile, model.radius)
-    return fused
+    coarser = reduce_lumas(images, 2).split(1)
+    fused = fuse_in_tiles(coarser, model.context(coarser, fuse_in_tiles))
+    return lambda lumas, place: fuse_level(lumas, enlarge(fused, 2, place))
 
 
 def network_luma(model, images, tile, progress=False):
-    """The network's luma of whole pictures, (1, 1, H, W) on the CPU."""
+    """The network's luma of whole pictures, (1, 1, H, W)."""
     device = next(model.parameters()).device
     fuse_luma = luma_function(model, images, tile)
     plane = torch.empty(1, 1, *images[0].shape[:2])
 
     def work(outer, inner, place):
-        y = fuse_luma(read(images, outer, device)[:, :1], outer)
-        plane[(..., *place)] = y[(..., *inner)].cpu()
+        plane[(..., *place)] = fuse_luma(read_lumas(images, outer), outer)[(..., *inner)]
 
-    in_tiles(work, plane.shape[-2:], tile, model.radius, progress)
+    in_tiles(work, plane.shape[-2:], tile, model.radius, device, progress)
     return plane
 
 
-def reduce_lumas(images, factor, device):
+def reduce_lumas(images, factor):
     """Luma of all images, reduced to the means of factor x factor squares: (K, 1, h, w).
 
     The last row and column are of what is left of the pictures there.
     """
     height, width = images[0].shape[:2]
-    reduced = torch.empty(len(images), 1, -(-height // factor), -(-width // factor), device=device)
+    reduced = torch.empty(len(images), 1, -(-height // factor), -(-width // factor))
 
     def work(place, *_):
         area = tuple(slice(side.start * factor, side.stop * factor) for side in place)
-        lumas = read(images, area, device)[:, :1]
-        reduced[(..., *place)] = F.avg_pool2d(lumas, factor, ceil_mode=True)
+        reduced[(..., *place)] = F.avg_pool2d(read_lumas(images, area), factor, ceil_mode=True)
 
-    in_tiles(work, reduced.shape[-2:], max(TILE // factor, 1), 0)
+    in_tiles(work, reduced.shape[-2:], max(PLAIN_TILE // factor, 1), 0, CPU)
     return reduced
 
 
-def mean_lumas(images, device):
+def mean_lumas(images):
     """Mean luma of every image, (1, K, 1, 1)."""
-    total = torch.zeros(1, len(images), 1, 1, dtype=torch.float64, device=device)
+    sums = {}
 
     def work(place, *_):
-        lumas = read(images, place, device)[:, :1]
-        total.add_(lumas.sum(dim=(2, 3), dtype=torch.float64)[None, ..., None])
+        lumas = read_lumas(images, place)
+        sums[place[0].start, place[1].start] = lumas.sum(dim=(2, 3), dtype=torch.float64)
 
-    shape = images[0].shape[:2]
-    in_tiles(work, shape, REFINEMENT_TILE, 0)
-    return (total / (shape[0] * shape[1])).float()
+    height, width = images[0].shape[:2]
+    in_tiles(work, (height, width), PLAIN_TILE, 0, CPU)
+    total = sum(sums[corner] for corner in sorted(sums))  # in an order that does not depend on time
+    return (total / (height * width)).float()[None, ..., None]
 
 
 def fast_luma_function(model, images, tile, refine):
@@ -308,22 +365,25 @@ def fast_luma_function(model, images, tile, refine):
     """
     device = next(model.parameters()).device
     factor = max(round(max(images[0].shape[:2]) / REDUCED), 1)
-    lumas = reduce_lumas(images, factor, device)
-    y_f = network_luma(model, [luma[0].cpu().numpy() for luma in lumas], tile).to(device)
+    lumas = reduce_lumas(images, factor)
+    y_f = network_luma(model, [luma[0].numpy() for luma in lumas], tile)
     sources = lumas.transpose(0, 1)  # (1, K, h, w)
     if refine:
-        y_f = refine_luma(y_f, sources, refine)
-    model_of_window = torch.empty(1, len(images) + 1, *y_f.shape[-2:], device=device)
+        y_f = refine_luma(y_f.to(device), sources.to(device), refine).cpu()
+    model_of_window = torch.empty(1, len(images) + 1, *y_f.shape[-2:])
 
     def work(outer, inner, place):
         part = linear_models(sources[(..., *outer)], y_f[(..., *outer)])
         model_of_window[(..., *place)] = part[(..., *inner)]
 
-    in_tiles(work, y_f.shape[-2:], TILE, 2 * (WINDOW // 2))
+    in_tiles(work, y_f.shape[-2:], PLAIN_TILE, 2 * (WINDOW // 2), CPU)
 
     def fuse_luma(lumas, place):
         gain = enlarge(model_of_window, factor, place)  # (1, K + 1, h, w)
-        return (gain[:, :-1] * lumas.transpose(0, 1)).sum(dim=1, keepdim=True) + gain[:, -1:]
+        y = gain[:, -1:]
+        for k, luma in enumerate(lumas):
+            y = torch.addcmul(y, gain[:, k : k + 1], luma)
+        return y
 
     return fuse_luma
 
@@ -337,17 +397,24 @@ def linear_models(sources, y_f):
     """
     count = sources.shape[1]
     offset = y_f - sources.mean(dim=1, keepdim=True)
-    mean, mean_offset = local_mean(sources, WINDOW), local_mean(offset, WINDOW)
+    mean, mean_offset = window_mean(sources), window_mean(offset)
     upper = [(j, k) for j in range(count) for k in range(j, count)]
     products = [sources[:, j] * sources[:, k] for j, k in upper]
-    products = local_mean(torch.stack(products, dim=1), WINDOW)
+    products = window_mean(torch.stack(products, dim=1))
     matrix = sources.new_empty(count, count, *sources.shape[-2:])
     for product, (j, k) in zip(products[0], upper, strict=True):
         matrix[j, k] = matrix[k, j] = product - mean[0, j] * mean[0, k] + RIDGE * (j == k)
-    right = (local_mean(sources * offset, WINDOW) - mean * mean_offset)[0]  # (K, H, W)
+    right = (window_mean(sources * offset) - mean * mean_offset)[0]  # (K, H, W)
     gain = solve(matrix, right)[None]
     constant = mean_offset - (gain * mean).sum(dim=1, keepdim=True)
-    return local_mean(torch.cat([gain + 1 / count, constant], dim=1), WINDOW)
+    return window_mean(torch.cat([gain + 1 / count, constant], dim=1))
+
+
+def window_mean(image):
+    """Mean over the window around every pixel; borders repeated. (1, C, H, W) on the CPU."""
+    window = (WINDOW, WINDOW)
+    planes = [cv2.blur(x.numpy(), window, borderType=cv2.BORDER_REPLICATE) for x in image[0]]
+    return torch.from_numpy(np.stack(planes))[None]
 
 
 def solve(matrix, right):
@@ -371,16 +438,16 @@ def solve(matrix, right):
 
 
 def enlarge(image, factor, area):
-    """The part `area` (two slices) of an image enlarged bilinearly by an integer factor."""
+    """The part `area` (two slices) of an image (1, C, H, W) enlarged bilinearly by an integer."""
     outer, inner = [], []
     for side, length in zip(area, image.shape[-2:], strict=True):
-        first = max(
-            side.start // factor - 1, 0
-        )  # neighbours, without which the part's edges differ
+        # With its neighbours, without which the part's edges would differ.
+        first = max(side.start // factor - 1, 0)
         outer.append(slice(first, min(-(-side.stop // factor) + 1, length)))
         inner.append(slice(side.start - first * factor, side.stop - first * factor))
-    part = F.interpolate(image[(..., *outer)], scale_factor=factor, mode="bilinear")
-    return part[(..., *inner)]
+    planes = image[(0, slice(None), *outer)].numpy()
+    planes = [cv2.resize(x, None, fx=factor, fy=factor)[(*inner,)] for x in planes]
+    return torch.from_numpy(np.stack(planes))[None]
 
 
 @torch.inference_mode(False)
@@ -442,9 +509,8 @@ def fuse_chroma(chroma):
     """
     offset = chroma - utils.NEUTRAL
     weight = offset.abs()
-    total = weight.sum(dim=0)
-    mean = (offset * weight).sum(dim=0) / total
-    return torch.where(total > 0, mean, 0) + utils.NEUTRAL
+    total = weight.sum(dim=0).clamp_(min=torch.finfo(weight.dtype).tiny)
+    return (offset * weight).sum(dim=0).div_(total).add_(utils.NEUTRAL)
 
 
 def fuse_relative_chroma(stack, y_f):

@@ -59,10 +59,10 @@ class DeepFuse(nn.Module):
             norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
             return nn.Sequential(conv, norm, activation)
 
-        self.c1 = layer(self.in_channels, width, 5, nn.LeakyReLU(0.01))
-        self.c2 = layer(width, 2 * width, 7, nn.ReLU())
-        self.c3 = layer(2 * width, 2 * width, 7, nn.LeakyReLU(0.01))
-        self.c4 = layer(2 * width, width, 5, nn.LeakyReLU(0.01))
+        self.c1 = layer(self.in_channels, width, 5, nn.LeakyReLU(0.01, inplace=True))
+        self.c2 = layer(width, 2 * width, 7, nn.ReLU(inplace=True))
+        self.c3 = layer(2 * width, 2 * width, 7, nn.LeakyReLU(0.01, inplace=True))
+        self.c4 = layer(2 * width, width, 5, nn.LeakyReLU(0.01, inplace=True))
         self.c5 = layer(width, 1, 5, nn.Tanh())
 
     @property

@@ -288,7 +288,7 @@ def train_in(processes, options):
                     scores = validate(
                         average.module.eval(),
                         validation[processes.rank :: processes.count],
-                        dtype,
+                        options.precision,
                         options.quiet or not processes.first,
                     )
                     scores = processes.gather(scores)
@@ -540,17 +540,17 @@ def figure_pairs(validation, dataset, options):
     return pairs
 
 
-def validate(model, pairs, dtype, quiet):
+def validate(model, pairs, precision, quiet):
     """Multi-scale MEF-SSIM of the fused pairs, on 8-bit gray at native size, as a list.
 
-    The layers compute in `dtype`, as in training.
+    precision: as fusion.prepare's.
     """
     device = next(model.parameters()).device
+    model = fusion.prepare(model, precision)
     scores = []
     for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):
         images = read_pair(paths)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            fused = fusion.fuse(model, images, fast=False, refine=0)
+        fused = fusion.fuse(model, images, fast=False, refine=0)
         gray = [utils.to_gray(image) for image in images]
         scores.append(loss.score(utils.to_gray(fused), gray, device))
     return scores

@@ -23,6 +23,14 @@ import torch
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B; ITU-R BT.601
 LZW = 5  # TIFF's number for it; OpenCV 4 stores floats with loss unless told otherwise
 NEUTRAL = 0.5  # Cb and Cr of grey; 128 in the paper's 8-bit terms
+TO_YCBCR = np.array(  # of (R, G, B, 1)
+    [
+        [*LUMA, 0],
+        [*np.subtract((0, 0, 1), LUMA) / (2 * (1 - LUMA[2])), NEUTRAL],
+        [*np.subtract((1, 0, 0), LUMA) / (2 * (1 - LUMA[0])), NEUTRAL],
+    ]
+)
+FROM_YCBCR = np.linalg.inv([*TO_YCBCR, (0, 0, 0, 1)])[:3]
 JPEG_SEGMENT = 65_500  # bytes of metadata that one can hold
 QUALITY = 95  # of JPEG, WebP and AVIF
 THUMBNAIL = 240  # width on contact sheets, in pixels
@@ -411,27 +419,31 @@ def as_storable(image, extension):
     return image
 
 
-def to_ycbcr(image, device="cpu"):
+def to_ycbcr(image):
     """Array (H, W, 3) RGB or (H, W) grey to a float32 tensor (1, 3 or 1, H, W) in [0, 1].
 
     Y, Cb, Cr of ITU-R BT.601, full range, as in JPEG (JFIF): Cb = (B - Y)/1.772 + 1/2 and
     Cr = (R - Y)/1.402 + 1/2. A grey picture is its own Y. Integers are divided by their type's
-    largest value. The conversion runs on the device that the tensor is on.
+    largest value.
     """
-    highest = np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
-    planes = [
-        torch.from_numpy(plane).to(device).to(torch.float32).div_(highest)
-        for plane in cv2.split(np.ascontiguousarray(image))
-    ]
     if image.ndim == 2:
-        return planes[0][None, None]
-    red, green, blue = planes
-    ycbcr = red.new_empty(1, 3, *red.shape)
-    y, cb, cr = ycbcr[0]
-    torch.mul(red, LUMA[0], out=y).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
-    torch.sub(blue, y, out=cb).div_(2 * (1 - LUMA[2])).add_(NEUTRAL)
-    torch.sub(red, y, out=cr).div_(2 * (1 - LUMA[0])).add_(NEUTRAL)
-    return ycbcr
+        return to_luma(image)
+    ycbcr = cv2.transform(image.astype(np.float32), TO_YCBCR / [*[highest(image)] * 3, 1])
+    return torch.from_numpy(ycbcr).permute(2, 0, 1)[None].contiguous()
+
+
+def to_luma(image):
+    """The Y of to_ycbcr: (H, W, 3) RGB or (H, W) grey to (1, 1, H, W)."""
+    if image.ndim == 2:
+        luma = image / np.float32(highest(image))
+    else:
+        luma = cv2.transform(image.astype(np.float32), TO_YCBCR[:1, :3] / highest(image))
+    return torch.from_numpy(luma.astype(np.float32, copy=False))[None, None]
+
+
+def highest(image):
+    """The value that stands for 1 in an array's type."""
+    return np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
 
 
 def from_ycbcr(ycbcr, dtype):
@@ -439,27 +451,18 @@ def from_ycbcr(ycbcr, dtype):
 
     Clipped to the range and, for integers, rounded to the nearest level.
     """
-    planes = [ycbcr[0, 0]]
-    if ycbcr.shape[1] == 3:
-        y, cb, cr = ycbcr[0, 0], ycbcr[0, 1] - NEUTRAL, ycbcr[0, 2] - NEUTRAL
-        red = torch.add(y, cr, alpha=2 * (1 - LUMA[0]))
-        blue = torch.add(y, cb, alpha=2 * (1 - LUMA[2]))
-        green = torch.sub(y, red, alpha=LUMA[0]).sub_(blue, alpha=LUMA[2]).div_(LUMA[1])
-        planes = [red, green, blue]
-    planes = [plane.clamp(0, 1) for plane in planes]
-    if np.dtype(dtype).kind == "u":
-        planes = [plane.mul_(np.iinfo(dtype).max).round_() for plane in planes]
-    kind = getattr(torch, np.dtype(dtype).name)
-    planes = [plane.to(kind).cpu().numpy() for plane in planes]
-    return planes[0] if len(planes) == 1 else cv2.merge(planes)
+    if ycbcr.shape[1] == 1:
+        return quantise(ycbcr[0, 0].numpy(), dtype)
+    image = cv2.merge([plane.numpy() for plane in ycbcr[0]])
+    return quantise(cv2.transform(image, FROM_YCBCR), dtype)
 
 
 def quantise(image, dtype):
     """Float array in [0, 1], clipped, as `dtype`: unsigned integers over their full range."""
-    image = np.clip(image, 0, 1)
-    if np.dtype(dtype).kind == "u":
-        image = np.rint(image * np.float64(np.iinfo(dtype).max))
-    return image.astype(dtype)
+    if np.dtype(dtype).kind != "u":
+        return np.clip(image, 0, 1).astype(dtype)
+    levels = np.iinfo(dtype).max
+    return np.rint(np.clip(image * image.dtype.type(levels), 0, levels)).astype(dtype)
 
 
 def to_8_bit(image):

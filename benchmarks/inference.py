@@ -74,7 +74,7 @@ def our_luma(precision):
     def setup(images):
         net = network(precision=precision)
         grey = [y[0, 0].numpy() for y in lumas(images)]
-        return torch.inference_mode()(lambda: fusion.network_luma(net, grey, fusion.TILE))
+        return torch.inference_mode()(lambda: fusion.network_luma(net, grey, fusion.tile_size(net)))
 
     return setup
 

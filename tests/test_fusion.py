@@ -13,6 +13,8 @@ import utils
 from model import DeepFuse, PyramidDeepFuse, load_model
 from opts import WEIGHTS
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -188,15 +190,14 @@ def test_less_memory_gives_smaller_tiles(error):
         if outer[0].start > 0 and (outer[0].stop - outer[0].start) > 40:
             failures.append(outer)
             raise error
-        block = np.zeros_like(done[outer])
-        block[inner] = 1
-        done[outer] += block
+        block = np.ones_like(done[outer])
+        done[place] += block[inner]
 
-    fusion.in_tiles(work, done.shape, 64, halo=4)
+    fusion.in_tiles(work, done.shape, 64, halo=4, device=CPU)
     assert (done == 1).all()
-    assert len(failures) == 1  # 64 + 8; with 32 + 8 it fits
+    assert 1 <= len(failures) <= 6  # of 43 to 58 pixels, each once; half as large, they fit
     with pytest.raises(type(error)):
-        fusion.in_tiles(lambda *_: (_ for _ in ()).throw(error), (50, 50), 64, 0)
+        fusion.in_tiles(lambda *_: (_ for _ in ()).throw(error), (50, 50), 64, 0, CPU)
 
 
 def test_other_errors_are_not_taken_for_memory():
@@ -204,7 +205,7 @@ def test_other_errors_are_not_taken_for_memory():
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        fusion.in_tiles(work, (50, 50), 64, 0)
+        fusion.in_tiles(work, (50, 50), 64, 0, CPU)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 5])
@@ -213,15 +214,15 @@ def test_parts_are_enlarged_as_the_whole_is(factor):
     whole = torch.nn.functional.interpolate(image, scale_factor=factor, mode="bilinear")
     for place in fusion.tiles((slice(0, 9 * factor - 1), slice(0, 14 * factor)), 7):
         part = fusion.enlarge(image, factor, place)
-        torch.testing.assert_close(part, whole[(..., *place)])
+        torch.testing.assert_close(part, whole[(..., *place)], atol=1e-5, rtol=0)  # OpenCV's
 
 
 def test_reduced_lumas_are_means(pair):
     grey = utils.to_gray(pair[0])[:60, :75]
-    reduced = fusion.reduce_lumas([grey, grey], 3, torch.device("cpu"))
+    reduced = fusion.reduce_lumas([grey, grey], 3)
     expected = grey.reshape(20, 3, 25, 3).mean(axis=(1, 3)) / 255
     np.testing.assert_allclose(reduced[1, 0].numpy(), expected, atol=1e-6)
-    assert fusion.reduce_lumas([grey] * 2, 7, torch.device("cpu")).shape == (2, 1, 9, 11)
+    assert fusion.reduce_lumas([grey] * 2, 7).shape == (2, 1, 9, 11)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -297,7 +298,7 @@ def test_large_pictures_are_fused_fast(model, monkeypatch):
 def test_linear_models_in_tiles_are_those_of_the_whole(model, monkeypatch):
     pair = large_pair()
     whole = fusion.fuse(model, pair, fast=True, refine=0)
-    monkeypatch.setattr(fusion, "TILE", 50)
+    monkeypatch.setattr(fusion, "PLAIN_TILE", 50)
     tiled = fusion.fuse(model, pair, fast=True, refine=0, tile=256)
     np.testing.assert_allclose(tiled, whole, atol=1e-5)
 
