@@ -65,11 +65,11 @@ def evaluate(options):
             results = {name: fuse(images) for name, fuse in methods.items()}
             for name, paths in on_disk.items():
                 results[name] = read_result(paths[scene], images)
-            gray = [utils.to_gray(image) for image in images]
+            gray = [reduce(utils.to_gray(image), options.score_size) for image in images]
             middle = middle_picture(stacks[folder], dict(zip(files, images, strict=True)))
             for name, fused in results.items():
                 scores[name][scene] = {
-                    **score_all(utils.to_gray(fused), gray, device),
+                    **score_all(reduce(utils.to_gray(fused), options.score_size), gray, device),
                     "dC": colour_difference(fused, middle),
                 }
         except ValueError as error:
@@ -85,6 +85,15 @@ def evaluate(options):
     if options.sheet:
         write_sheet(options.sheet, rows)
     return scores
+
+
+def reduce(image, side):
+    """A picture (H, W) reduced to a longer side of so many pixels, if it is larger; None: as is."""
+    longer = max(image.shape)
+    if side is None or longer <= side:
+        return image
+    size = [max(1, round(length * side / longer)) for length in image.shape]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def middle_picture(stack, decoded):

@@ -1,6 +1,11 @@
-"""How are photos fused from the command line? Files and flags around fusion.fuse."""
+"""How are photos fused from the command line? Files and flags around fusion.fuse.
+
+What needs PyTorch is imported in functions: that takes a second, in which pictures are read, and
+for which --help and mistakes do not wait.
+"""
 
 import functools
+import gc
 import hashlib
 import os
 import sys
@@ -14,9 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 import align
-import fusion
 import utils
-from model import choose_device, load_checkpoint, load_model, model_from_checkpoint
 from opts import TestOptions, describe, run
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # of one scene of a folder
@@ -43,17 +46,29 @@ def inference(options):
         utils.check_picture_writable(path)
     with ThreadPoolExecutor() as pool:
         decoding = pool.map(utils.read_picture, options.images)
-        model = load_model(options.model, choose_device(options.device))
+        model = load_network(options)
         pictures = list(decoding)
-    model = fusion.prepare(model, options.precision)
     write = fuse_scene(model, options.images, pictures, options.res, options)
     del pictures  # whose memory encoding may need
     write()
     return 0
 
 
+def load_network(options):
+    """The network of --model, ready for fusing on --device. Raises as load_model does."""
+    gc.disable()  # Garbage looked for while PyTorch is imported is time lost.
+    import fusion
+    from model import choose_device, load_model
+
+    gc.enable()
+    model = load_model(options.model, choose_device(options.device))
+    return fusion.prepare(model, options.precision)
+
+
 def describe_checkpoint(path):
     """What a checkpoint is, as lines: network, training, data, score. Raises as load_model does."""
+    from model import load_checkpoint, model_from_checkpoint
+
     checkpoint = load_checkpoint(path)
     network = model_from_checkpoint(checkpoint, path)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -91,9 +106,7 @@ def fuse_folder(options):
     """Fuses every bracket of a folder; reading, fusing and writing overlap. Returns the status."""
     scenes, problems = find_all_brackets(options.folder, options.group, options.res)
     work = plan_results(scenes, options)
-    model = fusion.prepare(
-        load_model(options.model, choose_device(options.device)), options.precision
-    )
+    model = load_network(options)
     failed = 0
 
     def failure(message):
@@ -174,6 +187,8 @@ def fuse_scene(model, files, pictures, path, options, progress=True):
 
     Raises ValueError naming the files where they cannot be fused.
     """
+    import fusion
+
     listed = " and ".join(map(str, files))
     images = [picture.pixels for picture in pictures]
     alpha = common_alpha(pictures, path)

@@ -1,6 +1,7 @@
 """What can be asked of the scripts? Their command-line options; --help lists them."""
 
 import argparse
+import gc
 import math
 import os
 import sys
@@ -322,6 +323,12 @@ class EvaluateOptions:
         parser.add_argument(
             "--model", nargs="*", default=[WEIGHTS], help="checkpoint files to score"
         )
+        parser.add_argument(
+            "--score_size",
+            type=at_least(41),
+            metavar="N",
+            help="score pictures reduced to a longer side of N pixels; at native size unless given",
+        )
         add_refine_option(parser, "score every checkpoint also with N steps of refinement", 0)
         add_fast_option(parser)
         add_chroma_option(parser)
@@ -415,6 +422,8 @@ def run(script, work, options):
             return 2
         except KeyboardInterrupt:
             return 130  # as shells report SIGINT
+        finally:
+            gc.freeze()  # Looking for garbage in all of PyTorch at exit would take half a second.
 
 
 def describe(error):

@@ -2,7 +2,7 @@
 
 Outside, a picture is an array as files hold it: (H, W, 3) RGB or (H, W) grey; uint8, uint16 or
 float in [0, 1]. Inside, it is a float32 tensor (1, C, H, W) in [0, 1] with the channels Y, Cb, Cr,
-or Y alone.
+or Y alone. PyTorch is imported where a tensor is made: reading and writing do not wait for it.
 """
 
 import contextlib
@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
 
 # What is wrong with a file is said once, by read_image. OpenCV 5 has moved the function.
 (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
@@ -426,6 +425,8 @@ def to_ycbcr(image):
     Cr = (R - Y)/1.402 + 1/2. A grey picture is its own Y. Integers are divided by their type's
     largest value.
     """
+    import torch
+
     if image.ndim == 2:
         return to_luma(image)
     ycbcr = cv2.transform(image.astype(np.float32), TO_YCBCR / [*[highest(image)] * 3, 1])
@@ -434,6 +435,8 @@ def to_ycbcr(image):
 
 def to_luma(image):
     """The Y of to_ycbcr: (H, W, 3) RGB or (H, W) grey to (1, 1, H, W)."""
+    import torch
+
     if image.ndim == 2:
         luma = image / np.float32(highest(image))
     else:
