@@ -50,8 +50,8 @@ def prepare(model, precision="auto"):
     model = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)
     for layer in (model.c2, model.c3, model.c4):
         layer.to(dtype)
-    model.c2.register_forward_pre_hook(lambda _, x: x[0].to(dtype))
-    model.c5.register_forward_pre_hook(lambda _, x: x[0].float())
+    model.c1.register_forward_hook(lambda _, _x, y: y.to(dtype))
+    model.c4.register_forward_hook(lambda _, _x, y: y.float())
     if device.type == "cpu":
         model.c5[0] = ShiftedSum(model.c5[0])
     return model
@@ -96,6 +96,7 @@ def fuse(
     fast=None,
     strength=1.0,
     dtype=None,
+    overwrite=False,
 ):
     """Fuses two or more exposures of one scene, in any order.
 
@@ -112,6 +113,8 @@ def fuse(
         the pictures have FAST_FROM pixels.
     strength: the share of the network's luma in the result; the rest is the exposures' mean.
     dtype: of the result; by default the images' deepest.
+    overwrite: whether the first image's array may become the result, which spares its memory where
+        fast.
 
     Returns the fused picture, with the images' size and colour.
     Raises ValueError where there are fewer than two images, or they differ in size or colour or
@@ -141,7 +144,11 @@ def fuse(
             return refine_luma(y_f, lumas.transpose(0, 1), refine, picture).cpu()
     else:
         fuse_luma = luma_function(model, images, tile)
-    fused = np.empty(images[0].shape, dtype or np.result_type(*images))
+    dtype = np.dtype(dtype or np.result_type(*images))
+    if overwrite and fast and images[0].dtype == dtype:
+        fused = images[0]
+    else:
+        fused = np.empty(images[0].shape, dtype)
 
     def work(outer, inner, place):
         stack = torch.cat([utils.to_ycbcr(image[outer]) for image in images])  # (K, 3 or 1, h, w)
@@ -190,7 +197,7 @@ def in_tiles(work, shape, size, halo, device, progress=False, workers=WORKERS):
     picture, up to `halo` pixels more on each side; inner: the tile within that; each a pair of
     slices. Several threads, `workers` at most, call `work` at a time, on a GPU each in a stream of
     its own, so that one's copies and another's arithmetic overlap. Where memory runs out in `work`,
-    what is left goes on in tiles of half the size.
+    what is left goes on in tiles of half the size; MemoryError where SMALLEST_TILE is too large.
     """
     pending = tiles((slice(0, shape[0]), slice(0, shape[1])), size)
 
@@ -215,8 +222,10 @@ def in_tiles(work, shape, size, halo, device, progress=False, workers=WORKERS):
             for done in as_completed(running):
                 place = running[done]
                 error = None if done.cancelled() else done.exception()
-                if error and (not is_out_of_memory(error) or size <= SMALLEST_TILE):
+                if error and not is_out_of_memory(error):
                     raise error
+                if error and size <= SMALLEST_TILE:
+                    raise MemoryError(f"tiles of {size} pixels do not fit") from error
                 if error or done.cancelled():
                     left.append(place)
                     for other in running:
@@ -366,7 +375,8 @@ def fast_luma_function(model, images, tile, refine):
     device = next(model.parameters()).device
     factor = max(round(max(images[0].shape[:2]) / REDUCED), 1)
     lumas = reduce_lumas(images, factor)
-    y_f = network_luma(model, [luma[0].numpy() for luma in lumas], tile)
+    # Beside large pictures, less memory for the network matters more than its last per cents.
+    y_f = network_luma(model, [luma[0].numpy() for luma in lumas], max(tile // 2, SMALLEST_TILE))
     sources = lumas.transpose(0, 1)  # (1, K, h, w)
     if refine:
         y_f = refine_luma(y_f.to(device), sources.to(device), refine).cpu()

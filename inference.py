@@ -4,6 +4,7 @@ What needs PyTorch is imported in functions: that takes a second, in which pictu
 for which --help and mistakes do not wait.
 """
 
+import contextlib
 import functools
 import gc
 import hashlib
@@ -12,6 +13,7 @@ import sys
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -24,6 +26,8 @@ from opts import TestOptions, describe, run
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # of one scene of a folder
 AHEAD = 2  # scenes of a folder that are read before their turn, and that wait to be written
+LARGE = 150e6  # bytes of a picture, from which those of a scene are decoded one after the other
+REST = 0.7e9  # bytes of memory for PyTorch and the network's features
 PAUSE = 30.0  # seconds without a photo, after which the next one begins another bracket
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}
 TIME, BIAS = 0x9003, 0x9204  # tags of EXIF
@@ -44,14 +48,46 @@ def inference(options):
         return fuse_folder(options)
     for path in [options.res] + [preview_path(options.res)] * options.preview:
         utils.check_picture_writable(path)
-    with ThreadPoolExecutor() as pool:
-        decoding = pool.map(utils.read_picture, options.images)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_scene, options.images, options)
         model = load_network(options)
-        pictures = list(decoding)
+        pictures = reading.result()
     write = fuse_scene(model, options.images, pictures, options.res, options)
-    del pictures  # whose memory encoding may need
+    del pictures, reading  # whose memory encoding may need
     write()
     return 0
+
+
+def read_scene(files, options):
+    """The Pictures of a scene's files; ValueError before any is decoded if memory is too small."""
+    headers = [utils.read_header(file) for file in files]
+    sizes = [header.height * header.width * header.size for header in headers if header]
+    largest = max(sizes, default=0)
+    # Besides the pictures: a second one while decoding and encoding, and copies of all.
+    needed = REST + sum(sizes) * (2 if options.align or options.deghost else 1) + largest
+    free = available_memory()
+    if free is not None and needed > free:
+        raise ValueError(
+            f"{' and '.join(map(str, files))}: pictures of {headers[0].width}x{headers[0].height} "
+            f"pixels need some {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+        )
+    with ThreadPoolExecutor(1 if largest > LARGE else None) as pool:
+        return list(pool.map(utils.read_picture, files))
+
+
+def available_memory():
+    """Bytes of memory that this process can still have; None where the system does not say."""
+    free = []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        free.append(1024 * int(lines["MemAvailable"].split()[0]))
+    with contextlib.suppress(OSError, ValueError):  # a container's share of it
+        limit, used = (
+            int(Path("/sys/fs/cgroup", f"memory.{name}").read_text()) for name in ("max", "current")
+        )
+        free.append(limit - used)
+    return min(free, default=None)
 
 
 def load_network(options):
@@ -125,17 +161,16 @@ def fuse_folder(options):
         failure(problem)
 
     reading, writing = deque(), deque()
-    with ThreadPoolExecutor() as readers, ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(AHEAD) as readers, ThreadPoolExecutor(1) as writer:
         bar = tqdm(total=len(work), unit="scene", disable=True if options.quiet else None)
         todo = iter(work)
         for _ in work:
             while len(reading) < AHEAD and (ahead := next(todo, None)):
                 files, path = ahead
-                reads = [readers.submit(utils.read_picture, file) for file in files]
-                reading.append((files, path, reads))
-            files, path, reads = reading.popleft()
+                reading.append((files, path, readers.submit(read_scene, files, options)))
+            files, path, read = reading.popleft()
             try:
-                pictures = [read.result() for read in reads]
+                pictures = read.result()
                 write = fuse_scene(model, files, pictures, path, options, progress=False)
                 writing.append((path, writer.submit(write)))
             except FAILURES as error:
@@ -227,7 +262,7 @@ def fuse_scene(model, files, pictures, path, options, progress=True):
             result = fusion.panel(model, under, over, **how)
             alpha = None
         else:
-            result = fusion.fuse(model, images, **how)
+            result = fusion.fuse(model, images, **how, overwrite=not options.preview)
     except (ValueError, cv2.error) as error:
         reason = error.err if isinstance(error, cv2.error) else error
         raise ValueError(f"{listed}: {reason}") from error

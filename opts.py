@@ -406,8 +406,8 @@ def add_machine_options(parser):
 def run(script, work, options):
     """Calls work(options) and returns the script's exit status, which is what that returns, or 0.
 
-    An OSError or ValueError is a mistake that the user can mend: one line on stderr, status 2.
-    Warnings are lines like that.
+    An OSError or ValueError is a mistake that the user can mend: one line on stderr, status 2. So
+    is too little memory. Warnings are lines like that.
     """
 
     def say(message, *_):
@@ -419,6 +419,9 @@ def run(script, work, options):
             return work(options) or 0
         except (OSError, ValueError) as error:
             say(describe(error))
+            return 2
+        except MemoryError as error:
+            say(f"not enough memory: {describe(error)}")
             return 2
         except KeyboardInterrupt:
             return 130  # as shells report SIGINT

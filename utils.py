@@ -42,6 +42,7 @@ TRANSPARENT = (".png", ".tif", ".tiff", ".webp", ".avif")  # with alpha,
 DESCRIBED = (".jpg", ".jpeg", ".png", ".webp", ".avif")  # and those whose metadata OpenCV writes
 TIFF = (b"II*\0", b"MM\0*")  # how such a file begins
 TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC}  # where it has them
+TIFF_BITS, TIFF_CHANNELS = 0x0102, 0x0115
 
 METADATA = {
     "EXIF": cv2.IMAGE_METADATA_EXIF,
@@ -127,6 +128,73 @@ def read_exif(path):
     except cv2.error:
         return b""
     return as_metadata(kinds, chunks).get("EXIF", b"") if image is not None else b""
+
+
+class Header(NamedTuple):
+    """What a picture file says of itself. size: bytes of a pixel once it is decoded.
+
+    Height and width are as stored, before the EXIF orientation turns the picture.
+    """
+
+    height: int
+    width: int
+    size: int
+
+
+def read_header(path):
+    """The Header of a JPEG, PNG, TIFF, WebP or BMP file; None of others and of damaged ones.
+
+    Raises OSError where the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    readers = {b"\xff\xd8": jpeg_header, b"\x89PNG": png_header, b"BM": bmp_header}
+    readers |= {b"RIFF": webp_header} | dict.fromkeys(TIFF, tiff_header)
+    with contextlib.suppress(struct.error, IndexError, KeyError, TypeError):
+        for start, reader in readers.items():
+            if data.startswith(start):
+                return reader(data)
+    return None
+
+
+def jpeg_header(data):
+    place = 2
+    while data[place] == 0xFF:
+        marker, length = struct.unpack_from(">BH", data, place + 1)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            height, width, channels = struct.unpack_from(">HHB", data, place + 5)
+            return Header(height, width, 1 if channels == 1 else 3)
+        place += 2 + length
+    return None
+
+
+def png_header(data):
+    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    channels = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}[colour]  # as OpenCV decodes it
+    return Header(height, width, channels * max(bits // 8, 1))
+
+
+def tiff_header(data):
+    height, width, bits = (exif_value(data, tag) for tag in (HEIGHTS[0], WIDTHS[0], TIFF_BITS))
+    channels = exif_value(data, TIFF_CHANNELS) or 1
+    return Header(+height, +width, channels * max((bits or 1) // 8, 1))
+
+
+def webp_header(data):
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(data[i : i + 3], "little") for i in (24, 27))
+    elif kind == b"VP8L":
+        (packed,) = struct.unpack_from("<I", data, 21)
+        width, height = 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF)
+    else:
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    return Header(height, width, 3)
+
+
+def bmp_header(data):
+    width, height = struct.unpack_from("<ii", data, 18)
+    return Header(abs(height), width, 3)
 
 
 def as_metadata(kinds, chunks):

@@ -1,6 +1,7 @@
 """Arrays in, fused array out."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -196,8 +197,45 @@ def test_less_memory_gives_smaller_tiles(error):
     fusion.in_tiles(work, done.shape, 64, halo=4, device=CPU)
     assert (done == 1).all()
     assert 1 <= len(failures) <= 6  # of 43 to 58 pixels, each once; half as large, they fit
-    with pytest.raises(type(error)):
+    with pytest.raises(MemoryError):
         fusion.in_tiles(lambda *_: (_ for _ in ()).throw(error), (50, 50), 64, 0, CPU)
+
+
+def test_threads_share_the_tiles_and_see_the_callers_inference_mode():
+    seen = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    both = threading.Barrier(2, timeout=60)  # which one thread alone would not pass
+
+    def work(_outer, _inner, place):
+        both.wait()
+        inference = torch.is_inference_mode_enabled()
+        seen.append((place, torch.get_num_threads(), inference))
+
+    try:
+        for inference in (True, False):
+            with torch.inference_mode(inference):
+                fusion.in_tiles(work, (20, 50), 25, 0, CPU)
+        assert [entry[1:] for entry in seen] == [(1, True)] * 2 + [(1, False)] * 2
+        assert {str(place) for place, *_ in seen} == {
+            str((slice(0, 20), slice(0, 25))),
+            str((slice(0, 20), slice(25, 50))),
+        }
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_result_can_take_the_first_pictures_place(model):
+    pair = large_pair(np.uint8)
+    expected = fusion.fuse(model, pair, fast=True)
+    first = pair[0].copy()
+    assert fusion.fuse(model, pair, fast=False, overwrite=True) is not pair[0]
+    assert np.array_equal(pair[0], first)
+    assert fusion.fuse(model, pair, fast=True, overwrite=True, dtype=np.uint16) is not pair[0]
+    fused = fusion.fuse(model, pair, fast=True, overwrite=True)
+    assert fused is pair[0]
+    assert np.array_equal(fused, expected)
 
 
 def test_other_errors_are_not_taken_for_memory():

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -125,12 +126,19 @@ def test_the_repositorys_weights_fuse_the_sample_pair(tmp_path, weights):
 
 
 def test_quick_imports():
-    """Fusing loads nothing that only training needs."""
-    code = "import inference, sys; print({'torchvision', 'matplotlib'} & set(sys.modules))"
+    """Fusing loads nothing that only training needs, and reading not even PyTorch."""
+    code = """
+import sys
+import inference
+print('torch' in sys.modules)
+options = inference.TestOptions().parse(['--images', 'a.png', 'b.png'])
+inference.load_network(options)
+print({'torchvision', 'matplotlib'} & set(sys.modules))
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    assert done.stdout.strip() == "set()"
+    assert done.stdout.split() == ["False", "set()"]
 
 
 class RunsCode:
@@ -250,6 +258,43 @@ def test_sizes_that_cannot_be_had(files, capfd):
     err = capfd.readouterr().err
     assert err.startswith("inference.py: --H 1000000 --W 1000000: ")
     assert err.count("\n") == 1
+
+
+def huge_png(path):
+    """The beginning of a PNG file of 20 000 x 20 000 pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    crc = struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + crc)
+    return str(path)
+
+
+def test_too_little_memory_is_said_before_the_work(tmp_path, files, capfd, monkeypatch):
+    monkeypatch.setattr(inference, "available_memory", lambda: 2e9)
+    huge = huge_png(tmp_path / "huge.png")
+    assert run({**files, "--image1": huge, "--image2": huge}) == 2
+    reason = "pictures of 20000x20000 pixels need some 4.3 GB of memory, 2.0 GB are free"
+    assert capfd.readouterr().err == f"inference.py: {huge} and {huge}: {reason}\n"
+    assert not os.path.exists(files["--res"])
+    assert run(files) == 0
+    monkeypatch.setattr(inference, "available_memory", lambda: None)
+    assert run(files) == 0
+    assert run({**files, "--image1": huge}) == 2
+    assert "damaged or cut short" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems are not asked")
+def test_available_memory():
+    assert 1e7 < inference.available_memory() < 1e13
+
+
+def test_memory_that_runs_out_gets_one_line(files, capfd, monkeypatch):
+    def hungry(*_args, **_options):
+        raise MemoryError("tiles do not fit")
+
+    monkeypatch.setattr(fusion, "fuse", hungry)
+    assert run(files) == 2
+    assert capfd.readouterr().err == "inference.py: not enough memory: tiles do not fit\n"
+    assert not os.path.exists(files["--res"])
 
 
 def fuse_files(files, paths, *flags):

@@ -358,3 +358,49 @@ def test_gray_is_matlabs():
     image = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]], np.uint8)
     assert utils.to_gray(image).tolist() == [[76, 150, 29, 9]]
     assert utils.to_gray(image.astype(np.uint16) * 257).tolist() == [[76, 150, 29, 9]]
+
+
+@pytest.mark.parametrize("shape", [(31, 57, 3), (31, 57)])
+@pytest.mark.parametrize(
+    ("extension", "dtype"),
+    [
+        (".jpg", np.uint8),
+        (".png", np.uint8),
+        (".png", np.uint16),
+        (".tif", np.uint8),
+        (".tif", np.uint16),
+        (".tif", np.float32),
+        (".webp", np.uint8),
+        (".bmp", np.uint8),
+    ],
+)
+def test_headers_say_what_decoding_gives(tmp_path, extension, dtype, shape):
+    path = tmp_path / f"picture{extension}"
+    utils.write_image(str(path), utils.as_type(picture(np.uint8, shape), dtype))
+    pixels = utils.read_image(path)
+    header = utils.read_header(path)
+    assert (header.height, header.width) == pixels.shape[:2]
+    size = pixels.nbytes // (31 * 57)
+    # WebP's and BMP's do not say whether a picture is grey.
+    assert header.size == (3 if extension in (".webp", ".bmp") else size)
+
+
+@pytest.mark.parametrize("kind", [b"VP8 ", b"VP8L", b"VP8X"])
+def test_webp_headers(tmp_path, kind):
+    alpha = np.tile(np.arange(57, dtype=np.uint8), (31, 1)) if kind == b"VP8X" else None
+    path = str(tmp_path / "picture.webp")
+    utils.write_image(
+        path, picture(np.uint8, (31, 57, 3)), alpha, None, 101 if kind == b"VP8L" else 90
+    )
+    with open(path, "rb") as file:
+        assert file.read(16)[12:] == kind
+    assert utils.read_header(path)[:2] == (31, 57)
+
+
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff", b"\x89PNG\r\n", b"II*\0", b"RIFF", b"BM", b"?"])
+def test_damaged_files_have_no_header(tmp_path, start):
+    path = tmp_path / "picture"
+    path.write_bytes(start)
+    assert utils.read_header(path) is None
+    path.write_bytes(start + bytes(8))
+    assert utils.read_header(path) is None
