@@ -1,6 +1,8 @@
 """What does training see? Random aligned crops of exposures from a folder of bracketed scenes."""
 
+import contextlib
 import hashlib
+import math
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -32,10 +34,13 @@ class BracketedDataset(Dataset):
     stacks: the share of draws that are 3 to MAX_STACK exposures of the scene, where it has them.
     zoom: crops show an area up to so many times as wide as crop_size, reduced to it.
     gamma: all exposures are raised to one power, drawn between 1/gamma and gamma.
+    batch_size: how many scenes there have to be.
 
     Exposures brighter than the scene's mean luma, taken on a grid of pixels, are "over", the others
     "under". Scenes that cannot be used are named in a warning and left out. Raises ValueError where
-    none can be used or a folder has none, OSError where a folder or the cache is not accessible.
+    none, or fewer than batch_size, can be used, a folder has none, the crops are larger than all
+    scenes or a picture of floats has pixels that are no numbers: before the cache is written, where
+    the files' headers tell. OSError where a folder or the cache is not accessible.
 
     Item i is scene i % len(self) in epoch i // len(self): a float32 tensor (K, 3, crop_size,
     crop_size) of Y, Cb, Cr in [0, 1], the exposures from dark to bright: (under, over) of a pair.
@@ -52,6 +57,7 @@ class BracketedDataset(Dataset):
         stacks=0.0,
         zoom=1.0,
         gamma=1.0,
+        batch_size=1,
     ):
         if pairs not in ("any", "extreme"):
             raise ValueError(f"pairs must be 'any' or 'extreme', not {pairs!r}")
@@ -63,6 +69,7 @@ class BracketedDataset(Dataset):
         self.gamma = gamma
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         found = [scene for folder in folders for scene in utils.find_scenes(folder)]
+        check_before_decoding(found, crop_size, batch_size)
         os.makedirs(cache, exist_ok=True)
         with ThreadPoolExecutor(
             os.cpu_count()
@@ -86,11 +93,7 @@ class BracketedDataset(Dataset):
         if not self.scenes:
             raise ValueError(f"{', '.join(map(str, folders))}: no scene in it can be used")
         self.sizes = [np.load(path, mmap_mode="r").shape[-2:] for path, _, _ in self.scenes]
-        largest = max(map(min, self.sizes))
-        if crop_size > largest:
-            raise ValueError(
-                f"crops of {crop_size} pixels are larger than all scenes, which have {largest}"
-            )
+        check_plan(self.sizes, crop_size, batch_size)
         self.turn = v2.Compose(
             [
                 v2.RandomHorizontalFlip(),
@@ -179,6 +182,34 @@ def find_brackets(folder, whole=False):
     return brackets
 
 
+def check_before_decoding(scenes, crop_size, batch_size):
+    """ValueError for mistakes that would be found too late when all pictures have been decoded."""
+    scenes = [files for _, files in scenes if len(files) > 1]
+    sizes = []
+    for files in scenes:
+        with contextlib.suppress(OSError):  # such scenes are left out later
+            header = utils.read_header(files[0])
+            sizes.append(header[:2] if header else (math.inf, math.inf))
+            for file in files:
+                if file.lower().endswith(utils.FLOAT) and utils.read_header(file).floats:
+                    check_finite(utils.read_image(file), file)
+    if sizes:
+        check_plan(sizes, crop_size, batch_size)
+
+
+def check_plan(sizes, crop_size, batch_size):
+    """ValueError where scenes of sizes (H, W) are too few for batches or too small for crops."""
+    if batch_size > len(sizes):
+        raise ValueError(
+            f"a batch of {batch_size} is more than the {len(sizes)} scenes that there are"
+        )
+    largest = max(map(min, sizes))
+    if crop_size > largest:
+        raise ValueError(
+            f"crops of {crop_size} pixels are larger than all scenes, which have {largest}"
+        )
+
+
 def decode_once(scene, cache):
     """Decodes a scene into the cache unless it is there already.
 
@@ -234,7 +265,10 @@ def cached(path):
 
 def decode(files):
     """Reads a scene's pictures as one uint8 array (K, 3, H, W); ValueError where sizes differ."""
-    images = [as_8_bit_rgb(read_finite(file)) for file in files]
+    images = [utils.read_image(file) for file in files]
+    for image, file in zip(images, files, strict=True):
+        check_finite(image, file)
+    images = [as_8_bit_rgb(image) for image in images]
     sizes = {image.shape[:2] for image in images}
     if len(sizes) > 1:
         listed = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
@@ -242,12 +276,10 @@ def decode(files):
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
 
 
-def read_finite(path):
-    """Reads a picture; ValueError naming it where floats in it are no numbers."""
-    image = utils.read_image(path)
+def check_finite(image, path):
+    """ValueError naming the file where floats in a picture are no numbers."""
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise ValueError(f"{path}: has pixels that are not finite numbers")
-    return image
 
 
 def as_8_bit_rgb(image):

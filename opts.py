@@ -125,7 +125,9 @@ class TrainOptions:
             "average",
         )
         network.add_argument(
-            "--batch_norm", action="store_true", help="BatchNorm after every convolution"
+            "--batch_norm",
+            action="store_true",
+            help="BatchNorm after every convolution; in several processes on GPUs only",
         )
         network.add_argument(
             "--uncentred",

@@ -176,6 +176,9 @@ def train_in(processes, options):
     if options.loss == "global" and options.stacks:
         raise ValueError("--loss global is defined for pairs, not with --stacks")
     device = processes.device
+    if options.batch_norm and processes.count > 1 and device.type != "cuda":
+        # PyTorch's SyncBatchNorm is CUDA's; without it N processes would not train as one.
+        raise ValueError("--batch_norm: in several processes on GPUs only")
     dtype = choose_precision(options.precision, device)
     writer = tensorboard(options) if processes.first else None
     latest = os.path.join(options.det, "model", "latest.pth")
@@ -200,6 +203,7 @@ def train_in(processes, options):
     state |= {"loss": [], "lr": [], "seconds": [], "val": {}}
     if options.resume:
         state = restore(options, model, average, optimizer, scaler, processes)
+    size = options.batch_size * processes.count
     with processes.first_alone():  # who fills the cache
         dataset = BracketedDataset(
             options.folder,
@@ -211,10 +215,8 @@ def train_in(processes, options):
             stacks=options.stacks,
             zoom=options.zoom,
             gamma=options.gamma,
+            batch_size=size,
         )
-    size = options.batch_size * processes.count
-    if size > len(dataset):
-        raise ValueError(f"a batch of {size} is more than the {len(dataset)} scenes that there are")
     data = dataset.fingerprint()
     check_data(state.setdefault("data", data), data, options.resume)
     for name in ("model", "image"):

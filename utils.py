@@ -42,7 +42,7 @@ TRANSPARENT = (".png", ".tif", ".tiff", ".webp", ".avif")  # with alpha,
 DESCRIBED = (".jpg", ".jpeg", ".png", ".webp", ".avif")  # and those whose metadata OpenCV writes
 TIFF = (b"II*\0", b"MM\0*")  # how such a file begins
 TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC}  # where it has them
-TIFF_BITS, TIFF_CHANNELS = 0x0102, 0x0115
+TIFF_BITS, TIFF_CHANNELS, TIFF_FORMAT = 0x0102, 0x0115, 0x0153
 
 METADATA = {
     "EXIF": cv2.IMAGE_METADATA_EXIF,
@@ -139,6 +139,7 @@ class Header(NamedTuple):
     height: int
     width: int
     size: int
+    floats: bool = False
 
 
 def read_header(path):
@@ -177,7 +178,8 @@ def png_header(data):
 def tiff_header(data):
     height, width, bits = (exif_value(data, tag) for tag in (HEIGHTS[0], WIDTHS[0], TIFF_BITS))
     channels = exif_value(data, TIFF_CHANNELS) or 1
-    return Header(+height, +width, channels * max((bits or 1) // 8, 1))
+    floats = exif_value(data, TIFF_FORMAT) == 3
+    return Header(+height, +width, channels * max((bits or 1) // 8, 1), floats)
 
 
 def webp_header(data):

@@ -168,8 +168,9 @@ def test_pixels_that_are_not_numbers_are_refused(brackets, tmp_path):
     utils.write_image(str(folder / "scene2" / "2.tif"), image)
     image[3, 4] = np.nan
     cv2.imwrite(str(folder / "scene2" / "2.tif"), image)
-    with pytest.warns(UserWarning, match=r"scene2: skipped, .*2\.tif: has pixels that are not fin"):
-        assert len(make(folder, tmp_path)) == 2
+    with pytest.raises(ValueError, match=r"2\.tif: has pixels that are not finite numbers"):
+        make(folder, tmp_path)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_several_folders(brackets, tmp_path):

@@ -13,6 +13,8 @@ import time
 import types
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import write_bracket
@@ -422,6 +424,14 @@ def test_a_process_that_dies(six_scenes, tmp_path, restarts):
         assert load_checkpoint(str(latest))["epoch"] >= 1
 
 
+def test_batch_norm_in_several_processes_needs_gpus(brackets, tmp_path):
+    """Where statistics would not be those of the whole batch."""
+    options = TrainOptions().parse([*arguments(brackets, tmp_path / "det"), "--batch_norm"])
+    processes = types.SimpleNamespace(count=2, device=torch.device("cpu"), first=True)
+    with pytest.raises(ValueError, match="--batch_norm: in several processes on GPUs only"):
+        train.train_in(processes, options)
+
+
 def test_the_run_is_described(brackets, tmp_path, capsys):
     det = tmp_path / "det"
     argv = [
@@ -544,9 +554,14 @@ def cases(brackets, tmp_path):
     message = "--loss global is defined for pairs"
     yield "stacks", {"stacks": 0.5, "loss": "global"}, message
     message = "a batch of 4 is more than the 3 scenes that there are"
-    yield "batch larger than the data", {"batch_size": 4, "cache": tmp_path / "cache"}, message
+    yield "batch larger than the data", {"batch_size": 4}, message
     message = "crops of 100 pixels are larger than all scenes"
-    yield "large crops", {"crop_size": 100, "cache": tmp_path / "cache"}, message
+    yield "large crops", {"crop_size": 100}, message
+    write_bracket(tmp_path / "nan" / "scene")
+    pixels = np.full((96, 120, 3), np.nan, np.float32)
+    nan = tmp_path / "nan" / "scene" / "4.tif"
+    cv2.imwrite(str(nan), pixels)
+    yield "NaN", {"folder": tmp_path / "nan"}, f"{nan}: has pixels that are not finite numbers"
     yield "device", {"device": "cuda:99"}, "device cuda:99: not available"
 
 
