@@ -94,7 +94,9 @@ class DeepFuse(nn.Module):
         if self.settings["padding"] == "replicate":
             x = F.pad(x, [self.reach] * 4, mode="replicate")
         features = self.c2(self.c1(x)).chunk(len(streams))  # K of (N, 32, ...)
-        merged = sum(features[1:], start=features[0]) * (2 / len(streams))
+        merged = sum(features[1:], start=features[0])
+        if len(streams) != 2:
+            merged = merged * (2 / len(streams))
         return self.c5(self.c4(self.c3(merged)))
 
 

@@ -71,6 +71,8 @@ def time_earlier(folder, crop, batch, steps, device):
         paths = utils.find_pictures(os.path.join(folder, scene))
         scenes.append(torch.cat([utils.to_ycbcr(utils.read_image(path)) for path in paths]))
     model = build(batch_norm=True).to(device)
+    for layer in (model.c1, model.c2, model.c3, model.c4):
+        layer[2].inplace = False
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     rng = np.random.default_rng(0)
     seconds, waits = [], []
@@ -98,6 +100,7 @@ def time_ours(folder, crop, batch, steps, device, precision, workers):
     argv = ["--folder", folder, "--crop_size", str(crop), "--batch_size", str(batch)]
     options = TrainOptions().parse([*argv, "--workers", str(workers), "--epoch", str(steps)])
     dtype = choose_precision(precision, device)
+    train.keep_freed_memory()
     with tempfile.TemporaryDirectory() as cache:
         dataset = BracketedDataset(folder, crop, cache=cache)
         model = build().to(device, memory_format=torch.channels_last)
