@@ -9,7 +9,6 @@ import argparse
 import csv
 import multiprocessing
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -123,6 +122,11 @@ def median_seconds(work, repeat):
 
 
 def peak_megabytes():
+    """Of this process; None on Windows, which does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
