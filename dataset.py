@@ -1,6 +1,5 @@
 """What does training see? Random aligned crops of exposures from a folder of bracketed scenes."""
 
-import contextlib
 import hashlib
 import math
 import os
@@ -184,15 +183,21 @@ def find_brackets(folder, whole=False):
 
 def check_before_decoding(scenes, crop_size, batch_size):
     """ValueError for mistakes that would be found too late when all pictures have been decoded."""
-    scenes = [files for _, files in scenes if len(files) > 1]
     sizes = []
-    for files in scenes:
-        with contextlib.suppress(OSError):  # such scenes are left out later
-            header = utils.read_header(files[0])
-            sizes.append(header[:2] if header else (math.inf, math.inf))
-            for file in files:
-                if file.lower().endswith(utils.FLOAT) and utils.read_header(file).floats:
-                    check_finite(utils.read_image(file), file)
+    for _, files in scenes:
+        try:
+            headers = [utils.read_header(file) for file in files]
+            floats = [
+                (utils.read_image(file), file)
+                for file, header in zip(files, headers, strict=True)
+                if header and header.floats
+            ]
+        except (OSError, ValueError):
+            continue  # Such a scene is named and left out when it is decoded.
+        for image, file in floats:
+            check_finite(image, file)
+        if len(files) > 1:
+            sizes.append(headers[0][:2] if headers[0] else (math.inf, math.inf))
     if sizes:
         check_plan(sizes, crop_size, batch_size)
 

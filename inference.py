@@ -1,7 +1,7 @@
 """How are photos fused from the command line? Files and flags around fusion.fuse.
 
 What needs PyTorch is imported in functions: that takes a second, in which pictures are read, and
-for which --help and mistakes do not wait.
+for which --help and mistaken flags do not wait.
 """
 
 import contextlib
@@ -60,13 +60,13 @@ def inference(options):
 
 def read_scene(files, options):
     """The Pictures of a scene's files; ValueError before any is decoded if memory is too small."""
-    headers = [utils.read_header(file) for file in files]
-    sizes = [header.height * header.width * header.size for header in headers if header]
+    headers = [header for header in map(utils.read_header, files) if header]
+    sizes = [header.height * header.width * header.size for header in headers]
     largest = max(sizes, default=0)
     # Besides the pictures: a second one while decoding and encoding, and copies of all.
     needed = REST + sum(sizes) * (2 if options.align or options.deghost else 1) + largest
     free = available_memory()
-    if free is not None and needed > free:
+    if free is not None and needed > free and headers:
         raise ValueError(
             f"{' and '.join(map(str, files))}: pictures of {headers[0].width}x{headers[0].height} "
             f"pixels need some {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"

@@ -1,6 +1,7 @@
 """What can be asked of the scripts? Their command-line options; --help lists them."""
 
 import argparse
+import atexit
 import gc
 import math
 import os
@@ -412,6 +413,8 @@ def run(script, work, options):
     is too little memory. Warnings are lines like that.
     """
 
+    atexit.register(gc.freeze)  # Looking for garbage in all of PyTorch at exit takes 0.4 s.
+
     def say(message, *_):
         print(f"{script}: {message}", file=sys.stderr)
 
@@ -427,8 +430,6 @@ def run(script, work, options):
             return 2
         except KeyboardInterrupt:
             return 130  # as shells report SIGINT
-        finally:
-            gc.freeze()  # Looking for garbage in all of PyTorch at exit would take half a second.
 
 
 def describe(error):

@@ -173,6 +173,16 @@ def test_pixels_that_are_not_numbers_are_refused(brackets, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_damaged_picture_of_floats_costs_its_scene_only(brackets, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(brackets, folder)
+    path = folder / "scene2" / "4.tif"
+    utils.write_image(str(path), np.full((96, 120, 3), 0.5, np.float32))
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.warns(UserWarning, match=r"scene2: skipped, .*4\.tif: "):
+        assert len(make(folder, tmp_path)) == 2
+
+
 def test_several_folders(brackets, tmp_path):
     write_bracket(tmp_path / "more" / "scene1", seed=9)
     assert len(make([brackets, tmp_path / "more"], tmp_path)) == 4
