@@ -2,12 +2,15 @@
 
 import argparse
 import atexit
+import contextlib
+import ctypes
 import gc
 import math
 import os
 import sys
 import warnings
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # as malloc.h numbers them
 WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights", "deepfuse.pth")
 
 
@@ -413,6 +416,7 @@ def run(script, work, options):
     is too little memory. Warnings are lines like that.
     """
 
+    keep_freed_memory()
     atexit.register(gc.freeze)  # Looking for garbage in all of PyTorch at exit takes 0.4 s.
 
     def say(message, *_):
@@ -430,6 +434,18 @@ def run(script, work, options):
             return 2
         except KeyboardInterrupt:
             return 130  # as shells report SIGINT
+
+
+def keep_freed_memory():
+    """Has glibc keep the memory that is freed, which it else fetches anew, page by page.
+
+    On a CPU that is a sixth of the time of a training step, and of fusing.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # of a C library without it
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+            mallopt(M_MMAP_MAX, 0)
 
 
 def describe(error):

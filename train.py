@@ -16,7 +16,6 @@ torchrun --nproc_per_node=N train.py ... trains in N processes.
 
 import contextlib
 import csv
-import ctypes
 import functools
 import glob
 import hashlib
@@ -81,7 +80,6 @@ FIXED_OPTIONS = (
     "warmup",
 )
 LOG_FIELDS = ("epoch", "loss", "val_mef_ssim", "lr", "seconds")
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # as malloc.h numbers them
 SHOWN = 3  # validation scenes in a figure, at most
 STATE = ("epoch", "step", "loss_sum", "loss", "lr", "seconds", "val", "data")
 
@@ -98,7 +96,6 @@ def train(options):
     or folders cannot be used, TrainingError where loss or weights are no longer finite or a
     checkpoint cannot be written; latest.pth is then that of the epoch before.
     """
-    keep_freed_memory()
     try:
         with Processes(options.device) as processes:
             return train_in(processes, options)
@@ -108,18 +105,6 @@ def train(options):
                 f"the other processes cannot be reached ({short(error)})"
             ) from error
         raise
-
-
-def keep_freed_memory():
-    """Has glibc keep what a step frees, which it else fetches anew, page by page, in the next one.
-
-    On a CPU that is a sixth of a step's time.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # of a C library without it
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-            mallopt(M_MMAP_MAX, 0)
 
 
 class Processes:

@@ -49,6 +49,7 @@ def pictures(megapixels):
 
 
 def network(path=opts.WEIGHTS, precision="auto"):
+    opts.keep_freed_memory()  # as the scripts do
     return fusion.prepare(model.load_model(path), precision)
 
 

@@ -24,7 +24,7 @@ import train  # noqa: E402
 import utils  # noqa: E402
 from dataset import BracketedDataset  # noqa: E402
 from model import build, choose_device, choose_precision  # noqa: E402
-from opts import TrainOptions  # noqa: E402
+from opts import TrainOptions, keep_freed_memory  # noqa: E402
 
 
 def write_scenes(folder, count, height=600, width=900):
@@ -100,7 +100,7 @@ def time_ours(folder, crop, batch, steps, device, precision, workers):
     argv = ["--folder", folder, "--crop_size", str(crop), "--batch_size", str(batch)]
     options = TrainOptions().parse([*argv, "--workers", str(workers), "--epoch", str(steps)])
     dtype = choose_precision(precision, device)
-    train.keep_freed_memory()
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as cache:
         dataset = BracketedDataset(folder, crop, cache=cache)
         model = build().to(device, memory_format=torch.channels_last)
