@@ -163,6 +163,7 @@ def register(picture, reference):
 
 
 def reduce(picture, scale):
+    """A picture reduced to `scale`, at most 1, times its size; at least one pixel a side."""
     if scale == 1:
         return picture
     # Without a size, OpenCV scales both sides by exactly so much, as homographies are rescaled.

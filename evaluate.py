@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+import align
 import fusion
 import loss
 import utils
@@ -65,11 +66,11 @@ def evaluate(options):
             results = {name: fuse(images) for name, fuse in methods.items()}
             for name, paths in on_disk.items():
                 results[name] = read_result(paths[scene], images)
-            gray = [reduce(utils.to_gray(image), options.score_size) for image in images]
+            gray = [scored_gray(image, options.score_size) for image in images]
             middle = middle_picture(stacks[folder], dict(zip(files, images, strict=True)))
             for name, fused in results.items():
                 scores[name][scene] = {
-                    **score_all(reduce(utils.to_gray(fused), options.score_size), gray, device),
+                    **score_all(scored_gray(fused, options.score_size), gray, device),
                     "dC": colour_difference(fused, middle),
                 }
         except ValueError as error:
@@ -87,13 +88,10 @@ def evaluate(options):
     return scores
 
 
-def reduce(image, side):
-    """A picture (H, W) reduced to a longer side of so many pixels, if it is larger; None: as is."""
-    longer = max(image.shape)
-    if side is None or longer <= side:
-        return image
-    size = [max(1, round(length * side / longer)) for length in image.shape]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+def scored_gray(image, side):
+    """Gray as it is scored: reduced to a longer side of so many pixels; None: at native size."""
+    gray = utils.to_gray(image)
+    return gray if side is None else align.reduce(gray, min(1, side / max(gray.shape)))
 
 
 def middle_picture(stack, decoded):

@@ -7,6 +7,7 @@ or Y alone. PyTorch is imported where a tensor is made: reading and writing do n
 
 import contextlib
 import math
+import mmap
 import os
 import re
 import struct
@@ -147,13 +148,16 @@ def read_header(path):
 
     Raises OSError where the file cannot be read.
     """
-    with open(path, "rb") as file:
-        data = file.read()
     readers = {b"\xff\xd8": jpeg_header, b"\x89PNG": png_header, b"BM": bmp_header}
     readers |= {b"RIFF": webp_header} | dict.fromkeys(TIFF, tiff_header)
-    with contextlib.suppress(struct.error, IndexError, KeyError, TypeError):
+    with (
+        open(path, "rb") as file,
+        # An empty file cannot be mapped (ValueError); the others are what damaged ones raise.
+        contextlib.suppress(ValueError, struct.error, IndexError, KeyError, TypeError),
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,  # no more is read than needed
+    ):
         for start, reader in readers.items():
-            if data.startswith(start):
+            if data[: len(start)] == start:
                 return reader(data)
     return None
 

@@ -41,6 +41,26 @@ def read(table):
         return {(row["method"], row["scene"]): row for row in csv.DictReader(file)}
 
 
+@pytest.mark.parametrize("side", [60, 500])
+def test_scores_of_reduced_pictures(folder, model, tmp_path, side):
+    """Of 120x96 pixels to 60x48, the means of 2x2; what is smaller already stays."""
+    out, table = tmp_path / "out", tmp_path / "scores.csv"
+    run("--folder", folder, "--model", model, "--save", out, "--csv", table, "--score_size", side)
+
+    def halved(path):
+        gray = utils.to_gray(utils.read_image(str(path)))
+        if side == 500:
+            return gray
+        means = gray.reshape(48, 2, 60, 2).mean(axis=(1, 3))
+        return np.floor(means + 0.5).astype(np.uint8)
+
+    for (method, scene), row in read(table).items():
+        gray = [halved(folder / scene / name) for name in ("1.png", "3.png")]
+        saved = halved(out / evaluate.folder_name(method) / f"{scene}.png")
+        # within what rounding halves up or to even makes
+        assert float(row["MEF-SSIM"]) == pytest.approx(loss.score(saved, gray), abs=2e-3)
+
+
 @pytest.mark.parametrize("stack", [False, True])
 def test_scores_are_those_of_the_saved_pictures(folder, model, tmp_path, stack, capsys):
     out, table, sheet = tmp_path / "out", tmp_path / "scores.csv", tmp_path / "sheet.png"

@@ -402,5 +402,7 @@ def test_damaged_files_have_no_header(tmp_path, start):
     path = tmp_path / "picture"
     path.write_bytes(start)
     assert utils.read_header(path) is None
+    path.write_bytes(b"")
+    assert utils.read_header(path) is None
     path.write_bytes(start + bytes(8))
     assert utils.read_header(path) is None
