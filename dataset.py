@@ -3,17 +3,21 @@
 import hashlib
 import math
 import os
+import signal
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+import metadata
 import utils
+from brackets import find_scenes
 
 MAX_STACK = 5  # exposures drawn of a scene at most
 
@@ -67,7 +71,7 @@ class BracketedDataset(Dataset):
         self.zoom = zoom
         self.gamma = gamma
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
-        found = [scene for folder in folders for scene in utils.find_scenes(folder)]
+        found = [scene for folder in folders for scene in find_scenes(folder)]
         check_before_decoding(found, crop_size, batch_size)
         os.makedirs(cache, exist_ok=True)
         with ThreadPoolExecutor(
@@ -159,34 +163,12 @@ class BracketedDataset(Dataset):
         return [group[int(torch.randint(len(group), ()))] for group in (under, over)]
 
 
-def find_brackets(folder, whole=False):
-    """The pictures that a scene is scored by: {path of the scene: picture files}.
-
-    They are the scene's first and last file, or all where `whole`. In the layout of the MEFB
-    benchmark, they are <scene>_A.* and <scene>_B.* in either letter case, whatever else is there.
-    Scenes of one picture are left out. Raises as utils.find_scenes does, and ValueError where no
-    scene has two pictures.
-    """
-    brackets = {}
-    for scene, files in utils.find_scenes(folder):
-        name = os.path.basename(scene).lower()
-        stems = [os.path.splitext(os.path.basename(file))[0].lower() for file in files]
-        mefb = [f"{name}_a", f"{name}_b"]
-        if all(stems.count(stem) == 1 for stem in mefb):
-            brackets[scene] = [files[stems.index(stem)] for stem in mefb]
-        elif len(files) > 1:
-            brackets[scene] = files if whole else [files[0], files[-1]]
-    if not brackets:
-        raise ValueError(f"{folder}: no scene in it has two pictures")
-    return brackets
-
-
 def check_before_decoding(scenes, crop_size, batch_size):
     """ValueError for mistakes that would be found too late when all pictures have been decoded."""
     sizes = []
     for _, files in scenes:
         try:
-            headers = [utils.read_header(file) for file in files]
+            headers = [metadata.read_header(file) for file in files]
             floats = [
                 (utils.read_image(file), file)
                 for file, header in zip(files, headers, strict=True)
@@ -294,3 +276,68 @@ def as_8_bit_rgb(image):
 
 def transpose(image):
     return image.transpose(-1, -2)
+
+
+class EpochBatches:
+    """Batches of dataset items, every epoch's scenes in an order drawn from (seed, epoch).
+
+    Of several processes, each has a part of --batch_size of every batch; of an epoch's last and
+    smaller one, some may have none.
+    """
+
+    def __init__(self, scenes, options, epoch, step, processes=None):
+        self.scenes = scenes
+        self.options = options
+        self.epoch = epoch
+        self.step = step
+        self.rank, self.count = (processes.rank, processes.count) if processes else (0, 1)
+
+    def __iter__(self):
+        size = self.options.batch_size * self.count
+        for epoch in range(self.epoch, self.options.epoch):
+            order = np.random.default_rng((self.options.seed, epoch)).permutation(self.scenes)
+            items = (epoch * self.scenes + order).tolist()
+            skipped = self.step * size if epoch == self.epoch else 0
+            for start in range(skipped, self.scenes, size):
+                batch = items[start : start + size]
+                yield batch[self.rank * self.options.batch_size :][: self.options.batch_size]
+
+
+def make_loader(dataset, options, state, device, start_method=None, processes=None):
+    """This process's batches from the state's epoch and step to the end, as one stream.
+
+    One stream over all epochs keeps the workers busy across their boundaries. The last batch of
+    an epoch may be smaller.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=EpochBatches(len(dataset), options, state["epoch"], state["step"], processes),
+        collate_fn=by_count,
+        num_workers=options.workers,
+        worker_init_fn=ignore_signals,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context=start_method if options.workers else None,
+    )
+
+
+def by_count(samples):
+    """A batch's samples (K, 3, H, W) as one tensor (N, K, 3, H, W) for every K that occurs."""
+    counts = sorted({len(sample) for sample in samples})
+    return [torch.stack([x for x in samples if len(x) == count]) for count in counts]
+
+
+def ignore_signals(_worker):
+    """In a worker: it leaves Ctrl-C and a cluster's SIGTERM to the main process, which saves.
+
+    The main process's own SIGTERM ends it as ever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=obey_parent, daemon=True).start()
+
+
+def obey_parent():
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

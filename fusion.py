@@ -4,27 +4,16 @@ Luma goes through the network, chroma is fused by formula (DeepFuse, ICCV 2017, 
 is done tile by tile, so that memory beyond the pictures themselves is bounded.
 """
 
-import contextlib
-import copy
-import itertools
-from concurrent.futures import ThreadPoolExecutor, as_completed
-
 import cv2
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 import loss
 import utils
-from model import PyramidDeepFuse, choose_precision, fold_batch_norm
+from model import PyramidDeepFuse
+from tiles import CPU, PLAIN_TILE, SMALLEST_TILE, WORKERS, in_tiles, tile_size, to_device
 
-CPU = torch.device("cpu")
-TILES = {2: 384, 4: 320}  # pixels a side on a CPU, by the bytes of a feature: its cache's size
-PLAIN_TILE = 384  # those of all that is not the network
-WORKERS = 4  # tiles that are worked on at a time, at most: each needs its own memory
-SMALLEST_TILE = 16  # running out of memory halves tiles down to this
 REFINEMENT_TILE = 1024
 REFINEMENT_HALO = 96  # pixels by which tiles overlap in refinement, so that it leaves no seams
 MOMENTUM = 0.8  # of refinement
@@ -34,55 +23,6 @@ FAST_STEPS = 5  # of refinement, of reduced pictures
 REDUCED = 1000  # pixels: about the long side at which fast fusion runs the network
 WINDOW = 17  # side of the windows of fast fusion's linear models, in reduced pixels
 RIDGE = 1e-5  # how much they prefer the exposures' plain mean
-
-
-def prepare(model, precision="auto"):
-    """The network made ready for fusing fast: the same function, but for rounding.
-
-    precision: of C2 to C4, which are 99 % of the arithmetic: "float32", "bfloat16", "float16", or
-    "auto" for what the network's device is fast in. C1 and C5 stay in float32, so that neither the
-    pictures nor the result are rounded to a half's few levels.
-    """
-    device = next(model.parameters()).device
-    dtype = choose_precision(precision, device)
-    if model.settings["batch_norm"]:
-        model = fold_batch_norm(model)
-    model = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)
-    for layer in (model.c2, model.c3, model.c4):
-        layer.to(dtype)
-    model.c1.register_forward_hook(lambda _, _x, y: y.to(dtype))
-    model.c4.register_forward_hook(lambda _, _x, y: y.float())
-    if device.type == "cpu":
-        model.c5[0] = ShiftedSum(model.c5[0])
-    return model
-
-
-class ShiftedSum(nn.Module):
-    """A convolution to one channel as one matrix product and a sum of shifted planes.
-
-    Convolution kernels compute sixteen output channels at once; with one they idle.
-    """
-
-    def __init__(self, convolution):
-        super().__init__()
-        weight = convolution.weight.detach()[0]  # (C, k, k)
-        self.kernel_size = weight.shape[1:]
-        self.padding = convolution.padding
-        self.taps = weight.flatten(1).T.contiguous()  # (k*k, C)
-        self.bias = convolution.bias.detach()
-
-    def forward(self, x):
-        """(N, C, H, W) to (N, 1, H', W'), as the convolution does."""
-        x = F.pad(x, [self.padding[1]] * 2 + [self.padding[0]] * 2)
-        count, channels, height, width = x.shape
-        planes = self.taps @ x.permute(1, 0, 2, 3).reshape(channels, -1)
-        planes = planes.reshape(*self.kernel_size, count, height, width)
-        rows, columns = height - self.kernel_size[0] + 1, width - self.kernel_size[1] + 1
-        total = self.bias.expand(count, rows, columns).clone()
-        for i in range(self.kernel_size[0]):
-            for j in range(self.kernel_size[1]):
-                total += planes[i, j, :, i : i + rows, j : j + columns]
-        return total[:, None]
 
 
 @torch.inference_mode()
@@ -122,7 +62,7 @@ def fuse(
     """
     if chroma not in ("paper", "relative"):
         raise ValueError(f"chroma must be 'paper' or 'relative', not {chroma!r}")
-    check(images)
+    check_images(images)
     device = next(model.parameters()).device
     shape = images[0].shape[:2]
     tile = tile or tile_size(model)
@@ -171,122 +111,6 @@ def fuse(
 def read_lumas(images, area):
     """Luma of the part `area` (two slices) of all images: (K, 1, h, w) on the CPU."""
     return torch.cat([utils.to_luma(image[area]) for image in images])
-
-
-def to_device(tensor, device):
-    """The tensor on a device, copied there, from page-locked memory, while the CPU goes on."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
-def tile_size(model):
-    """Pixels a side of a tile that suits the device and the precision of a network."""
-    weight = model.c2[0].weight
-    if weight.device.type != "cuda":
-        return TILES[weight.element_size()]
-    free, _ = torch.cuda.mem_get_info(weight.device)
-    pixels = free / WORKERS / 4096  # bytes that a pixel's features need, with much to spare
-    return min(4096, 2 ** int(np.log2(max(pixels, 1)) / 2))
-
-
-def in_tiles(work, shape, size, halo, device, progress=False, workers=WORKERS):
-    """Calls work(outer, inner, place) for rectangles that cover a picture of a shape (H, W).
-
-    place: the tile within the picture, of at most `size` pixels a side; outer: what it reads of the
-    picture, up to `halo` pixels more on each side; inner: the tile within that; each a pair of
-    slices. Several threads, `workers` at most, call `work` at a time, on a GPU each in a stream of
-    its own, so that one's copies and another's arithmetic overlap. Where memory runs out in `work`,
-    what is left goes on in tiles of half the size; MemoryError where SMALLEST_TILE is too large.
-    """
-    pending = tiles((slice(0, shape[0]), slice(0, shape[1])), size)
-
-    def attempt(place):
-        work(*with_halo(place, halo, shape), place)
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
-
-    with (
-        tqdm(
-            total=shape[0] * shape[1],
-            unit="px",
-            unit_scale=True,
-            leave=False,
-            disable=None if progress else True,
-        ) as bar,
-        several_threads(device, min(workers, len(pending))) as start,
-    ):
-        while pending:
-            running = {start(attempt, place): place for place in pending}
-            left = []
-            for done in as_completed(running):
-                place = running[done]
-                error = None if done.cancelled() else done.exception()
-                if error and not is_out_of_memory(error):
-                    raise error
-                if error and size <= SMALLEST_TILE:
-                    raise MemoryError(f"tiles of {size} pixels do not fit") from error
-                if error or done.cancelled():
-                    left.append(place)
-                    for other in running:
-                        other.cancel()
-                else:
-                    bar.update((place[0].stop - place[0].start) * (place[1].stop - place[1].start))
-            size //= 2
-            pending = [part for area in left for part in tiles(area, size)]
-
-
-@contextlib.contextmanager
-def several_threads(device, count):
-    """A function as ThreadPoolExecutor.submit, for threads that share out PyTorch's among them."""
-    threads = torch.get_num_threads()
-    count = min(count, threads)
-    inference = torch.is_inference_mode_enabled()
-
-    def prepare_thread():
-        torch.set_num_threads(threads // count)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-            torch.cuda.set_stream(torch.cuda.Stream(device))
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # what the tiles read is there for all streams
-    pool = ThreadPoolExecutor(count, initializer=prepare_thread)
-    try:
-        yield lambda work, place: pool.submit(torch.inference_mode(inference)(work), place)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
-
-
-def tiles(area, size):
-    """Rectangles of equal size, at most `size` a side, that make up an area: pairs of slices."""
-    cuts = []
-    for side in area:
-        length = side.stop - side.start
-        count = -(-length // size)
-        edges = [side.start + length * i // count for i in range(count + 1)]
-        cuts.append([slice(start, stop) for start, stop in itertools.pairwise(edges)])
-    return [(row, column) for row in cuts[0] for column in cuts[1]]
-
-
-def with_halo(place, halo, shape):
-    """What a tile reads, with a halo that ends at the picture's borders; the tile within that."""
-    outer = tuple(
-        slice(max(side.start - halo, 0), min(side.stop + halo, length))
-        for side, length in zip(place, shape, strict=True)
-    )
-    inner = tuple(
-        slice(side.start - read.start, side.stop - read.start)
-        for side, read in zip(place, outer, strict=True)
-    )
-    return outer, inner
-
-
-def is_out_of_memory(error):
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        "DefaultCPUAllocator" in str(error)  # torch has no type for it
-    )
 
 
 def luma_function(model, images, tile):
@@ -487,7 +311,7 @@ def refine_luma(y_f, sources, steps, picture=None):
         return y_f
     if picture is not None:
         picture = picture.clone()
-    description = loss.describe(sources, scales)
+    description = loss.desired_windows(sources, scales)
     l_hat = loss.desired_luminance(sources, picture, loss.gaussian_mean)
     velocity = torch.zeros_like(y_f)
     for _ in range(steps):
@@ -549,7 +373,7 @@ def panel(model, under, over, target="patch", **options):
     picture.
     Raises ValueError as fuse does, and where the pictures are smaller than MEF-SSIM's window.
     """
-    check([under, over])
+    check_images([under, over])
     if min(under.shape[:2]) < loss.WINDOW:
         raise ValueError(f"y_hat needs pictures of at least {loss.WINDOW} pixels a side")
     stack = [utils.to_ycbcr(image) for image in (under, over)]
@@ -561,7 +385,7 @@ def panel(model, under, over, target="patch", **options):
     return np.concatenate([*sources, fused, target], axis=1)
 
 
-def check(images, one_size=True):
+def check_images(images, one_size=True):
     """ValueError where pictures cannot be fused; one_size: whether they must have one size."""
     if len(images) < 2:
         raise ValueError(f"fusion needs two or more pictures, not {len(images)}")

@@ -7,31 +7,28 @@ for which --help and mistaken flags do not wait.
 import contextlib
 import functools
 import gc
-import hashlib
 import os
 import sys
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 import align
+import metadata
 import utils
-from opts import TestOptions, describe, run
+from brackets import find_all_brackets
+from opts import TestOptions, one_line, run
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # of one scene of a folder
 AHEAD = 2  # scenes of a folder that are read before their turn, and that wait to be written
 LARGE = 150e6  # bytes of a picture, from which those of a scene are decoded one after the other
 REST = 0.7e9  # bytes of memory for PyTorch and the network's features
-PAUSE = 30.0  # seconds without a photo, after which the next one begins another bracket
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}
-TIME, BIAS = 0x9003, 0x9204  # tags of EXIF
-SETTINGS = (0x829A, 0x829D, 0x8827)  # those of exposure time, aperture, ISO
 
 
 def inference(options):
@@ -42,6 +39,8 @@ def inference(options):
     result cannot be written.
     """
     if options.describe:
+        from checkpoint import describe_checkpoint
+
         print("\n".join(describe_checkpoint(options.model)))
         return 0
     if options.folder:
@@ -60,7 +59,7 @@ def inference(options):
 
 def read_scene(files, options):
     """The Pictures of a scene's files; ValueError before any is decoded if memory is too small."""
-    headers = [header for header in map(utils.read_header, files) if header]
+    headers = [header for header in map(metadata.read_header, files) if header]
     sizes = [header.height * header.width * header.size for header in headers]
     largest = max(sizes, default=0)
     # Besides the pictures: a second one while decoding and encoding, and copies of all.
@@ -93,49 +92,12 @@ def available_memory():
 def load_network(options):
     """The network of --model, ready for fusing on --device. Raises as load_model does."""
     gc.disable()  # Garbage looked for while PyTorch is imported is time lost.
-    import fusion
-    from model import choose_device, load_model
+    from checkpoint import load_model
+    from model import choose_device, prepare
 
     gc.enable()
     model = load_model(options.model, choose_device(options.device))
-    return fusion.prepare(model, options.precision)
-
-
-def describe_checkpoint(path):
-    """What a checkpoint is, as lines: network, training, data, score. Raises as load_model does."""
-    from model import load_checkpoint, model_from_checkpoint
-
-    checkpoint = load_checkpoint(path)
-    network = model_from_checkpoint(checkpoint, path)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    settings = ", ".join(f"{name} {value}" for name, value in network.settings.items())
-    yield f"file: {path}"
-    yield f"network: {type(network).__name__} ({settings}), {parameters} parameters"
-    scores, losses = checkpoint.get("val"), checkpoint.get("loss")
-    if "epoch" in checkpoint:
-        yield f"epochs: {checkpoint['epoch']}"
-    if isinstance(losses, list) and losses:
-        yield f"training loss of the last epoch: {float(losses[-1]):.4f}"
-    if isinstance(scores, dict) and scores:
-        epoch = max(scores)
-        yield f"validation MEF-SSIM: {scores[epoch]:.4f}, of epoch {epoch}"
-    run_record = checkpoint.get("run", {})
-    if "command" in run_record:
-        yield f"command: {run_record['command']}"
-        versions = ", ".join(
-            f"{name} {version}" for name, version in run_record["versions"].items()
-        )
-        yield f"versions: {versions}, code {run_record['code']}"
-        yield f"machine: {run_record['machine']}, {run_record['processes']} process(es)"
-    elif "options" in checkpoint:
-        options = checkpoint["options"].items()
-        yield "options: " + ", ".join(f"{name} {value}" for name, value in options)
-    data = checkpoint.get("data")
-    if data:
-        digest = hashlib.sha256(repr(sorted(data.items())).encode()).hexdigest()[:16]
-        yield f"data: {len(data)} scenes, fingerprint {digest}"
-    elif "scenes" in checkpoint:
-        yield f"data: {checkpoint['scenes']} scenes"
+    return prepare(model, options.precision)
 
 
 def fuse_folder(options):
@@ -155,7 +117,7 @@ def fuse_folder(options):
         try:
             written.result()
         except FAILURES as error:
-            failure(f"{path}: not made: {describe(error)}")
+            failure(f"{path}: not made: {one_line(error)}")
 
     for problem in problems:
         failure(problem)
@@ -174,7 +136,7 @@ def fuse_folder(options):
                 write = fuse_scene(model, files, pictures, path, options, progress=False)
                 writing.append((path, writer.submit(write)))
             except FAILURES as error:
-                failure(f"{path}: not made: {describe(error)}")
+                failure(f"{path}: not made: {one_line(error)}")
             while len(writing) > AHEAD:
                 finish(*writing.popleft())
             bar.update()
@@ -231,7 +193,7 @@ def fuse_scene(model, files, pictures, path, options, progress=True):
         images = [resize(image, options.W, options.H) for image in images]
         alpha = None if alpha is None else resize(alpha, options.W, options.H)
     reference = align.middle_exposure(images)
-    metadata = pictures[reference].metadata
+    described = pictures[reference].metadata
     how = {
         "progress": progress and not options.quiet,
         "refine": options.refine,
@@ -241,11 +203,11 @@ def fuse_scene(model, files, pictures, path, options, progress=True):
         "dtype": TYPES.get(options.depth),
     }
     try:
-        fusion.check(images, one_size=not options.align)
+        fusion.check_images(images, one_size=not options.align)
         if options.align:
             images, area = aligned(images, reference, files, options)
             alpha = None if alpha is None else alpha[area]
-            fusion.check(images)  # what could not be aligned
+            fusion.check_images(images)  # what could not be aligned
         if options.deghost:
             images, shares = align.deghost(images, reference)
             for file, share in zip(files, shares, strict=True):
@@ -272,12 +234,12 @@ def fuse_scene(model, files, pictures, path, options, progress=True):
         sheet = utils.contact_sheet_row([*images, result], [*captions, "fused"], width=480)
     if alpha is not None:
         alpha = utils.as_type(alpha, result.dtype)
-    return functools.partial(write, path, result, alpha, metadata, options.quality, sheet)
+    return functools.partial(write, path, result, alpha, described, options.quality, sheet)
 
 
-def write(path, result, alpha, metadata, quality, sheet):
+def write(path, result, alpha, described, quality, sheet):
     """Writes a result and, where there is one, its contact sheet beside it."""
-    utils.write_image(path, result, alpha, metadata, quality)
+    utils.write_image(path, result, alpha, described, quality)
     if sheet is not None:
         utils.write_image(preview_path(path), sheet)
 
@@ -316,101 +278,6 @@ def common_alpha(pictures, path):
         warnings.warn(f"{path}: without alpha, in which the pictures differ", stacklevel=2)
         return None
     return first
-
-
-def find_all_brackets(folder, group, results):
-    """The brackets of a folder: {scene: picture files}, and what cannot be used, as messages.
-
-    Every sub-folder with pictures, but that of the results, is a scene. The folder's own pictures
-    are scenes of `group` files each or, where that is None, as their EXIF data group them; such a
-    scene has the name of its first file. Raises ValueError where there is nothing to fuse or two
-    scenes have one name.
-    """
-    scenes, problems = {}, []
-
-    def add(name, files):
-        if name in scenes:
-            raise ValueError(f"{folder}: two brackets have the name {name}")
-        scenes[name] = files
-
-    flat = utils.find_pictures(folder)
-    if group:
-        parts = [flat[start : start + group] for start in range(0, len(flat), group)]
-    else:
-        parts, problems = group_by_exif(flat)
-    for files in parts:
-        add(os.path.splitext(os.path.basename(files[0]))[0], files)
-    for name in sorted(os.listdir(folder), key=utils.natural):
-        path = os.path.join(folder, name)
-        if os.path.isdir(path) and not (os.path.isdir(results) and os.path.samefile(path, results)):
-            try:
-                files = utils.find_pictures(path)
-            except OSError as error:
-                problems.append(describe(error))
-                continue
-            if files:
-                add(name, files)
-    if not scenes:
-        reason = problems[0] if problems else f"{folder}: holds no pictures, nor do its sub-folders"
-        raise ValueError(reason)
-    return scenes, problems
-
-
-class Shot(NamedTuple):
-    """A photo and what its EXIF says: seconds at its start, exposure time, settings, bias."""
-
-    file: str
-    start: float
-    seconds: float
-    settings: tuple
-    bias: float | None
-
-
-def group_by_exif(files):
-    """Photos of one folder as brackets: lists of files in the order in which they were taken.
-
-    A bracket ends where the camera pauses, and before an exposure that it has already: a bias in
-    brackets made by bias, else settings (exposure time, aperture, ISO). Returns the brackets and,
-    as messages, which files do not say when they were taken and how exposed.
-    """
-    shots, problems = [], []
-    for file in files:
-        exif = utils.read_exif(file)
-        start = seconds(utils.exif_value(exif, TIME))
-        settings = tuple(utils.exif_value(exif, tag) for tag in SETTINGS)
-        bias = utils.exif_value(exif, BIAS)
-        if start is None or (settings[0] is None and bias is None):
-            problems.append(
-                f"{file}: does not say when and how it was exposed; --group N takes N files each"
-            )
-        else:
-            shots.append(Shot(file, start, settings[0] or 0.0, settings, bias))
-    shots.sort(key=lambda shot: shot.start)  # stable: by name within a second
-    brackets = []
-    for shot in shots:
-        if not brackets or begins_another(shot, brackets[-1]):
-            brackets.append([])
-        brackets[-1].append(shot)
-    return [[shot.file for shot in bracket] for bracket in brackets], problems
-
-
-def begins_another(shot, bracket):
-    """Whether a Shot is not of the bracket, a list of Shots, that the one before it is of."""
-    last = bracket[-1]
-    if shot.start - last.start - last.seconds > PAUSE:
-        return True
-    if len({other.bias for other in bracket}) > 1:
-        return shot.bias in {other.bias for other in bracket}
-    return (shot.settings, shot.bias) in {(other.settings, other.bias) for other in bracket}
-
-
-def seconds(time):
-    """EXIF's time, YYYY:MM:DD hh:mm:ss, in seconds since some day; None where it is not one."""
-    try:
-        moment = np.datetime64("{}-{}-{}T{}:{}:{}".format(*time.replace(" ", ":").split(":")[:6]))
-    except (AttributeError, IndexError, ValueError):
-        return None
-    return float(moment.astype("datetime64[s]").astype(np.int64))
 
 
 def resize(image, width, height):

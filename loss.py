@@ -12,7 +12,6 @@ window. Every quantity below is therefore a sum of windowed means and covariance
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -40,26 +39,21 @@ def mef_ssim(y_f, sources, scales=3, target="patch", luminance_weight=0.0):
     Returns shape (N,), at most 1; computed in float32 or wider, whatever the inputs' type.
     Raises ValueError where shapes do not fit or the picture is smaller than the coarsest window.
     """
-    y_f, sources = check(y_f, sources, scales)
+    y_f, sources = checked_inputs(y_f, sources, scales)
     penalty = 0.0
     if luminance_weight:
         numerator, denominator = compare_luminance(box_mean(y_f), desired_luminance(sources))
         penalty = luminance_weight * (1 - (numerator / denominator).mean(dim=(1, 2, 3)))
     q = []
-    for level, desired in zip(pyramid(y_f, scales), describe(sources, scales, target), strict=True):
+    for level, desired in zip(
+        pyramid(y_f, scales), desired_windows(sources, scales, target), strict=True
+    ):
         numerator, denominator, _ = compare(level, desired)
         q.append((numerator / denominator).mean(dim=(1, 2, 3)))
     if scales == 1:
         return q[0] - penalty
     logs = [b * tangent_log(q_i) for b, q_i in zip(EXPONENTS, q, strict=True)]
     return sum(logs).exp() - penalty
-
-
-def score(fused, images, device="cpu"):
-    """MEFB's MEF-SSIM: multi-scale, of 8-bit gray pictures, uint8 arrays (H, W); a float."""
-    stack = torch.from_numpy(np.stack([fused, *images])).to(device)[None] / 255
-    with torch.inference_mode():
-        return mef_ssim(stack[:, :1], stack[:, 1:]).item()
 
 
 def y_hat(sources, target="patch"):
@@ -176,7 +170,7 @@ class Desired(NamedTuple):
     variance: torch.Tensor
 
 
-def describe(sources, scales=3, target="patch"):
+def desired_windows(sources, scales=3, target="patch"):
     """What fused luma is compared with: a Desired of every scale, finest first.
 
     sources: (N, K, H, W) in [0, 1]. It can serve any number of comparisons with these sources.
@@ -303,7 +297,7 @@ def tangent_log(q):
     return q.clamp(min=LOWEST_SCORE).log() + (q - LOWEST_SCORE).clamp(max=0) / LOWEST_SCORE
 
 
-def check(y_f, sources, scales):
+def checked_inputs(y_f, sources, scales):
     """The inputs in float32 or wider, or ValueError."""
     if scales not in (1, 3):
         raise ValueError(f"scales must be 1 or 3, not {scales}")

@@ -5,19 +5,12 @@ Fusion with Extreme Exposure Image Pairs", ICCV 2017, Fig. 2. PyramidDeepFuse is
 a coarse-to-fine pyramid, for a view of the whole picture instead of 25 pixels.
 """
 
-import os
-import pickle
-import warnings
+import copy
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-# The earlier PyTorch implementation (SunnerLi/DeepFuse.pytorch) numbers its layers so; layer3 is
-# the addition, which has no parameters.
-ORIGINAL_LAYERS = {"layer1": "c1", "layer2": "c2", "layer4": "c3", "layer5": "c4", "layer6": "c5"}
 
 NATURAL = (0.38, 0.57)  # mean luma that tilted_mean aims at
 LARGEST_TILT = 1.0  # the brightest of two then weighs e times the darkest
@@ -224,107 +217,58 @@ def fold_batch_norm(model):
     return folded.eval()
 
 
-def save_checkpoint(path, checkpoint):
-    """Writes a dict with torch.save so that `path` holds the old or the new file, never half one.
+def prepare(model, precision="auto"):
+    """The network made ready for fusing fast: the same function, but for rounding.
 
-    Raises OSError where it cannot be written; a file already at `path` is then untouched.
+    precision: of C2 to C4, which are 99 % of the arithmetic: "float32", "bfloat16", "float16", or
+    "auto" for what the network's device is fast in. C1 and C5 stay in float32, so that neither the
+    pictures nor the result are rounded to a half's few levels.
     """
-    temporary = f"{path}.tmp{os.getpid()}"
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        # A full disk may reach us as the RuntimeError of torch's zip writer.
-        if isinstance(error, OSError | RuntimeError):
-            raise OSError(f"{path}: cannot be written ({short(error)})") from error
-        raise
+    device = next(model.parameters()).device
+    dtype = choose_precision(precision, device)
+    if model.settings["batch_norm"]:
+        model = fold_batch_norm(model)
+    model = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)
+    for layer in (model.c2, model.c3, model.c4):
+        layer.to(dtype)
+    model.c1.register_forward_hook(lambda _, _x, y: y.to(dtype))
+    model.c4.register_forward_hook(lambda _, _x, y: y.float())
+    if device.type == "cpu":
+        model.c5[0] = ShiftedSum(model.c5[0])
+    return model
 
 
-def load_checkpoint(path):
-    """Reads a checkpoint file, ours or the earlier implementation's, as the dict that was saved.
+class ShiftedSum(nn.Module):
+    """A convolution to one channel as one matrix product and a sum of shifted planes.
 
-    Nothing in the file is executed (weights_only); tensors are on the CPU.
-    Raises OSError where the file cannot be read, and ValueError naming the file and the reason
-    where it is no such checkpoint.
+    Convolution kernels compute sixteen output channels at once; with one they idle.
     """
-    with (
-        open(path, "rb") as file,
-        torch.serialization.safe_globals(numpy_scalars()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")  # torch's, on files that are refused anyway
-        try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            reason = "not a checkpoint, or one that would run code when loaded"
-            raise ValueError(f"{path}: {reason}") from error
-        except Exception as error:  # torch raises whatever its readers stumble over
-            raise ValueError(f"{path}: damaged or not a checkpoint ({short(error)})") from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
-        raise ValueError(f"{path}: not a DeepFuse checkpoint (no state_dict under the key 'model')")
-    return checkpoint
 
+    def __init__(self, convolution):
+        super().__init__()
+        weight = convolution.weight.detach()[0]  # (C, k, k)
+        self.kernel_size = weight.shape[1:]
+        self.padding = convolution.padding
+        self.taps = weight.flatten(1).T.contiguous()  # (k*k, C)
+        self.bias = convolution.bias.detach()
 
-def load_model(path, device="cpu"):
-    """Returns the network of a checkpoint file on a device, in eval mode, ready for fusing.
-
-    A file of the earlier implementation gives the network without BatchNorm that equals its
-    network in eval mode. Raises OSError and ValueError as load_checkpoint does, and ValueError
-    naming the keys where weights are missing, foreign or of another shape.
-    """
-    model = model_from_checkpoint(load_checkpoint(path), path)
-    return model.to(device, memory_format=torch.channels_last)  # the faster order for convolutions
-
-
-def model_from_checkpoint(checkpoint, path):
-    """Builds the network that a checkpoint dict describes; `path` is named in errors."""
-    state = checkpoint["model"]
-    original = any(str(key).partition(".")[0] in ORIGINAL_LAYERS for key in state)
-    if original:
-        state = {rename_original(key): value for key, value in state.items()}
-        settings = {"batch_norm": True, "padding": "zeros"}
-    else:
-        settings = checkpoint.get("network", {})
-    try:
-        model = build(**settings)
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: does not fit the network: {short(error)}") from error
-    if not is_finite(model):
-        raise ValueError(f"{path}: has weights that are not finite")
-    model.eval()
-    return fold_batch_norm(model) if original else model
+    def forward(self, x):
+        """(N, C, H, W) to (N, 1, H', W'), as the convolution does."""
+        x = F.pad(x, [self.padding[1]] * 2 + [self.padding[0]] * 2)
+        count, channels, height, width = x.shape
+        planes = self.taps @ x.permute(1, 0, 2, 3).reshape(channels, -1)
+        planes = planes.reshape(*self.kernel_size, count, height, width)
+        rows, columns = height - self.kernel_size[0] + 1, width - self.kernel_size[1] + 1
+        total = self.bias.expand(count, rows, columns).clone()
+        for i in range(self.kernel_size[0]):
+            for j in range(self.kernel_size[1]):
+                total += planes[i, j, :, i : i + rows, j : j + columns]
+        return total[:, None]
 
 
 def is_finite(model):
     """Whether all parameters are finite numbers."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
-
-
-def rename_original(key):
-    """layer4.main.0.weight, the earlier implementation's name, is c3.0.weight here."""
-    layer, _, rest = str(key).partition(".main.")
-    return f"{ORIGINAL_LAYERS[layer]}.{rest}" if layer in ORIGINAL_LAYERS else str(key)
-
-
-def numpy_scalars():
-    """What unpickling a list of numpy scalars may call: the constructors of plain numbers.
-
-    The earlier implementation's loss list holds such scalars. numpy 2 has moved the function that
-    rebuilds them, so both addresses are allowed.
-    """
-    rebuild = np.float64(0).__reduce__()[0]
-    return [
-        (rebuild, "numpy.core.multiarray.scalar"),
-        (rebuild, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        *(type(np.dtype(name)) for name in ("f2", "f4", "f8", "i4", "i8")),
-    ]
 
 
 def choose_device(name):
@@ -353,9 +297,3 @@ def choose_precision(name, device):
     # Older versions of torch do not tell; float32 is right everywhere.
     has = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32
-
-
-def short(error):
-    """An error of torch's, whose messages can run to pages, as part of one line."""
-    text = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return text if len(text) <= 200 else text[:200] + " ..."

@@ -427,10 +427,10 @@ def run(script, work, options):
         try:
             return work(options) or 0
         except (OSError, ValueError) as error:
-            say(describe(error))
+            say(one_line(error))
             return 2
         except MemoryError as error:
-            say(f"not enough memory: {describe(error)}")
+            say(f"not enough memory: {one_line(error)}")
             return 2
         except KeyboardInterrupt:
             return 130  # as shells report SIGINT
@@ -448,7 +448,7 @@ def keep_freed_memory():
             mallopt(M_MMAP_MAX, 0)
 
 
-def describe(error):
+def one_line(error):
     """An exception as one line."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"

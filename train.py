@@ -14,78 +14,57 @@ Results, below --det:
 torchrun --nproc_per_node=N train.py ... trains in N processes.
 """
 
-import contextlib
 import csv
-import functools
 import glob
-import hashlib
 import json
 import math
 import os
-import platform
-import shlex
-import shutil
-import signal
 import sys
-import threading
 import time
-from datetime import timedelta
 
 import cv2
 import numpy as np
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 import fusion
-import loss
 import utils
-from dataset import BracketedDataset, find_brackets
+from brackets import find_brackets
+from checkpoint import (
+    TrainingError,
+    describe_run,
+    keep_best,
+    load_model,
+    restore,
+    save_latest,
+    short,
+)
+from dataset import BracketedDataset, make_loader
+from engine import (
+    Processes,
+    StepLoss,
+    StopOnSignal,
+    centre,
+    exposure_noise,
+    learning_rate,
+    moving_average,
+    read_pair,
+    take_step,
+    training_score,
+    validate,
+)
 from model import (
     build,
-    choose_device,
     choose_precision,
     is_finite,
-    load_checkpoint,
-    load_model,
-    model_from_checkpoint,
-    save_checkpoint,
-    short,
 )
 from opts import TrainOptions, run
 
-# What a resumed run must have in common with the run that it continues.
-FIXED_OPTIONS = (
-    "network",
-    "width",
-    "batch_norm",
-    "uncentred",
-    "pairs",
-    "stacks",
-    "zoom",
-    "gamma",
-    "noise",
-    "ema",
-    "seed",
-    "batch_size",
-    "crop_size",
-    "loss",
-    "scales",
-    "luminance_weight",
-    "lr",
-    "schedule",
-    "warmup",
-)
 LOG_FIELDS = ("epoch", "loss", "val_mef_ssim", "lr", "seconds")
 SHOWN = 3  # validation scenes in a figure, at most
-STATE = ("epoch", "step", "loss_sum", "loss", "lr", "seconds", "val", "data")
-
-
-class TrainingError(Exception):
-    """Training cannot go on; the message says why."""
 
 
 def train(options):
@@ -105,71 +84,6 @@ def train(options):
                 f"the other processes cannot be reached ({short(error)})"
             ) from error
         raise
-
-
-class Processes:
-    """The processes that train together: torchrun's, or this one alone.
-
-    rank, count: this one's number among them and how many they are. device: where it computes.
-    """
-
-    def __init__(self, device):
-        self.count = int(os.environ.get("WORLD_SIZE", 1))
-        self.rank = int(os.environ.get("RANK", 0))
-        if self.count > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
-            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        self.device = choose_device(device)
-        self.first = self.rank == 0
-
-    def __enter__(self):
-        if self.count > 1:
-            if self.device.type == "cuda":
-                torch.cuda.set_device(self.device)
-            # Of its own for every restart: addresses of processes that have died must not be found.
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            store = distributed.TCPStore(
-                os.environ["MASTER_ADDR"],
-                int(os.environ["MASTER_PORT"]),
-                is_master=self.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
-            )
-            distributed.init_process_group(
-                "nccl" if self.device.type == "cuda" else "gloo",
-                store=distributed.PrefixStore(f"attempt {attempt}", store),
-                rank=self.rank,
-                world_size=self.count,
-                timeout=timedelta(hours=12),  # in which the first may decode; torchrun sees deaths
-            )
-        return self
-
-    def __exit__(self, *_error):
-        if self.count > 1:
-            distributed.destroy_process_group()
-
-    def sum(self, *values):
-        """The sums of numbers over all processes."""
-        if self.count == 1:
-            return values
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(total)
-        return total.tolist()
-
-    def gather(self, values):
-        """The lists of all processes, dealt out as values[rank::count], as one list again."""
-        if self.count == 1:
-            return values
-        parts = [None] * self.count
-        distributed.all_gather_object(parts, values)
-        total = sum(map(len, parts))
-        return [parts[i % self.count][i // self.count] for i in range(total)]
-
-    @contextlib.contextmanager
-    def first_alone(self):
-        """The first process does what is in the context before the others do."""
-        if self.count > 1 and not self.first:
-            distributed.barrier()
-        yield
-        if self.count > 1 and self.first:
-            distributed.barrier()
 
 
 def train_in(processes, options):
@@ -318,49 +232,12 @@ def train_in(processes, options):
     return state["loss"]
 
 
-class StepLoss(nn.Module):
-    """The network and its loss as one module, which DistributedDataParallel calls once a step.
-
-    forward takes a batch, grouped by the number of exposures, tensors (N, K, 3, H, W), and what is
-    added to the luma that the network sees, a tensor (N, K, H, W) or 0 a group. It returns the sum
-    of the samples' losses, which are 1 less the score of fused luma (N, 1, H, W) and sources
-    (N, K, H, W).
-    """
-
-    def __init__(self, model, score, dtype):
-        super().__init__()
-        self.model = model
-        self.score = score
-        self.dtype = dtype
-
-    def forward(self, stacks, noise):
-        total = 0.0
-        for stack, disturbance in zip(stacks, noise, strict=True):
-            y = stack[:, :, 0]  # (N, K, H, W)
-            with torch.autocast(y.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                y_f = self.model(*(y + disturbance).split(1, dim=1))
-            total = total + (1 - self.score(y_f.float(), y)).sum()
-        if not stacks:  # a process may go away empty-handed from an epoch's last batch
-            total = sum((0 * parameter).sum() for parameter in self.model.parameters())
-        return total
-
-
 def is_newer(path, other):
     """Whether a file is there and younger than another, that is: of the run that wrote this."""
     try:
         return os.stat(path).st_mtime_ns >= os.stat(other).st_mtime_ns
     except FileNotFoundError:
         return False
-
-
-def training_score(options):
-    """MEF-SSIM as the options want it; MEF_SSIM_Loss would compute the picture y_hat as well."""
-    return functools.partial(
-        loss.mef_ssim,
-        scales=options.scales,
-        target=options.loss,
-        luminance_weight=options.luminance_weight,
-    )
 
 
 def tensorboard(options):
@@ -383,37 +260,6 @@ def show(writer, state):
     writer.flush()
 
 
-def describe_run(options, processes):
-    """How a checkpoint came about, for people: command, versions of code and packages, machine."""
-    sources = sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), "*.py")))
-    code = hashlib.sha256()
-    for source in sources:
-        with open(source, "rb") as file:
-            code.update(file.read())
-    flags = []
-    for name, value in vars(options).items():
-        if value is True:
-            flags.append(f"--{name}")
-        elif not (value is None or value is False or value == []):
-            values = value if isinstance(value, list) else [value]
-            flags += [f"--{name}", shlex.join(map(str, values))]
-    device = processes.device
-    return {
-        "command": f"train.py {' '.join(flags)}",
-        "processes": processes.count,
-        "code": code.hexdigest()[:16],
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-        },
-        "machine": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()} CPU",
-    }
-
-
 def check_data(before, now, path):
     """ValueError naming a scene in which the data differ from those that a run began with."""
     if before == now:
@@ -434,78 +280,8 @@ def start_from(model, path):
         raise ValueError(f"{path}: holds another network than the one to train") from error
 
 
-def centre(model):
-    """Takes the mean of every kernel of C2 to C5 away from it.
-
-    Their inputs are positive and large beside their variation: without this, the first steps push
-    most of C3's and C4's channels below zero everywhere, where they stay. After L. Huang et al.,
-    "Centered Weight Normalization in Accelerating Training of Deep Neural Networks", ICCV 2017.
-    """
-    with torch.no_grad():
-        for layer in (model.c2, model.c3, model.c4, model.c5):
-            kernels = layer[0].weight  # (out, in, height, width)
-            kernels -= kernels.mean(dim=(1, 2, 3), keepdim=True)
-
-
-def moving_average(decay):
-    """AveragedModel's rule: w <- d w + (1 - d) trained, d rising to `decay`.
-
-    At step n, d is at most n/(n + 9), so that the first steps' weights are soon forgotten.
-    """
-
-    def update(averaged, trained, count):
-        step = int(count)
-        get_ema_multi_avg_fn(min(decay, step / (step + 9)))(averaged, trained, count)
-
-    return update
-
-
-def take_step(step_loss, optimizer, scaler, stacks, noise, rate, share):
-    """One optimiser step at the given learning rate, on a StepLoss and what it takes.
-
-    share: what the sum of the samples' losses is multiplied by to make the loss. Returns that.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    total = step_loss(stacks, noise) * share
-    optimizer.zero_grad()
-    scaler.scale(total).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    return total.item()
-
-
-def exposure_noise(stack, highest):
-    """Gaussian noise (N, K, H, W) for exposures (N, K, 3, H, W), or 0 where `highest` is 0.
-
-    Every sample's standard deviation is drawn between 0 and `highest`.
-    """
-    if not highest:
-        return 0
-    y = stack[:, :, 0]
-    return highest * torch.rand_like(y[:, :1, :1, :1]) * torch.randn_like(y)
-
-
-def by_count(samples):
-    """A batch's samples (K, 3, H, W) as one tensor (N, K, 3, H, W) for every K that occurs."""
-    counts = sorted({len(sample) for sample in samples})
-    return [torch.stack([x for x in samples if len(x) == count]) for count in counts]
-
-
 def validation_is_due(epoch, options):
     return epoch % options.val_epoch == 0 or epoch == options.epoch
-
-
-def keep_best(model, state, options, run_record):
-    """Writes best.pth where the epoch's score is the best so far, or without scores at the end."""
-    epoch, scores = state["epoch"], state["val"]
-    best = epoch == options.epoch and not options.val_folder
-    if epoch in scores:
-        earlier = [score for other, score in scores.items() if other != epoch]
-        best = scores[epoch] > max(earlier, default=-math.inf)
-    if best:
-        path = os.path.join(options.det, "model", "best.pth")
-        write_checkpoint(path, {**describe(model, options, run_record), **state})
 
 
 def record(model, figures, state, options):
@@ -540,212 +316,6 @@ def figure_pairs(validation, dataset, options):
         stack = dataset[0]
         pairs = [[utils.from_ycbcr(crop[None], np.uint8) for crop in (stack[0], stack[-1])]]
     return pairs
-
-
-def validate(model, pairs, precision, quiet):
-    """Multi-scale MEF-SSIM of the fused pairs, on 8-bit gray at native size, as a list.
-
-    precision: as fusion.prepare's.
-    """
-    device = next(model.parameters()).device
-    model = fusion.prepare(model, precision)
-    scores = []
-    for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):
-        images = read_pair(paths)
-        fused = fusion.fuse(model, images, fast=False, refine=0)
-        gray = [utils.to_gray(image) for image in images]
-        scores.append(loss.score(utils.to_gray(fused), gray, device))
-    return scores
-
-
-def read_pair(paths):
-    """Reads a pair of picture files; ValueError naming them where they cannot be scored."""
-    images = [utils.read_image(path) for path in paths]
-    try:
-        fusion.check(images)
-        loss.check_size(*images[0].shape[:2])
-    except ValueError as error:
-        raise ValueError(f"{' and '.join(paths)}: {error}") from error
-    return images
-
-
-def make_loader(dataset, options, state, device, start_method=None, processes=None):
-    """This process's batches from the state's epoch and step to the end, as one stream.
-
-    One stream over all epochs keeps the workers busy across their boundaries. The last batch of
-    an epoch may be smaller.
-    """
-    return DataLoader(
-        dataset,
-        batch_sampler=EpochBatches(len(dataset), options, state["epoch"], state["step"], processes),
-        collate_fn=by_count,
-        num_workers=options.workers,
-        worker_init_fn=ignore_signals,
-        pin_memory=device.type == "cuda",
-        multiprocessing_context=start_method if options.workers else None,
-    )
-
-
-class EpochBatches:
-    """Batches of dataset items, every epoch's scenes in an order drawn from (seed, epoch).
-
-    Of several processes, each has a part of --batch_size of every batch; of an epoch's last and
-    smaller one, some may have none.
-    """
-
-    def __init__(self, scenes, options, epoch, step, processes=None):
-        self.scenes = scenes
-        self.options = options
-        self.epoch = epoch
-        self.step = step
-        self.rank, self.count = (processes.rank, processes.count) if processes else (0, 1)
-
-    def __iter__(self):
-        size = self.options.batch_size * self.count
-        for epoch in range(self.epoch, self.options.epoch):
-            order = np.random.default_rng((self.options.seed, epoch)).permutation(self.scenes)
-            items = (epoch * self.scenes + order).tolist()
-            skipped = self.step * size if epoch == self.epoch else 0
-            for start in range(skipped, self.scenes, size):
-                batch = items[start : start + size]
-                yield batch[self.rank * self.options.batch_size :][: self.options.batch_size]
-
-
-def ignore_signals(_worker):
-    """In a worker: it leaves Ctrl-C and a cluster's SIGTERM to the main process, which saves.
-
-    The main process's own SIGTERM ends it as ever.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=obey_parent, daemon=True).start()
-
-
-def obey_parent():
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
-
-
-class StopOnSignal:
-    """Context in which a SIGTERM or the first SIGINT asks to stop; a second SIGINT interrupts."""
-
-    def __enter__(self):
-        self.requested = False
-        self.previous = {
-            number: signal.signal(number, self.request)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def request(self, number, _frame):
-        self.requested = True
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def __exit__(self, *_error):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def learning_rate(step, steps, options):
-    """Linear warm-up to --lr, then a half cosine to 0 or constant."""
-    if step < options.warmup:
-        return options.lr * (step + 1) / options.warmup
-    if options.schedule == "constant":
-        return options.lr
-    progress = (step - options.warmup) / max(1, steps - options.warmup)
-    return options.lr * (1 + math.cos(math.pi * progress)) / 2
-
-
-def describe(model, options, run_record):
-    """The part of a checkpoint that fusing needs, and how it came about."""
-    return {
-        "model": model.state_dict(),
-        "network": model.settings,
-        "options": vars(options),
-        "run": run_record,
-    }
-
-
-def write_checkpoint(path, checkpoint):
-    """save_checkpoint; TrainingError where it cannot be written, whatever was there being whole."""
-    try:
-        save_checkpoint(path, checkpoint)
-    except OSError as error:
-        raise TrainingError(f"{error}; the checkpoint of before is still there") from error
-
-
-def save_latest(path, model, average, optimizer, scaler, state, options, run_record):
-    """Writes latest.pth: the averaged weights, which fusing takes, and all that training needs.
-
-    The latest.pth of before becomes previous.pth.
-    """
-    training = {
-        "trained": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-    }
-    with contextlib.suppress(OSError):  # A link, so that there is a latest.pth at any moment.
-        temporary = f"{path}.old"
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        try:
-            os.link(path, temporary)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            shutil.copy(path, temporary)  # where files cannot be linked
-        os.replace(temporary, os.path.join(os.path.dirname(path), "previous.pth"))
-    write_checkpoint(path, {**describe(average.module, options, run_record), **training, **state})
-
-
-def restore(options, model, average, optimizer, scaler, processes):
-    """Loads the latest.pth to resume from; returns the training state.
-
-    Raises ValueError where it lacks something or was made with other options; only those of the
-    machine, of the output and --epoch may differ.
-    """
-    path = options.resume
-    try:
-        checkpoint = load_checkpoint(path)
-    except ValueError as error:
-        raise ValueError(f"{error}{whole_checkpoint_beside(path)}") from error
-    needed = ("trained", "optimizer", "scaler", "options", "run", *STATE)
-    missing = [key for key in needed if key not in checkpoint]
-    if missing:
-        raise ValueError(f"{path}: training cannot resume from it, it lacks {', '.join(missing)}")
-    contradictions = [
-        f"--{name} {checkpoint['options'].get(name)}, not {getattr(options, name)}"
-        for name in FIXED_OPTIONS
-        if checkpoint["options"].get(name) != getattr(options, name)
-    ]
-    if checkpoint["run"]["processes"] != processes.count:
-        contradictions.append(
-            f"{checkpoint['run']['processes']} process(es), not {processes.count}"
-        )
-    if contradictions:
-        raise ValueError(f"{path}: was trained with {'; '.join(contradictions)}")
-    average.module.load_state_dict(model_from_checkpoint(checkpoint, path).state_dict())
-    try:
-        model.load_state_dict(checkpoint["trained"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        if scaler.is_enabled() and checkpoint["scaler"]:
-            scaler.load_state_dict(checkpoint["scaler"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: its state of training does not fit") from error
-    return {key: checkpoint[key] for key in STATE}
-
-
-def whole_checkpoint_beside(path):
-    """What to resume from instead of a damaged checkpoint, as the end of a message."""
-    previous = os.path.join(os.path.dirname(path), "previous.pth")
-    try:
-        epoch = load_checkpoint(previous)["epoch"]
-    except (OSError, ValueError, KeyError):
-        return ""
-    return f"; --resume {previous} is whole, of epoch {epoch}"
 
 
 class Log:

@@ -21,10 +21,11 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import align
 import fusion
-import loss
+import model
+import scores
 import utils
-from dataset import find_brackets
-from model import load_model
+from brackets import find_brackets
+from checkpoint import load_model
 from opts import WEIGHTS
 
 
@@ -164,7 +165,7 @@ def fuse(network, images):
 
 
 def score(fused, images):
-    return loss.score(utils.to_gray(fused), [utils.to_gray(image) for image in images])
+    return scores.mefb_score(scores.to_gray(fused), [scores.to_gray(image) for image in images])
 
 
 def main(argv=None):
@@ -187,7 +188,7 @@ def main(argv=None):
             f"{np.mean(seconds) if seconds else np.nan:.2f}",
         ]
         print(f"{name:20}" + "".join(f"{column:>11}" for column in columns))
-    network = fusion.prepare(load_model(WEIGHTS))
+    network = model.prepare(load_model(WEIGHTS))
     changes, gone = measure_movement(stacks, options.seed, network)
     print(
         f"\nstatic scenes: MEF-SSIM changes by {np.mean(changes):.4f} on average, "

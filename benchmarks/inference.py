@@ -23,10 +23,12 @@ import torch
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+import checkpoint  # noqa: E402
 import evaluate  # noqa: E402
 import fusion  # noqa: E402
 import model  # noqa: E402
 import opts  # noqa: E402
+import tiles  # noqa: E402
 import utils  # noqa: E402
 
 OPERATIONS = 2 * (2 * (25 * 16 + 49 * 16 * 32) + 49 * 32 * 32 + 25 * 32 * 16 + 25 * 16)  # a pixel
@@ -50,7 +52,7 @@ def pictures(megapixels):
 
 def network(path=opts.WEIGHTS, precision="auto"):
     opts.keep_freed_memory()  # as the scripts do
-    return fusion.prepare(model.load_model(path), precision)
+    return model.prepare(checkpoint.load_model(path), precision)
 
 
 def lumas(images):
@@ -76,7 +78,7 @@ def our_luma(precision):
     def setup(images):
         net = network(precision=precision)
         grey = [y[0, 0].numpy() for y in lumas(images)]
-        return torch.inference_mode()(lambda: fusion.network_luma(net, grey, fusion.tile_size(net)))
+        return torch.inference_mode()(lambda: fusion.network_luma(net, grey, tiles.tile_size(net)))
 
     return setup
 

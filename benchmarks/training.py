@@ -20,9 +20,10 @@ from torch.nn import functional as F
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import train  # noqa: E402
+import brackets  # noqa: E402
+import engine  # noqa: E402
 import utils  # noqa: E402
-from dataset import BracketedDataset  # noqa: E402
+from dataset import BracketedDataset, make_loader  # noqa: E402
 from model import build, choose_device, choose_precision  # noqa: E402
 from opts import TrainOptions, keep_freed_memory  # noqa: E402
 
@@ -68,7 +69,7 @@ def time_earlier(folder, crop, batch, steps, device):
     """Seconds of every step, those of the loader."""
     scenes = []
     for scene in sorted(os.listdir(folder)):
-        paths = utils.find_pictures(os.path.join(folder, scene))
+        paths = brackets.find_pictures(os.path.join(folder, scene))
         scenes.append(torch.cat([utils.to_ycbcr(utils.read_image(path)) for path in paths]))
     model = build(batch_norm=True).to(device)
     for layer in (model.c1, model.c2, model.c3, model.c4):
@@ -104,20 +105,20 @@ def time_ours(folder, crop, batch, steps, device, precision, workers):
     with tempfile.TemporaryDirectory() as cache:
         dataset = BracketedDataset(folder, crop, cache=cache)
         model = build().to(device, memory_format=torch.channels_last)
-        train.centre(model)
-        step_loss = train.StepLoss(model, train.training_score(options), dtype)
+        engine.centre(model)
+        step_loss = engine.StepLoss(model, engine.training_score(options), dtype)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
         scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         state = {"epoch": 0, "step": 0}
-        batches = iter(train.make_loader(dataset, options, state, device))
+        batches = iter(make_loader(dataset, options, state, device))
         seconds, waits = [], []
         for _ in range(steps):
             start = time.perf_counter()
             stacks = [crops.to(device, non_blocking=True) for crops in next(batches)]
             waits.append(time.perf_counter() - start)
             noise = [0] * len(stacks)
-            train.take_step(step_loss, optimizer, scaler, stacks, noise, 1e-4, 1 / batch)
-            train.centre(model)
+            engine.take_step(step_loss, optimizer, scaler, stacks, noise, 1e-4, 1 / batch)
+            engine.centre(model)
             seconds.append(time.perf_counter() - start)
         del batches
     return seconds, waits

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from conftest import write_bracket  # noqa: E402
 
-from model import load_checkpoint  # noqa: E402
+from checkpoint import load_checkpoint  # noqa: E402
 
 
 def kill_often(folder, kills, epochs, seed=0):

@@ -12,7 +12,8 @@ from conftest import write_bracket
 from torch.utils.data import DataLoader
 
 import utils
-from dataset import MAX_STACK, BracketedDataset, find_brackets
+from brackets import find_brackets, find_scenes
+from dataset import MAX_STACK, BracketedDataset
 
 
 def make(folder, tmp_path, **options):
@@ -244,7 +245,7 @@ def test_no_usable_scene_is_an_error(tmp_path):
 
 
 def test_natural_order(brackets):
-    names = [os.path.basename(folder) for folder, _ in utils.find_scenes(brackets)]
+    names = [os.path.basename(folder) for folder, _ in find_scenes(brackets)]
     assert names == ["scene1", "scene2", "scene10"]
 
 

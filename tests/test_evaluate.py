@@ -12,9 +12,20 @@ from conftest import write_bracket
 
 import evaluate
 import fusion
-import loss
 import utils
-from model import DeepFuse, load_model, save_checkpoint
+from checkpoint import load_model, save_checkpoint
+from model import DeepFuse, prepare
+from scores import (
+    average_gradient,
+    colour_difference,
+    edge_preservation,
+    edges,
+    entropy,
+    mefb_score,
+    score_all,
+    spatial_frequency,
+    to_gray,
+)
 
 
 @pytest.fixture
@@ -48,7 +59,7 @@ def test_scores_of_reduced_pictures(folder, model, tmp_path, side):
     run("--folder", folder, "--model", model, "--save", out, "--csv", table, "--score_size", side)
 
     def halved(path):
-        gray = utils.to_gray(utils.read_image(str(path)))
+        gray = to_gray(utils.read_image(str(path)))
         if side == 500:
             return gray
         means = gray.reshape(48, 2, 60, 2).mean(axis=(1, 3))
@@ -58,7 +69,7 @@ def test_scores_of_reduced_pictures(folder, model, tmp_path, side):
         gray = [halved(folder / scene / name) for name in ("1.png", "3.png")]
         saved = halved(out / evaluate.folder_name(method) / f"{scene}.png")
         # within what rounding halves up or to even makes
-        assert float(row["MEF-SSIM"]) == pytest.approx(loss.score(saved, gray), abs=2e-3)
+        assert float(row["MEF-SSIM"]) == pytest.approx(mefb_score(saved, gray), abs=2e-3)
 
 
 @pytest.mark.parametrize("stack", [False, True])
@@ -72,15 +83,15 @@ def test_scores_are_those_of_the_saved_pictures(folder, model, tmp_path, stack, 
     for (method, scene), row in rows.items():
         names = ("1.png", "2.png", "3.png") if stack else ("1.png", "3.png")
         images = [utils.read_image(str(folder / scene / name)) for name in names]
-        gray = [utils.to_gray(image) for image in images]
+        gray = [to_gray(image) for image in images]
         saved = utils.read_image(str(out / evaluate.folder_name(method) / f"{scene}.png"))
-        expected = evaluate.score_all(utils.to_gray(saved), gray)
-        assert expected["MEF-SSIM"] == loss.score(utils.to_gray(saved), gray)
+        expected = score_all(to_gray(saved), gray)
+        assert expected["MEF-SSIM"] == mefb_score(to_gray(saved), gray)
         for name, value in expected.items():
             assert float(row[name]) == pytest.approx(value, abs=1e-6)
         if method.startswith(model):
             fused = fusion.fuse(
-                fusion.prepare(load_model(model)), images, refine=2 * method.endswith("+2")
+                prepare(load_model(model)), images, refine=2 * method.endswith("+2")
             )
             assert np.array_equal(fused, saved)
     cells = len(methods) + (3 if stack else 2)
@@ -163,25 +174,25 @@ def test_average_is_rounded():
 
 
 def test_entropy():
-    assert evaluate.entropy(np.full((4, 4), 7, np.uint8)) == 0
-    assert evaluate.entropy(np.arange(256, dtype=np.uint8).reshape(16, 16)) == 8
+    assert entropy(np.full((4, 4), 7, np.uint8)) == 0
+    assert entropy(np.arange(256, dtype=np.uint8).reshape(16, 16)) == 8
     quarters = np.array([[0, 0, 0, 9]], np.uint8)
-    assert evaluate.entropy(quarters) == pytest.approx(0.75 * math.log2(4 / 3) + 0.25 * 2)
+    assert entropy(quarters) == pytest.approx(0.75 * math.log2(4 / 3) + 0.25 * 2)
 
 
 def test_spatial_frequency_and_average_gradient():
     image = np.array([[0, 3], [4, 9], [4, 9]], np.uint8)
     # Differences along rows 3, 5, 5, along columns 4, 6, 0, 0.
-    assert evaluate.spatial_frequency(image) == pytest.approx(math.sqrt((59 + 52) / 6))
+    assert spatial_frequency(image) == pytest.approx(math.sqrt((59 + 52) / 6))
     # At (0, 0): 3 and 4; at (1, 0): 5 and 0.
     expected = (math.sqrt((9 + 16) / 2) + math.sqrt(25 / 2)) / 2
-    assert evaluate.average_gradient(image) == pytest.approx(expected)
+    assert average_gradient(image) == pytest.approx(expected)
 
 
 def test_standard_deviation_is_of_all_pixels():
     image = np.zeros((50, 50), np.uint8)
     image[:, ::2] = 10
-    assert evaluate.score_all(image, [image, image])["SD"] == 5
+    assert score_all(image, [image, image])["SD"] == 5
 
 
 def stripes(period, low, high, shape=(64, 64)):
@@ -194,25 +205,25 @@ def test_edge_preservation():
     flat = np.full_like(vertical, 90)
     # Equal strength and direction everywhere: both sigmoids at 1.
     whole = 0.9994 / (1 + math.exp(-7.5)) * 0.9879 / (1 + math.exp(-22 * 0.2))
-    assert evaluate.edge_preservation(vertical, [vertical, flat]) == pytest.approx(whole)
+    assert edge_preservation(vertical, [vertical, flat]) == pytest.approx(whole)
     # Half the strength, the same direction.
     weak = stripes(8, 75, 125)
     half = 0.9994 / 2 * 0.9879 / (1 + math.exp(-22 * 0.2))
-    assert evaluate.edge_preservation(weak, [vertical]) == pytest.approx(half)
-    assert evaluate.edge_preservation(vertical, [weak]) == pytest.approx(half)
+    assert edge_preservation(weak, [vertical]) == pytest.approx(half)
+    assert edge_preservation(vertical, [weak]) == pytest.approx(half)
     # Edges at right angles lose the direction's share, a flat result loses the strength's.
     ramp = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
     inner = np.s_[1:-1, 1:-1]
-    strength, angle = evaluate.edges(ramp)
+    strength, angle = edges(ramp)
     assert (strength[inner] == 8).all()
     assert (angle[inner] == 0).all()
-    turned_strength, turned = evaluate.edges(ramp.T.copy())
+    turned_strength, turned = edges(ramp.T.copy())
     assert (turned_strength[inner] == 8).all()
     assert (turned[inner] == np.pi / 2).all()
     # At the border, whose mirror takes the gradient away, the direction is lost but not wrong.
-    assert evaluate.edge_preservation(ramp.T.copy(), [ramp]) < 1e-4
-    assert evaluate.edge_preservation(flat, [ramp]) < 1e-3
-    assert evaluate.edge_preservation(flat, [flat]) == 0
+    assert edge_preservation(ramp.T.copy(), [ramp]) < 1e-4
+    assert edge_preservation(flat, [ramp]) < 1e-3
+    assert edge_preservation(flat, [flat]) == 0
 
 
 def test_edge_preservation_weighs_by_the_sources_edges():
@@ -244,7 +255,7 @@ def test_edge_preservation_weighs_by_the_sources_edges():
             quality *= 0.9879 / (1 + math.exp(-22 * (direction - 0.8)))
             total += quality * g
             weights += g
-    value = evaluate.edge_preservation(pictures[0], list(pictures[1:]))
+    value = edge_preservation(pictures[0], list(pictures[1:]))
     assert value == pytest.approx(total / weights, rel=1e-9)
 
 
@@ -307,11 +318,11 @@ def test_colour_difference_is_that_of_lab():
     red = np.zeros((4, 5, 3), np.uint8)
     red[..., 0] = 255  # L* 53.24, a* 80.09, b* 67.20
     expected = math.hypot(80.09, 67.20)
-    assert evaluate.colour_difference(red, exposure) == pytest.approx(expected, abs=0.2)
-    assert evaluate.colour_difference(exposure, exposure) == 0
-    assert math.isnan(evaluate.colour_difference(red, None))
-    assert math.isnan(evaluate.colour_difference(red[..., 0], exposure))
-    assert math.isnan(evaluate.colour_difference(red, exposure * 0))
+    assert colour_difference(red, exposure) == pytest.approx(expected, abs=0.2)
+    assert colour_difference(exposure, exposure) == 0
+    assert math.isnan(colour_difference(red, None))
+    assert math.isnan(colour_difference(red[..., 0], exposure))
+    assert math.isnan(colour_difference(red, exposure * 0))
 
 
 def test_colours_are_compared_with_the_middle_exposure(tmp_path, capsys):
@@ -323,7 +334,7 @@ def test_colours_are_compared_with_the_middle_exposure(tmp_path, capsys):
         rows = {(row["method"], row["scene"]): float(row["dC"]) for row in csv.DictReader(file)}
     middle = utils.read_image(str(tmp_path / "scenes" / "three" / "2.png"))
     ends = [utils.read_image(str(tmp_path / "scenes" / "three" / f"{k}.png")) for k in (1, 3)]
-    expected = evaluate.colour_difference(evaluate.average(ends), middle)
+    expected = colour_difference(evaluate.average(ends), middle)
     assert rows["average", "three"] == pytest.approx(expected, abs=1e-6)
     assert math.isnan(rows["average", "two"])
     summary = capsys.readouterr().out.splitlines()

@@ -10,8 +10,11 @@ from conftest import expose, scene
 
 import fusion
 import loss
+import scores
+import tiles
 import utils
-from model import DeepFuse, PyramidDeepFuse, load_model
+from checkpoint import load_model
+from model import DeepFuse, PyramidDeepFuse, ShiftedSum, prepare
 from opts import WEIGHTS
 
 CPU = torch.device("cpu")
@@ -147,7 +150,7 @@ def test_prepared_networks_fuse_the_same(weights, precision):
     network = load_model(os.path.join(os.path.dirname(WEIGHTS), weights))
     pair = large_pair(np.uint8)
     expected = fusion.fuse(network, pair)
-    difference = level_difference(fusion.fuse(fusion.prepare(network, precision), pair), expected)
+    difference = level_difference(fusion.fuse(prepare(network, precision), pair), expected)
     assert (difference > 1).mean() <= 0.001
     if precision == "float32":
         assert (difference > 0).mean() < 0.01
@@ -160,7 +163,7 @@ def test_batch_norm_is_folded(pair, padding):
     torch.manual_seed(0)
     network = DeepFuse(batch_norm=True, padding=padding)
     network(*(torch.rand(2, 1, 40, 40) for _ in range(2)))  # gives it running statistics
-    prepared = fusion.prepare(network.eval(), "float32")
+    prepared = prepare(network.eval(), "float32")
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in prepared.modules())
     assert level_difference(fusion.fuse(prepared, pair), fusion.fuse(network, pair)).max() <= 1
 
@@ -169,7 +172,7 @@ def test_a_bfloat16_network_gives_16_bit_pictures():
     """No banding: C5 is not rounded to the 256 levels that bfloat16 has towards white."""
     torch.manual_seed(0)
     ramp = np.tile(np.linspace(30000, 65535, 4000), (30, 1)).astype(np.uint16)
-    fused = fusion.fuse(fusion.prepare(DeepFuse(), "bfloat16"), [ramp // 4, ramp])
+    fused = fusion.fuse(prepare(DeepFuse(), "bfloat16"), [ramp // 4, ramp])
     assert len(np.unique(fused[15])) > 1000
 
 
@@ -178,7 +181,7 @@ def test_shifted_sum_is_the_convolution(padding):
     torch.manual_seed(0)
     convolution = torch.nn.Conv2d(3, 1, (5, 3), padding=padding)
     x = torch.rand(2, 3, 9, 12)
-    torch.testing.assert_close(fusion.ShiftedSum(convolution)(x), convolution(x).detach())
+    torch.testing.assert_close(ShiftedSum(convolution)(x), convolution(x).detach())
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: no memory")])
@@ -194,11 +197,11 @@ def test_less_memory_gives_smaller_tiles(error):
         block = np.ones_like(done[outer])
         done[place] += block[inner]
 
-    fusion.in_tiles(work, done.shape, 64, halo=4, device=CPU)
+    tiles.in_tiles(work, done.shape, 64, halo=4, device=CPU)
     assert (done == 1).all()
     assert 1 <= len(failures) <= 6  # of 43 to 58 pixels, each once; half as large, they fit
     with pytest.raises(MemoryError):
-        fusion.in_tiles(lambda *_: (_ for _ in ()).throw(error), (50, 50), 64, 0, CPU)
+        tiles.in_tiles(lambda *_: (_ for _ in ()).throw(error), (50, 50), 64, 0, CPU)
 
 
 def test_threads_share_the_tiles_and_see_the_callers_inference_mode():
@@ -215,7 +218,7 @@ def test_threads_share_the_tiles_and_see_the_callers_inference_mode():
     try:
         for inference in (True, False):
             with torch.inference_mode(inference):
-                fusion.in_tiles(work, (20, 50), 25, 0, CPU)
+                tiles.in_tiles(work, (20, 50), 25, 0, CPU)
         assert [entry[1:] for entry in seen] == [(1, True)] * 2 + [(1, False)] * 2
         assert {str(place) for place, *_ in seen} == {
             str((slice(0, 20), slice(0, 25))),
@@ -243,20 +246,20 @@ def test_other_errors_are_not_taken_for_memory():
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        fusion.in_tiles(work, (50, 50), 64, 0, CPU)
+        tiles.in_tiles(work, (50, 50), 64, 0, CPU)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 5])
 def test_parts_are_enlarged_as_the_whole_is(factor):
     image = torch.rand(1, 2, 9, 14, generator=torch.Generator().manual_seed(0))
     whole = torch.nn.functional.interpolate(image, scale_factor=factor, mode="bilinear")
-    for place in fusion.tiles((slice(0, 9 * factor - 1), slice(0, 14 * factor)), 7):
+    for place in tiles.tiles((slice(0, 9 * factor - 1), slice(0, 14 * factor)), 7):
         part = fusion.enlarge(image, factor, place)
         torch.testing.assert_close(part, whole[(..., *place)], atol=1e-5, rtol=0)  # OpenCV's
 
 
 def test_reduced_lumas_are_means(pair):
-    grey = utils.to_gray(pair[0])[:60, :75]
+    grey = scores.to_gray(pair[0])[:60, :75]
     reduced = fusion.reduce_lumas([grey, grey], 3)
     expected = grey.reshape(20, 3, 25, 3).mean(axis=(1, 3)) / 255
     np.testing.assert_allclose(reduced[1, 0].numpy(), expected, atol=1e-6)
@@ -359,7 +362,7 @@ def test_result_in_another_depth(model, pair):
 
 
 def gray_score(fused, images):
-    return loss.score(utils.to_gray(fused), [utils.to_gray(image) for image in images])
+    return scores.mefb_score(scores.to_gray(fused), [scores.to_gray(image) for image in images])
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -447,7 +450,7 @@ def test_types_agree(model, pair):
 
 
 def test_grey_in_grey_out(model, pair):
-    grey = [utils.to_gray(image) for image in pair]
+    grey = [scores.to_gray(image) for image in pair]
     fused = fusion.fuse(model, grey)
     assert fused.shape == grey[0].shape
     colour = fusion.fuse(model, [np.repeat(image[..., None], 3, axis=2) for image in grey])

@@ -21,10 +21,13 @@ from test_utils import exif
 import align
 import fusion
 import inference
-import loss
+import model
 import opts
+import scores
 import utils
-from model import DeepFuse, load_model, save_checkpoint
+from brackets import Shot, begins_another, find_pictures, group_by_exif
+from checkpoint import load_model, save_checkpoint
+from model import DeepFuse
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,7 +55,7 @@ def run(files, *flags):
 
 
 def network(files):
-    return fusion.prepare(load_model(files["--model"]))
+    return model.prepare(load_model(files["--model"]))
 
 
 def test_result_is_the_fused_picture_at_native_size(files, pair):
@@ -93,7 +96,7 @@ def test_refinement_and_chroma(files, pair, panel):
 @pytest.mark.parametrize("flag", ["--fast", "--full"])
 def test_fast_and_full(files, pair, flag):
     assert run(files, flag, "--precision", "float32") == 0
-    prepared = fusion.prepare(load_model(files["--model"]), "float32")
+    prepared = model.prepare(load_model(files["--model"]), "float32")
     expected = fusion.fuse(prepared, pair, fast=flag == "--fast")
     assert np.array_equal(utils.read_image(files["--res"]), expected)
 
@@ -120,7 +123,7 @@ def test_the_repositorys_weights_fuse_the_sample_pair(tmp_path, weights):
     assert result.shape == under.shape
     assert min(under.shape[:2]) >= 800
     assert under.mean() < result.mean() < over.mean()
-    score = loss.score(utils.to_gray(result), [utils.to_gray(under), utils.to_gray(over)])
+    score = scores.mefb_score(scores.to_gray(result), [scores.to_gray(under), scores.to_gray(over)])
     assert score > 0.97
     assert os.path.getsize(opts.WEIGHTS) < 1e6
 
@@ -354,7 +357,7 @@ def unusual_brackets(folder, pair):
 
     under, over = (png(f"p{k}", image) for k, image in enumerate(pair))
     black, white = (png(f"c{v}", np.full_like(pair[0], v)) for v in (0, 255))
-    gray = [utils.to_gray(image) for image in pair]
+    gray = [scores.to_gray(image) for image in pair]
     jpegs = [as_file(folder / f"cmyk{k}.jpg", cmyk_jpeg(image)) for k, image in enumerate(gray)]
     webp = animated_webp(folder / "animated.webp", [pair[0], pair[1]])
     name = "Täst · 夜 with spaces"
@@ -565,7 +568,7 @@ def test_a_folder_of_scenes(brackets, tmp_path, files, capfd):
         name for scene in scenes for name in (f"{scene}.png", f"{scene}_preview.jpg")
     )
     for scene in scenes:
-        images = [utils.read_image(path) for path in utils.find_pictures(brackets / scene)]
+        images = [utils.read_image(path) for path in find_pictures(brackets / scene)]
         fused = utils.read_image(str(results / f"{scene}.png"))
         assert np.array_equal(fused, fusion.fuse(network(files), images))
 
@@ -659,7 +662,7 @@ def test_floats_are_checked_before_they_are_aligned(tmp_path, files, pair, capfd
 
 
 def shot(start, seconds, bias=0.0, iso=100):
-    return inference.Shot(f"{start}", float(start), seconds, (seconds, 8.0, iso), bias)
+    return Shot(f"{start}", float(start), seconds, (seconds, 8.0, iso), bias)
 
 
 @pytest.mark.parametrize(
@@ -684,7 +687,7 @@ def test_where_brackets_end(brackets):
     shots = [shot for bracket in brackets for shot in bracket]
     found = []
     for taken in shots:
-        if not found or inference.begins_another(taken, found[-1]):
+        if not found or begins_another(taken, found[-1]):
             found.append([])
         found[-1].append(taken)
     assert found == brackets
@@ -713,6 +716,6 @@ def test_photos_of_one_folder_by_their_exif(tmp_path):
         data = data.replace(struct.pack(">II", 1, 250), struct.pack(">II", exposure, 1000))
         utils.write_image(str(path), utils.read_image(str(path)), metadata={"EXIF": data})
         expected.setdefault(bracket, []).append((k, str(path)))
-    found, problems = inference.group_by_exif([str(path) for path in paths])
+    found, problems = group_by_exif([str(path) for path in paths])
     assert not problems
     assert found == [[path for _, path in sorted(expected[name])] for name in "abc"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from checkpoint import load_checkpoint, load_model, save_checkpoint
 from model import (
     LARGEST_TILT,
     NATURAL,
@@ -20,9 +21,6 @@ from model import (
     build,
     choose_device,
     fold_batch_norm,
-    load_checkpoint,
-    load_model,
-    save_checkpoint,
     tilted_mean,
 )
 

@@ -20,11 +20,16 @@ import torch
 from conftest import write_bracket
 from kill_training import kill_often
 
+import engine
+import fusion
 import inference
 import loss
+import scores
 import train
 import utils
-from model import DeepFuse, load_checkpoint, load_model
+from checkpoint import load_checkpoint, load_model
+from dataset import BracketedDataset, by_count, make_loader
+from model import DeepFuse
 from opts import TrainOptions
 
 ROOT = Path(__file__).parent.parent
@@ -90,10 +95,9 @@ def test_results(brackets, tmp_path):
 
 
 def score(det, images):
-    import fusion
 
     fused = fusion.fuse(load_model(str(det / "model" / "best.pth")), images)
-    return loss.score(utils.to_gray(fused), [utils.to_gray(image) for image in images])
+    return scores.mefb_score(scores.to_gray(fused), [scores.to_gray(image) for image in images])
 
 
 def test_loss_goes_down(brackets, tmp_path):
@@ -172,19 +176,19 @@ def test_workers_make_no_difference(brackets, tmp_path):
 
 def test_spawned_workers(brackets, tmp_path):
     options = TrainOptions().parse(arguments(brackets, tmp_path, epoch=2, workers=2))
-    dataset = train.BracketedDataset(str(brackets), 48, cache=str(tmp_path / "cache"))
+    dataset = BracketedDataset(str(brackets), 48, cache=str(tmp_path / "cache"))
     state = {"epoch": 0, "step": 0}
     device = torch.device("cpu")
-    batches = train.make_loader(dataset, options, state, device, start_method="spawn")
+    batches = make_loader(dataset, options, state, device, start_method="spawn")
     sizes = [len(pairs) for (pairs,) in batches]
     assert sizes == [2, 1, 2, 1]
 
 
 def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
     """A step on the groups of a batch has the loss and the gradient of its samples' mean."""
-    dataset = train.BracketedDataset(str(brackets), 48, cache=str(tmp_path), stacks=0.5)
+    dataset = BracketedDataset(str(brackets), 48, cache=str(tmp_path), stacks=0.5)
     samples = [dataset[item] for item in range(8)]
-    groups = train.by_count(samples)
+    groups = by_count(samples)
     assert [group.shape[1] for group in groups] == [2, 3]
     assert sum(map(len, groups)) == 8
 
@@ -195,13 +199,13 @@ def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
         y_1, y_2, *more = sample[None, :, 0].split(1, dim=1)
         losses.append(criterion(y_1, y_2, model(y_1, y_2, *more), *more)[0])
     mean = sum(losses) / 8
-    step_loss = train.StepLoss(model, loss.mef_ssim, torch.float32)
+    step_loss = engine.StepLoss(model, loss.mef_ssim, torch.float32)
     expected = torch.autograd.grad(mean, list(model.parameters()))
     optimizer = torch.optim.SGD(model.parameters())
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    noise = [train.exposure_noise(group, 0.0) for group in groups]
+    noise = [engine.exposure_noise(group, 0.0) for group in groups]
     assert noise == [0, 0]
-    value = train.take_step(step_loss, optimizer, scaler, groups, noise, 0.0, 1 / 8)
+    value = engine.take_step(step_loss, optimizer, scaler, groups, noise, 0.0, 1 / 8)
     assert value == pytest.approx(mean.item(), abs=1e-6)
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-3)
@@ -210,7 +214,7 @@ def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
 def test_noise_is_seen_by_the_network_and_not_by_the_loss():
     torch.manual_seed(0)
     stacks = [torch.full((40, 2, 3, 48, 48), 0.5), torch.full((3, 4, 3, 48, 48), 0.5)]
-    noise = [train.exposure_noise(stack, 0.1) for stack in stacks]
+    noise = [engine.exposure_noise(stack, 0.1) for stack in stacks]
     assert [n.shape for n in noise] == [(40, 2, 48, 48), (3, 4, 48, 48)]
     deviations = noise[0].flatten(1).std(dim=1)
     assert 0 < deviations.min() < 0.02  # of 40 between 0 and 0.1
@@ -227,8 +231,8 @@ def test_noise_is_seen_by_the_network_and_not_by_the_loss():
         compared.append(sources)
         return y_f.mean(dim=(1, 2, 3))
 
-    step_loss = train.StepLoss(model, score, torch.float32)
-    train.take_step(step_loss, optimizer, scaler, stacks, noise, 0.0, 1 / 43)
+    step_loss = engine.StepLoss(model, score, torch.float32)
+    engine.take_step(step_loss, optimizer, scaler, stacks, noise, 0.0, 1 / 43)
     for stack, n, network, lost in zip(stacks, noise, seen, compared, strict=True):
         assert torch.equal(network, stack[:, :, 0] + n)
         assert torch.equal(lost, stack[:, :, 0])
@@ -517,13 +521,13 @@ def test_divergence_stops_with_a_message_and_saves_nothing(brackets, tmp_path, c
 
 def test_learning_rate():
     options = TrainOptions().parse(["--folder", "x", "--lr", "1", "--warmup", "10"])
-    rates = [train.learning_rate(step, 110, options) for step in range(110)]
+    rates = [engine.learning_rate(step, 110, options) for step in range(110)]
     assert rates[:10] == [(step + 1) / 10 for step in range(10)]
     assert rates[10] == 1
     assert rates[60] == pytest.approx(0.5)
     assert rates[109] == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
     options.schedule = "constant"
-    assert train.learning_rate(109, 110, options) == 1
+    assert engine.learning_rate(109, 110, options) == 1
 
 
 def test_fewer_than_five_epochs_write_every_file(brackets, tmp_path):

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+import metadata
+import scores
 import utils
 
 
@@ -141,7 +143,7 @@ def test_orientation_is_applied_once(tmp_path, orientation):
     path = tmp_path / "turned.jpg"
     turned_jpeg(path, image, orientation)
     jpeg = utils.read_picture(str(path))
-    assert utils.orientation(jpeg.metadata["EXIF"]) == 1
+    assert metadata.orientation(jpeg.metadata["EXIF"]) == 1
     written = str(tmp_path / "written.png")
     utils.write_image(written, jpeg.pixels, metadata=jpeg.metadata)
     assert np.array_equal(utils.read_image(written), jpeg.pixels)
@@ -159,54 +161,54 @@ def test_orientation_is_applied_once(tmp_path, orientation):
 @pytest.mark.parametrize("order", "<>")
 def test_exif_values(order):
     data = exif(orientation=3, order=order)
-    assert utils.orientation(data) == 3
-    assert utils.exif_value(data, 0x9003) == "2026:11:24 12:00:00"
-    assert utils.exif_value(data, 0x829A) == 1 / 250
-    assert utils.exif_value(data, 0xA002) == 6
-    assert utils.exif_value(data, 0x9999) is None
-    anew = utils.describe_anew(data, (10, 20, 3))
-    assert utils.orientation(anew) == 1
-    assert (utils.exif_value(anew, 0xA002), utils.exif_value(anew, 0xA003)) == (20, 10)
-    assert utils.exif_entries(data)[2] == 34
+    assert metadata.orientation(data) == 3
+    assert metadata.exif_value(data, 0x9003) == "2026:11:24 12:00:00"
+    assert metadata.exif_value(data, 0x829A) == 1 / 250
+    assert metadata.exif_value(data, 0xA002) == 6
+    assert metadata.exif_value(data, 0x9999) is None
+    anew = metadata.describe_anew(data, (10, 20, 3))
+    assert metadata.orientation(anew) == 1
+    assert (metadata.exif_value(anew, 0xA002), metadata.exif_value(anew, 0xA003)) == (20, 10)
+    assert metadata.exif_entries(data)[2] == 34
     assert anew[34:38] == bytes(4)  # no thumbnail follows
 
 
 def test_damaged_exif_does_no_harm():
     data = exif()
     for length in range(len(data)):
-        utils.describe_anew(data[:length], (5, 5))
-        assert utils.orientation(data[:length]) in (1, 6)
+        metadata.describe_anew(data[:length], (5, 5))
+        assert metadata.orientation(data[:length]) in (1, 6)
     rng = np.random.default_rng(0)
     for _ in range(300):
         damaged = bytearray(data)
         for place in rng.integers(2, len(data), 3):
             damaged[place] = rng.integers(256)
-        utils.describe_anew(bytes(damaged), (5, 5))
-        utils.exif_value(bytes(damaged), 0x9003)
+        metadata.describe_anew(bytes(damaged), (5, 5))
+        metadata.exif_value(bytes(damaged), 0x9003)
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".avif"])
 def test_metadata_round_trip(tmp_path, extension):
-    metadata = {"EXIF": exif(1), "ICC": icc(), "XMP": XMP}
+    held = {"EXIF": exif(1), "ICC": icc(), "XMP": XMP}
     path = str(tmp_path / f"x{extension}")
     image = picture()
-    utils.write_image(path, image, metadata=metadata)
+    utils.write_image(path, image, metadata=held)
     data = Path(path).read_bytes()
-    expected = utils.describe_anew(metadata["EXIF"], image.shape)
+    expected = metadata.describe_anew(held["EXIF"], image.shape)
     assert expected in data
     assert XMP in data
     if extension == ".png":
         _, _, rest = data[data.index(b"iCCP") + 4 :].partition(b"\0\0")  # name, method
-        assert zlib.decompressobj().decompress(rest) == metadata["ICC"]
+        assert zlib.decompressobj().decompress(rest) == held["ICC"]
     else:
-        assert metadata["ICC"] in data
+        assert held["ICC"] in data
     back = utils.read_picture(path).metadata
     assert back["EXIF"] == expected
     if extension != ".avif":  # of which OpenCV reads EXIF alone
         assert back["XMP"] == XMP
     if extension in (".jpg", ".webp"):
-        assert back["ICC"] == metadata["ICC"]
-    assert utils.read_exif(path) == back["EXIF"]
+        assert back["ICC"] == held["ICC"]
+    assert metadata.read_exif(path) == back["EXIF"]
 
 
 def test_metadata_too_large_for_jpeg_are_left_out(tmp_path):
@@ -218,13 +220,13 @@ def test_metadata_too_large_for_jpeg_are_left_out(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_profiles_of_tiff(tmp_path, dtype):
-    metadata = {"ICC": icc(), "XMP": XMP + b">"}  # of odd length too
+    held = {"ICC": icc(), "XMP": XMP + b">"}  # of odd length too
     path = str(tmp_path / "x.tif")
-    utils.write_image(path, picture(dtype), metadata=metadata)
+    utils.write_image(path, picture(dtype), metadata=held)
     back = utils.read_picture(path)
     assert np.array_equal(back.pixels, picture(dtype))
-    assert back.metadata == metadata
-    assert utils.exif_value(utils.read_exif(path), 0x0100) == 30
+    assert back.metadata == held
+    assert metadata.exif_value(metadata.read_exif(path), 0x0100) == 30
 
 
 def test_what_a_format_cannot_hold_is_said(tmp_path):
@@ -356,8 +358,8 @@ def test_rounding_and_clipping():
 
 def test_gray_is_matlabs():
     image = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]], np.uint8)
-    assert utils.to_gray(image).tolist() == [[76, 150, 29, 9]]
-    assert utils.to_gray(image.astype(np.uint16) * 257).tolist() == [[76, 150, 29, 9]]
+    assert scores.to_gray(image).tolist() == [[76, 150, 29, 9]]
+    assert scores.to_gray(image.astype(np.uint16) * 257).tolist() == [[76, 150, 29, 9]]
 
 
 @pytest.mark.parametrize("shape", [(31, 57, 3), (31, 57)])
@@ -378,7 +380,7 @@ def test_headers_say_what_decoding_gives(tmp_path, extension, dtype, shape):
     path = tmp_path / f"picture{extension}"
     utils.write_image(str(path), utils.as_type(picture(np.uint8, shape), dtype))
     pixels = utils.read_image(path)
-    header = utils.read_header(path)
+    header = metadata.read_header(path)
     assert (header.height, header.width) == pixels.shape[:2]
     size = pixels.nbytes // (31 * 57)
     # WebP's and BMP's do not say whether a picture is grey.
@@ -394,15 +396,15 @@ def test_webp_headers(tmp_path, kind):
     )
     with open(path, "rb") as file:
         assert file.read(16)[12:] == kind
-    assert utils.read_header(path)[:2] == (31, 57)
+    assert metadata.read_header(path)[:2] == (31, 57)
 
 
 @pytest.mark.parametrize("start", [b"\xff\xd8\xff", b"\x89PNG\r\n", b"II*\0", b"RIFF", b"BM", b"?"])
 def test_damaged_files_have_no_header(tmp_path, start):
     path = tmp_path / "picture"
     path.write_bytes(start)
-    assert utils.read_header(path) is None
+    assert metadata.read_header(path) is None
     path.write_bytes(b"")
-    assert utils.read_header(path) is None
+    assert metadata.read_header(path) is None
     path.write_bytes(start + bytes(8))
-    assert utils.read_header(path) is None
+    assert metadata.read_header(path) is None
