@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import expose, write_bracket
+from conftest import exif, expose, write_bracket
 from test_align import blocks, motion, moving, see
-from test_utils import exif
 
 import align
 import fusion

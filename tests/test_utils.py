@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import exif
 
 import metadata
 import scores
@@ -58,42 +59,6 @@ def test_colours_are_rgb(tmp_path):
     image[..., 0] = 255
     utils.write_image(str(tmp_path / "red.png"), image)
     assert cv2.imread(str(tmp_path / "red.png"))[0, 0].tolist() == [0, 0, 255]
-
-
-def exif(orientation=6, width=6, height=4, order=">"):
-    """EXIF as cameras write it: orientation, size, time, exposure time and a thumbnail."""
-    mark = b"MM" if order == ">" else b"II"
-    time = b"2026:11:24 12:00:00\0"
-
-    def entry(tag, kind, count, value):
-        value = struct.pack(order + {3: "HH", 4: "I"}[kind], value, *[0] * (kind == 3))
-        return struct.pack(order + "HHI", tag, kind, count) + value
-
-    def directory(entries, following):
-        return (
-            struct.pack(order + "H", len(entries))
-            + b"".join(entries)
-            + struct.pack(order + "I", following)
-        )
-
-    # Offsets: header 8, main directory 2 + 2*12 + 4 = 30, Exif directory 2 + 4*12 + 4 = 54.
-    times, exposure, thumbnail = 92, 112, 120
-    main = directory(
-        [entry(0x0112, 3, 1, orientation), entry(0x8769, 4, 1, 38)],
-        following=thumbnail,
-    )
-    shot = directory(
-        [
-            struct.pack(order + "HHII", 0x829A, 5, 1, exposure),
-            struct.pack(order + "HHII", 0x9003, 2, len(time), times),
-            entry(0xA002, 4, 1, width),
-            entry(0xA003, 4, 1, height),
-        ],
-        following=0,
-    )
-    header = mark + struct.pack(order + "HI", 42, 8)
-    values = time + struct.pack(order + "II", 1, 250)
-    return header + main + shot + values + directory([entry(0x0100, 4, 1, 160)], following=0)
 
 
 def icc():
