@@ -10,7 +10,7 @@ import torch
 import loss
 import utils
 
-STRIP = 2_000_000  # windows compared at a time; their maps take some hundred megabytes
+MAPS = 40_000_000  # values in the maps of the windows that are compared at a time; 4 bytes each
 # MATLAB's rgb2gray, which the MEF-SSIM authors' program calls: BT.601 with more digits.
 GRAY = np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])  # of R, G, B
 
@@ -32,7 +32,7 @@ def mefb_score(
     """Returns the multi-scale MEF-SSIM of 8-bit gray, which the MEFB benchmark reports.
 
     fused, exposures: pictures of one size, as to_gray takes them; device: computes the score.
-    Memory stays bounded: windows are compared in strips of STRIP.
+    Memory stays bounded, because windows are compared in strips of MAPS values.
     Raises ValueError where the pictures differ in size or are smaller than the coarsest window.
     """
     gray = np.stack([to_gray(image) for image in (fused, *exposures)])
@@ -49,7 +49,8 @@ def mean_comparison(planes: torch.Tensor) -> torch.Tensor:
     planes: the fused luma and its exposures, (1, 1 + K, H, W) in [0, 1].
     """
     rows, columns = (side - loss.WINDOW + 1 for side in planes.shape[2:])
-    strip = max(1, STRIP // columns)
+    count = planes.shape[1] - 1
+    strip = max(1, MAPS // (count * (count + 3) // 2) // columns)  # A window has so many moments.
     total = torch.zeros(1, dtype=torch.float64, device=planes.device)
     for top in range(0, rows, strip):
         bottom = min(top + strip, rows)

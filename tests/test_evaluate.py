@@ -378,8 +378,8 @@ def test_score_does_not_depend_on_strips(pair, monkeypatch):
     fused = pair[0] // 2 + pair[1] // 2
     planes = [torch.from_numpy(to_gray(x))[None, None] / 255 for x in (fused, *pair)]
     whole = loss.mef_ssim(planes[0], torch.cat(planes[1:], dim=1)).item()
-    for strip in (1, 500, 1300, 10**6):
-        monkeypatch.setattr(scores, "STRIP", strip)
+    for maps in (1, 2500, 6500, 10**7):
+        monkeypatch.setattr(scores, "MAPS", maps)
         assert mefb_score(fused, pair) == pytest.approx(whole, abs=1e-6)  # float32
 
 
