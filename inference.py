@@ -60,7 +60,7 @@ def inference(options):
 def read_scene(files, options):
     """The Pictures of a scene's files; ValueError before any is decoded if memory is too small."""
     headers = [header for header in map(metadata.read_header, files) if header]
-    sizes = [header.height * header.width * header.size for header in headers]
+    sizes = [header.height * header.width * header.bytes_per_pixel for header in headers]
     largest = max(sizes, default=0)
     # Besides the pictures: a second one while decoding and encoding, and copies of all.
     needed = REST + sum(sizes) * (2 if options.align or options.deghost else 1) + largest
