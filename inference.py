@@ -224,7 +224,9 @@ def fuse_scene(model, files, pictures, path, options, progress=True):
             result = fusion.panel(model, under, over, **how)
             alpha = None
         else:
-            result = fusion.fuse(model, images, **how, overwrite=not options.preview)
+            dtype = how["dtype"] or np.result_type(*images)
+            reuse = not options.preview and images[0].dtype == dtype
+            result = fusion.fuse(model, images, **how, out=images[0] if reuse else None)
     except (ValueError, cv2.error) as error:
         reason = error.err if isinstance(error, cv2.error) else error
         raise ValueError(f"{listed}: {reason}") from error

@@ -150,8 +150,7 @@ def read_exif(path: str | os.PathLike) -> dict[int, Any]:
     """Reads the EXIF of a picture file as {tag: value}, of its main and its Exif directory.
 
     A value is a number, the first if a tag has several, or text, or bytes. What is damaged is left
-    out. Nothing is decoded but a PNG file without EXIF before its pixels, which may have it behind
-    them. Raises OSError where the file cannot be opened.
+    out. No pixel is decoded. Raises OSError where the file cannot be opened.
     """
     from PIL import Image
 
@@ -160,9 +159,23 @@ def read_exif(path: str | os.PathLike) -> dict[int, Any]:
             exif = Image.Exif()
             exif.load_from_fp(file)
         else:
-            exif = open_lazily(file).getexif()
+            image = open_lazily(file)
+            if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
+                image.info["exif"] = exif_behind_pixels(file)
+            exif = Image.Image.getexif(image)  # PNG's own method would decode the pixels.
         return plain_values(exif)
     return {}
+
+
+def exif_behind_pixels(png: BinaryIO) -> bytes:
+    """The EXIF of a PNG file, wherever it stands (PNG, 11.3.4.5); b"" where there is none."""
+    png.seek(8)
+    while len(start := png.read(8)) == 8:
+        size, kind = struct.unpack(">I4s", start)
+        if kind == b"eXIf":
+            return png.read(size)
+        png.seek(size + 4, os.SEEK_CUR)
+    return b""
 
 
 def exif_values(exif: bytes) -> dict[int, Any]:
@@ -191,9 +204,9 @@ def plain_values(exif) -> dict[int, Any]:
     return values
 
 
-def orientation(exif: bytes) -> int:
-    """EXIF's orientation, 1 (upright) to 8."""
-    value = exif_values(exif).get(ORIENTATION)
+def orientation(values: dict[int, Any]) -> int:
+    """EXIF's orientation, 1 (upright) to 8, of the values of read_exif or exif_values."""
+    value = values.get(ORIENTATION)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 

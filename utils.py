@@ -18,6 +18,7 @@ from metadata import (
     METADATA,
     XMP_HEADER,
     as_metadata,
+    exif_values,
     orientation,
     storable_metadata,
     tiff_metadata,
@@ -88,7 +89,7 @@ def read_picture(path: str | os.PathLike) -> Picture:
         raise ValueError(f"{path}: {image.dtype} pixels are not supported")
     alpha = None
     if "EXIF" in found and not jpeg:
-        image = turn_upright(image, orientation(found["EXIF"]))
+        image = turn_upright(image, orientation(exif_values(found["EXIF"])))
     if image.ndim == 3 and image.shape[2] == 4:
         alpha = np.ascontiguousarray(image[..., 3])
         grey = data.startswith(b"\x89PNG") and data[25] == 4  # the type of colour in its header
@@ -347,20 +348,23 @@ def as_type(image: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
     return quantise(image, dtype)
 
 
+def thumbnail(picture: np.ndarray, width: int = THUMBNAIL) -> np.ndarray:
+    """Returns a picture reduced, or enlarged, to a width in pixels: 8-bit RGB (h, width, 3)."""
+    size = (width, max(1, round(picture.shape[0] * width / picture.shape[1])))
+    small = cv2.resize(to_8_bit(picture), size, interpolation=cv2.INTER_AREA)
+    return np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small
+
+
 def contact_sheet_row(
     pictures: Sequence[np.ndarray], captions: Sequence[str], width: int = THUMBNAIL
 ) -> np.ndarray:
-    """Draws pictures of one size as a row of captioned thumbnails, (h, w, 3) 8-bit RGB.
+    """Returns pictures of one size as a row of captioned thumbnails, 8-bit RGB (h, w, 3).
 
     width: of a thumbnail, in pixels.
     """
-    shape = pictures[0].shape
-    size = (width, max(1, round(shape[0] * width / shape[1])))
     cells = []
     for picture, caption in zip(pictures, captions, strict=True):
-        small = cv2.resize(to_8_bit(picture), size, interpolation=cv2.INTER_AREA)
-        small = np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small
         label = np.full((CAPTION, width, 3), 255, np.uint8)
         cv2.putText(label, caption, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0))
-        cells.append(np.concatenate([small, label]))
+        cells.append(np.concatenate([thumbnail(picture, width), label]))
     return np.concatenate(cells, axis=1)

@@ -72,7 +72,7 @@ def test_orientation_is_applied_once(tmp_path, orientation):
     path = tmp_path / "turned.jpg"
     turned_jpeg(path, image, orientation)
     jpeg = utils.read_picture(str(path))
-    assert metadata.orientation(jpeg.metadata["EXIF"]) == 1
+    assert metadata.orientation(metadata.exif_values(jpeg.metadata["EXIF"])) == 1
     written = str(tmp_path / "written.png")
     utils.write_image(written, jpeg.pixels, metadata=jpeg.metadata)
     assert np.array_equal(utils.read_image(written), jpeg.pixels)
