@@ -42,6 +42,7 @@ TO_YCBCR = np.array(  # the matrix that takes (R, G, B, 1) to (Y, Cb, Cr)
     ]
 )
 FROM_YCBCR = np.linalg.inv([*TO_YCBCR, (0, 0, 0, 1)])[:3]
+DTYPES = (np.uint8, np.uint16, np.float32, np.float64)  # types of pixels that are read
 QUALITY = 95  # of JPEG, WebP and AVIF, 1 to 100
 THUMBNAIL = 240  # width on contact sheets, in pixels
 CAPTION = 20  # height of the text below a thumbnail, in pixels
@@ -85,7 +86,7 @@ def read_picture(path: str | os.PathLike) -> Picture:
     image, found = decode(data, flags)
     if image is None:
         raise ValueError(f"{path}: not a picture that can be read, or damaged or cut short")
-    if image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
+    if image.dtype not in DTYPES:
         raise ValueError(f"{path}: {image.dtype} pixels are not supported")
     alpha = None
     if "EXIF" in found and not jpeg:

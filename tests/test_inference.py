@@ -104,6 +104,7 @@ def test_16_bit_in_16_bit_out(files, pair):
     assert utils.read_image(files["--res"]).dtype == np.uint16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [None, "pyramid.pth"])
 def test_the_repositorys_weights_fuse_the_sample_pair(tmp_path, weights):
     """As a command, with the defaults that a newcomer gets, and with the other weights."""
@@ -131,7 +132,7 @@ import sys
 import inference
 print('torch' in sys.modules)
 options = inference.TestOptions().parse(['--images', 'a.png', 'b.png'])
-inference.load_network(options)
+inference.load_network(options.model, options.device, options.precision)
 print({'torchvision', 'matplotlib'} & set(sys.modules))
 """
     done = subprocess.run(
@@ -274,8 +275,50 @@ def test_too_little_memory_is_said_before_the_work(tmp_path, files, capfd, monke
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are not asked")
-def test_available_memory():
+def test_available_memory(tmp_path):
     assert 1e7 < inference.available_memory() < 1e13
+    machine = inference.available_memory(tmp_path / "none")
+    for name, text in [
+        ("max", "50000000\n"),
+        ("current", "45000000\n"),
+    ]:
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert inference.available_memory(tmp_path) == 5_000_000 < machine
+    # What has been read from files is given back when it is needed.
+    (tmp_path / "memory.stat").write_text("anon 3000000\nfile 42000000\ninactive_file 40000000\n")
+    assert inference.available_memory(tmp_path) == 45_000_000
+    (tmp_path / "memory.stat").write_text("damaged")
+    assert inference.available_memory(tmp_path) == 5_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert inference.available_memory(tmp_path) > 50_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "grey"),
+    [("x.ppm", True), ("x.gif", True), ("x.pgm", False), ("x.pbm", False)],
+)
+def test_results_that_no_format_stores_are_refused_before_reading(
+    tmp_path, files, pair, capfd, name, grey
+):
+    """Neither the damaged second exposure nor the missing network is noticed before."""
+    for flag, image in zip(("--image1", "--image2"), pair, strict=True):
+        utils.write_image(files[flag], image[..., 1] if grey else image)
+    with open(files["--image2"], "r+b") as file:
+        file.truncate(file.seek(0, os.SEEK_END) - 50)
+    result = str(tmp_path / name)
+    assert run({**files, "--res": result, "--model": "none.pth"}) == 2
+    kind = "grey" if grey else "colour"
+    reason = f"{kind} pictures cannot be stored as {name[1:]}; try .png, .jpg or .tif"
+    assert capfd.readouterr().err == f"inference.py: {result}: {reason}\n"
+    assert not os.path.exists(result)
+
+
+@pytest.mark.parametrize("name", ["x.pgm", "x.PGM", "x.jp2", "x.hdr", "x.png", "x.tif"])
+def test_results_of_grey_pictures(tmp_path, files, pair, name):
+    for flag, image in zip(("--image1", "--image2"), pair, strict=True):
+        utils.write_image(files[flag], image[..., 1])
+    assert run({**files, "--res": str(tmp_path / name)}) == 0
+    assert os.path.getsize(tmp_path / name) > 1000
 
 
 def test_memory_that_runs_out_gets_one_line(files, capfd, monkeypatch):
@@ -364,6 +407,7 @@ def unusual_brackets(folder, pair):
     yield "depths mixed", [deep, over], None
 
 
+@pytest.mark.slow
 def test_unusual_brackets(tmp_path, files, pair, capfd):
     (tmp_path / "in").mkdir()
     for name, paths, reason in unusual_brackets(tmp_path / "in", pair):
@@ -394,6 +438,7 @@ def test_a_read_only_target(tmp_path, files, capfd):
     assert "no permission" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX's")
 def test_a_full_disk(tmp_path, files):
     """As a process whose files may not grow beyond a kilobyte: the old result stays."""
@@ -417,6 +462,7 @@ def test_a_full_disk(tmp_path, files):
     assert sorted(os.listdir(tmp_path)) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--fast"], ["--refine", "2"]])
 def test_smooth_gradients_have_no_bands(tmp_path, files, flags):
     """A 16-bit gradient comes out with far more than 256 levels, and ever rising."""
@@ -500,6 +546,7 @@ def hand_held(tmp_path_factory):
     return paths
 
 
+@pytest.mark.slow
 def test_alignment(hand_held, tmp_path, files, capfd):
     assert fuse_files(files, hand_held, "--align", "--verbose") == 0
     lines = capfd.readouterr().err.splitlines()
@@ -632,6 +679,22 @@ def test_brackets_of_one_name_are_refused(tmp_path, files, capfd):
     shutil.copy(folder / "1.png", folder / "1" / "a.png")
     assert fuse_folder(files, folder, tmp_path / "out", "--group", "2") == 2
     assert "two brackets have the name 1" in capfd.readouterr().err
+
+
+def test_folders_whose_results_cannot_be_stored(tmp_path, files, capfd):
+    """Known from the headers of one scene, before a picture is decoded or the network is loaded."""
+    folder, results = tmp_path / "in", tmp_path / "out"
+    write_bracket(folder / "colours")
+    for path in write_bracket(folder / "grey"):
+        utils.write_image(str(path), utils.read_image(str(path))[..., 1])
+    missing = {**files, "--model": "none.pth"}
+    assert fuse_folder(missing, folder, results, "--name", "{scene}.ppm") == 2
+    result = os.path.join(results, "grey.ppm")
+    reason = "grey pictures cannot be stored as .ppm; try .png, .jpg or .tif"
+    assert capfd.readouterr().err == f"inference.py: {result}: {reason}\n"
+    assert os.listdir(results) == []
+    assert fuse_folder(files, folder, results, "--name", "{scene}.pnm", "--quiet") == 0
+    assert sorted(os.listdir(results)) == ["colours.pnm", "grey.pnm"]
 
 
 def test_panels_of_a_folder_need_pairs(brackets, tmp_path, files, capfd):

@@ -1,5 +1,6 @@
 """Pictures in and out, and their colour."""
 
+import contextlib
 import os
 import struct
 import zlib
@@ -170,6 +171,54 @@ def test_results_that_cannot_be_written(tmp_path):
             utils.write_image(str(path), picture())
         assert str(path) in str(caught.value)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("extension", [".ppm", ".pgm", ".pbm", ".gif", ".jp2", ".hdr", ".avif"])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_what_can_be_written_is_known_before(tmp_path, extension, grey, dtype):
+    """A small picture is encoded as the real one would be."""
+    path = str(tmp_path / f"x{extension}")
+    try:
+        utils.check_picture_writable(path, dtype, grey)
+    except ValueError:
+        with pytest.raises(ValueError, match="cannot be stored as"):
+            utils.write_image(path, picture(dtype, (70, 90) if grey else (70, 90, 3)))
+        assert os.listdir(tmp_path) == []
+    else:
+        assert os.listdir(tmp_path) == []
+        utils.write_image(path, picture(dtype, (70, 90) if grey else (70, 90, 3)))
+        assert os.listdir(tmp_path) == [f"x{extension}"]
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, flush):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(path.read_text()))
+    with contextlib.suppress(KeyError), utils.replacing(path, "w", flush) as file:
+        file.write("half")
+        raise KeyError
+    assert path.read_text() == "old"
+    with utils.replacing(path, "w", flush, encoding="utf-8") as file:
+        file.write("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert flushed == ["old"] * flush  # on the disk before it has the name
+    assert os.listdir(tmp_path) == ["x.txt"]
+    monkeypatch.setattr(os, "fsync", failing)
+    with (
+        pytest.raises(OSError, match=r"x\.txt: disk full"),
+        utils.replacing(path, "w", True) as file,
+    ):
+        file.write("newer")
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def failing(_):
+    raise OSError(28, "disk full")
 
 
 def test_ycbcr_is_jpegs():
