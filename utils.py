@@ -111,7 +111,7 @@ def decode(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]
     if data.startswith(b"\x89PNG") and b"IEND\xaeB\x60\x82" not in data:
         return None, {}
     try:
-        # By name, as OpenCV 4.12 has its arguments in another order than 5.0.
+        # By name, as OpenCV 4 has its arguments in another order than OpenCV 5.
         image, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags=flags)
     except cv2.error:
         return None, {}
@@ -171,8 +171,11 @@ def picture_extension(path: str) -> str:
     """
     check_writable(path)
     extension = os.path.splitext(path)[1]
-    # OpenCV looks for an encoder by the name's ending alone.
-    if not extension or not cv2.haveImageWriter(f"picture{extension}"):
+    known = False
+    with contextlib.suppress(cv2.error):  # OpenCV 4 raises it of EXR.
+        # OpenCV looks for an encoder by the name's ending alone.
+        known = bool(extension) and cv2.haveImageWriter(f"picture{extension}")
+    if not known:
         raise ValueError(f"{path}: unknown picture format {extension!r}; try .png, .jpg or .tif")
     return extension.lower()
 
