@@ -31,7 +31,10 @@ BYTE_ORDERS = {b"II": "<", b"MM": ">"}  # from the first bytes of EXIF and TIFF 
 TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC}
 BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0115, 0x0153
 PALETTE, FLOATS = 3, 3  # values of PHOTOMETRIC and of SAMPLE_FORMAT
-ORIENTATION, EXIF_DIRECTORY = 0x0112, 0x8769
+ORIENTATION, EXIF_DIRECTORY, GPS_DIRECTORY = 0x0112, 0x8769, 0x8825
+# Tags of description, maker, model, software, date, artist and copyright.
+DESCRIPTIONS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
+OFFSETS = (0x927C, 0xA005)  # tags of the Exif directory that hold offsets, MakerNote first
 WIDTHS, HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
 THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # offsets and sizes: of a JPEG, of strips
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8}  # bytes of a value by its EXIF type
@@ -233,7 +236,7 @@ def is_profile(chunk: bytes) -> bool:
 
 
 def tiff_metadata(data: bytes) -> dict[str, bytes]:
-    """ICC and XMP of a TIFF file's bytes, which OpenCV does not read; {} of other files."""
+    """EXIF, ICC and XMP of a TIFF file's bytes, which OpenCV does not read; {} of other files."""
     metadata = {}
     if data[:4] in TIFF and len(data) >= 8:
         order = BYTE_ORDERS[data[:2]]
@@ -244,7 +247,30 @@ def tiff_metadata(data: bytes) -> dict[str, bytes]:
                 chunk = data[offset : offset + count]
                 if name == "XMP" or is_profile(chunk):
                     metadata[name] = chunk
+        exif = tiff_exif(data)
+        if exif:
+            metadata["EXIF"] = exif
     return metadata
+
+
+def tiff_exif(data: bytes) -> bytes:
+    """Returns EXIF made of a TIFF file's bytes, for other formats; b"" where the file has none.
+
+    It lacks the orientation, because OpenCV turns TIFF files, and MakerNotes, whose offsets would
+    no longer be right.
+    """
+    from PIL import Image
+
+    tiff, exif = Image.Exif(), Image.Exif()
+    with contextlib.suppress(Exception):  # Pillow raises many types.
+        tiff.load(data)
+        values = tiff.get_ifd(EXIF_DIRECTORY)
+        exif.update({tag: tiff[tag] for tag in DESCRIPTIONS if tag in tiff})
+        exif.get_ifd(EXIF_DIRECTORY).update({k: values[k] for k in values if k not in OFFSETS})
+        if GPS_DIRECTORY in tiff:
+            exif.get_ifd(GPS_DIRECTORY).update(tiff.get_ifd(GPS_DIRECTORY))
+        return exif.tobytes().removeprefix(b"Exif\0\0") if values else b""
+    return b""
 
 
 def tiff_with(data: bytes, metadata: dict[str, bytes]) -> bytes:

@@ -383,6 +383,46 @@ def test_exif_of_tiff(tmp_path):
     assert metadata.read_exif(path)[0x829A] == 1 / 250
 
 
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_exif_of_tiff_goes_to_other_formats(tmp_path, extension):
+    described = Image.Exif()
+    described.update({0x0110: "Camera", 0x0112: 6})
+    described.get_ifd(0x8769).update({0x829A: 1 / 250, 0x9003: "2026:11:24 12:00:00"})
+    described.get_ifd(0x8769).update({0x9204: -2.0, 0x927C: b"MAKER" + bytes(60), 0xA002: 30})
+    described.get_ifd(0x8825).update({1: "N", 2: (52.0, 30.0, 1.5)})
+    Image.fromarray(picture()).save(tmp_path / "x.tif", exif=described.tobytes())
+    source = utils.read_picture(tmp_path / "x.tif")
+    assert source.pixels.shape == (30, 20, 3)  # turned once
+    result = str(tmp_path / f"x{extension}")
+    utils.write_image(result, source.pixels, metadata=source.metadata)
+    assert np.array_equal(utils.read_image(result).shape, source.pixels.shape)
+    values = metadata.read_exif(result)
+    kept = {0x0110: "Camera", 0x829A: 1 / 250, 0x9003: "2026:11:24 12:00:00", 0xA002: 20}
+    kept |= {0x9204: -2.0}
+    assert kept.items() <= values.items()
+    assert 0x927C not in values
+    assert Image.open(result).getexif().get_ifd(0x8825)[2] == (52.0, 30.0, 1.5)
+    Image.fromarray(picture()).save(tmp_path / "plain.tif")
+    assert utils.read_picture(tmp_path / "plain.tif").metadata == {}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damaged_exif_of_tiff_does_no_harm(tmp_path):
+    described = Image.Exif()
+    described.load(exif(1))
+    file = io.BytesIO()
+    Image.fromarray(picture(shape=(4, 4, 3))).save(file, "TIFF", exif=described.tobytes())
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(file.getvalue())
+        for place in rng.integers(4, len(damaged), 4):
+            damaged[place] = rng.integers(256)
+        metadata.tiff_metadata(bytes(damaged))
+        (tmp_path / "x.tif").write_bytes(damaged)
+        metadata.read_header(tmp_path / "x.tif")
+        metadata.read_exif(tmp_path / "x.tif")
+
+
 def test_files_that_cannot_be_opened(tmp_path):
     for read in (metadata.read_header, metadata.read_exif):
         with pytest.raises(FileNotFoundError):
