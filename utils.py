@@ -115,6 +115,8 @@ def decode(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]
         image, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags=flags)
     except cv2.error:
         return None, {}
+    if image is None:
+        return None, {}
     return image, as_metadata(kinds, chunks) | tiff_metadata(data)
 
 

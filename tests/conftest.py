@@ -104,6 +104,7 @@ def moving(radiance, dtype=np.uint8):
 
 
 def picture(dtype=np.uint8, shape=(20, 30, 3)):
+    """A picture of noise."""
     return utils.quantise(np.random.default_rng(0).random(shape), dtype)
 
 
