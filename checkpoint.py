@@ -285,7 +285,7 @@ class TrainingError(Exception):
     """Training cannot go on; the message says why."""
 
 
-def describe_checkpoint(path):
+def summary(path):
     """What a checkpoint is, as lines: network, training, data, score. Raises as load_model does."""
     checkpoint = load_checkpoint(path)
     network = model_from_checkpoint(checkpoint, path)

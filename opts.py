@@ -484,6 +484,7 @@ def run(script: str, work: Callable, options: argparse.Namespace) -> int:
 
     with warnings.catch_warnings():
         warnings.showwarning = say
+        warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF; they name no file
         try:
             return work(options) or 0
         except (OSError, ValueError) as error:
