@@ -575,9 +575,7 @@ def replace(
     # The border lies outside of the mask, so that nothing of the ghost is left inside.
     soft = np.clip(soft * 2, 0, 1)
     soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
-    highest, reference_highest = (
-        np.iinfo(dtype).max if dtype.kind == "u" else 1 for dtype in (image.dtype, reference.dtype)
-    )
+    white, reference_white = utils.white_level(image), utils.white_level(reference)
     result = image.copy()
     for start in range(0, height, 256):  # Strips keep the memory for floats small.
         rows = slice(start, start + 256)
@@ -586,7 +584,7 @@ def replace(
         share = soft[rows]
         for channel, (_, _, mean) in enumerate(maps):
             at = rows if image.ndim == 2 else (rows, slice(None), channel)
-            shown = np.interp(reference[at] * (255 / reference_highest), np.arange(256), mean) / 255
-            blend = image[at] / highest * (1 - share) + shown * share
+            shown = np.interp(reference[at] * (255 / reference_white), np.arange(256), mean) / 255
+            blend = image[at] / white * (1 - share) + shown * share
             result[at] = utils.quantise(blend, image.dtype)
     return result

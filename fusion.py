@@ -421,7 +421,7 @@ def refinement_objective(
     """Returns what refine_luma maximises, a scalar, and its curvature, of the shape of y."""
     height, width = y.shape[-2:]
     objective, curvature = y.new_zeros(()), torch.zeros_like(y, requires_grad=False)
-    for i, level in enumerate(loss.pyramid(y, len(desired))):
+    for i, level in enumerate(loss.scale_levels(y, len(desired))):
         numerator, denominator, l_f = loss.compare(level, desired[i])
         # A window of scale i stands for 4^i pixels.
         objective = objective + loss.EXPONENTS[i] * 4**i * (numerator / denominator).sum()

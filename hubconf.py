@@ -1,7 +1,7 @@
 """How is DeepFuse loaded by torch.hub? Pretrained networks that fuse arrays.
 
-    network = torch.hub.load(".", "deepfuse", source="local")
-    fused = network.fuse([under, over])
+network = torch.hub.load(".", "deepfuse", source="local")
+fused = network.fuse([under, over])
 """
 
 import os

@@ -52,7 +52,7 @@ def mef_ssim(
         numerator, denominator = compare_luminance(box_mean(y_f), desired_luminance(sources))
         penalty = luminance_weight * (1 - (numerator / denominator).mean(dim=(1, 2, 3)))
     q = []
-    levels = zip(pyramid(y_f, scales), desired_windows(sources, scales, target), strict=True)
+    levels = zip(scale_levels(y_f, scales), desired_windows(sources, scales, target), strict=True)
     for level, desired in levels:
         numerator, denominator, _ = compare(level, desired)
         q.append((numerator / denominator).mean(dim=(1, 2, 3)))
@@ -194,7 +194,7 @@ def desired_windows(sources: torch.Tensor, scales: int = 3, target: str = "patch
     The result serves any number of comparisons with these sources, (N, K, H, W) in [0, 1].
     """
     desired = []
-    for level in pyramid(sources, scales):
+    for level in scale_levels(sources, scales):
         b = coefficients_of(target)(level)
         mean, covariance = moments(level, gaussian_mean)
         terms = [
@@ -269,7 +269,7 @@ def moments(
     }
 
 
-def pyramid(x: torch.Tensor, scales: int) -> list[torch.Tensor]:
+def scale_levels(x: torch.Tensor, scales: int) -> list[torch.Tensor]:
     """Returns the picture at every scale, finest first."""
     levels = [x]
     while len(levels) < scales:

@@ -39,7 +39,7 @@ def mefb_score(
     loss.check_size(*gray.shape[1:])
     planes = torch.from_numpy(gray).to(device)[None] / 255  # (1, 1 + K, H, W)
     with torch.inference_mode():
-        levels = loss.pyramid(planes, len(loss.SCALE_WEIGHTS))
+        levels = loss.scale_levels(planes, len(loss.SCALE_WEIGHTS))
         return loss.combine_scales([mean_comparison(level) for level in levels]).item()
 
 

@@ -1,8 +1,13 @@
-"""The README's commands, run as they stand on small data."""
+"""The commands of README.md and the documents, run as they stand on small data.
+
+A document's blocks run from top to bottom in one folder, as a reader would run them.
+"""
 
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,82 +19,150 @@ import train
 import utils
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))))
+DOCUMENTS += ("weights/README.md",)
 SCRIPTS = {"train.py": train, "inference.py": inference, "evaluate.py": evaluate}
-README = (ROOT / "README.md").read_text()
+# Later flags win over earlier ones: these cut commands short.
+SHORT = {
+    "train.py": ["--epoch", "2", "--crop_size", "48", "--quiet"],
+    "benchmarks/inference.py": ["--sizes", "0.05", "--repeat", "1"],
+    "benchmarks/training.py": ["--crop_size", "48", "--batch_size", "2", "--steps", "3"],
+}
+ELSEWHERE = ("torchrun", "python3", ".venv/bin/pip", ".venv/bin/python")  # test_train.py, .ci/run
 
 
-def commands():
-    """Every line of a code block that runs one of the scripts: (script, arguments)."""
-    for block in re.findall(r"^```bash\n(.*?)^```", README, re.M | re.S):
-        for line in block.replace("\\\n", " ").splitlines():
-            for part in line.split("&&"):
-                words = shlex.split(part, comments=True)
-                if len(words) > 1 and words[1] in SCRIPTS:
-                    yield words[1], words[2:]
+def blocks(document):
+    """All code blocks of a document: (language, text), from top to bottom."""
+    text = (ROOT / document).read_text()
+    return re.findall(r"^```(bash|python)\n(.*?)^```", text, re.M | re.S)
 
 
-def test_every_script_is_shown():
-    assert {script for script, _ in commands()} == set(SCRIPTS)
+def commands(text):
+    """The commands of a bash block, as lists of words."""
+    for line in text.splitlines():
+        yield from (shlex.split(part) for part in line.split("&&"))
 
 
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """A folder where the names that the README's commands use exist."""
-    shutil.copytree(ROOT / "samples", tmp_path / "samples")
-    for script, arguments in commands():
-        for flag in ("--folder", "--val_folder"):
-            if flag in arguments:
-                for name in paths_after(flag, arguments):
-                    if not (tmp_path / name).exists():
-                        write_bracket(tmp_path / name / "scene", seed=1)
-                        write_bracket(tmp_path / name / "other", seed=2)
-                        if script == "train.py" and flag == "--folder":  # as many as a batch
-                            for number in range(14):
-                                write_bracket(tmp_path / name / f"more{number}", seed=number)
-        if "--fused" in arguments:
-            for name in paths_after("--fused", arguments):
-                results = tmp_path / name.partition("=")[2]
-                results.mkdir(parents=True)
-                for scene in ("scene", "other"):
-                    shutil.copy(tmp_path / "MEFB/input" / scene / "1.png", results / f"{scene}.png")
-    pair = [utils.read_image(str(ROOT / "samples" / f"{name}.jpg")) for name in ("under", "over")]
-    pair = [image[::2, ::2] for image in pair]
-    middle = (pair[0] // 2) + (pair[1] // 2)
-    for name, image in zip(("dark", "middle", "bright"), (pair[0], middle, pair[1]), strict=True):
-        utils.write_image(str(tmp_path / f"{name}.jpg"), image)
-    for _, arguments in commands():
-        for name in arguments:
-            if name.endswith(".pth"):
-                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-                network = "pyramid" if "pyramid" in name else "deepfuse"
-                shutil.copy(ROOT / "weights" / f"{network}.pth", tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def all_commands(document):
+    return [words for kind, text in blocks(document) if kind == "bash" for words in commands(text)]
 
 
-def paths_after(flag, arguments):
-    rest = arguments[arguments.index(flag) + 1 :]
+def values_of(flag, words):
+    """The words between a flag and the next one."""
+    if flag not in words:
+        return []
+    rest = words[words.index(flag) + 1 :]
     end = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
     return rest[:end]
 
 
-@pytest.mark.parametrize(("script", "arguments"), list(commands()))
-def test_command_works(script, arguments, workplace):
-    if script == "train.py":
-        # The same command, cut short: later flags win over earlier ones.
-        if "--resume" in arguments:
-            position = arguments.index("--resume")
-            short = ["--epoch", "1", "--crop_size", "48", "--workers", "0", "--quiet"]
-            start = arguments[:position] + arguments[position + 2 :]
-            assert train.main([*start, *short]) == 0
-        arguments = [*arguments, "--epoch", "2", "--crop_size", "48", "--quiet"]
-    assert SCRIPTS[script].main(arguments) == 0
+def furnish(folder, document):
+    """Makes what the document's commands expect to find: samples, brackets, results, weights."""
+    shutil.copytree(ROOT / "samples", folder / "samples")
+    (folder / "docs" / "images").mkdir(parents=True)
+    pair = [utils.read_image(str(ROOT / "samples" / f"{name}.jpg")) for name in ("under", "over")]
+    dark, bright = (image[::2, ::2] for image in pair)
+    pictures = {"dark": dark, "middle": dark // 2 + bright // 2, "bright": bright}
+    for name, image in pictures.items():
+        utils.write_image(str(folder / f"{name}.jpg"), image)
+    everything = all_commands(document)
+    made = [word for words in everything if words[0] == "mkdir" for word in words[1:]]
+    made += [word for words in everything for word in values_of("--save", words)]
+    for words in everything:
+        for name in (*values_of("--folder", words), *values_of("--val_folder", words)):
+            if not any(word.startswith(name) for word in made):
+                furnish_brackets(folder / name, 16 if "train.py" in words else 2)
+        for name in values_of("--fused", words):
+            results = name.partition("=")[2]
+            if not results.startswith(tuple(made)):
+                (folder / results).mkdir(parents=True)
+                source = folder / values_of("--folder", words)[0]
+                for scene in ("scene0", "scene1"):
+                    shutil.copy(source / scene / "1.png", folder / results / f"{scene}.png")
+        for name in words:
+            if name.endswith(".pth") and not name.startswith("train_result"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                network = "pyramid" if "pyramid" in name else "deepfuse"
+                shutil.copy(ROOT / "weights" / f"{network}.pth", folder / name)
+
+
+def furnish_brackets(folder, count):
+    for number in range(count):
+        if not (folder / f"scene{number}").exists():
+            write_bracket(folder / f"scene{number}", height=150, width=200, seed=number)
+
+
+@pytest.fixture(scope="module")
+def workplaces(tmp_path_factory):
+    """The folder in which a document's commands are run, made when it is asked for."""
+    known = {}
+
+    def workplace(document):
+        if document not in known:
+            known[document] = tmp_path_factory.mktemp("workplace")
+            furnish(known[document], document)
+        return known[document]
+
+    return workplace
+
+
+def run(words):
+    """Runs a command: our scripts in this process, other ones as they stand."""
+    if words[0] in ELSEWHERE:
+        return
+    if words[0] != "python":
+        subprocess.run(words, check=True)
+        return
+    script, arguments = words[1], [*words[2:], *SHORT.get(words[1], [])]
+    if script in SCRIPTS:
+        assert SCRIPTS[script].main(arguments) == 0
+    else:
+        subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True)
     for flag in ("--res", "--csv", "--sheet"):
-        if flag in arguments:
-            assert (workplace / arguments[arguments.index(flag) + 1]).stat().st_size > 0
+        for name in values_of(flag, arguments):
+            assert Path(name).stat().st_size > 0
 
 
-def test_python_works(workplace):
-    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
-    exec(compile(block, "README.md", "exec"), {})
-    assert utils.read_image("fused.png").shape == utils.read_image("samples/under.jpg").shape
+CASES = [
+    pytest.param(document, number, id=f"{document}-{number}", marks=pytest.mark.slow)
+    for document in DOCUMENTS
+    for number in range(len(blocks(document)))
+]
+
+
+@pytest.mark.parametrize(("document", "number"), CASES)
+def test_block_works(document, number, workplaces, monkeypatch):
+    monkeypatch.chdir(workplaces(document))
+    kind, text = blocks(document)[number]
+    if kind == "python":
+        exec(compile(text, document, "exec"), {})
+        return
+    for words in commands(text):
+        run(words)
+
+
+def test_every_script_is_shown():
+    """Documents without commands, or a changed way of writing them, would test nothing."""
+    shown = {words[1] for document in DOCUMENTS for words in all_commands(document) if words[1:]}
+    scripts = {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")}
+    assert shown >= {*SCRIPTS, *scripts, "docs/side_by_side.py"}
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(document):
+    """Links to files, and to headings, as GitHub makes their anchors."""
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("http"):
+            continue
+        name, _, heading = target.partition("#")
+        path = (ROOT / document).parent / name if name else ROOT / document
+        assert path.exists(), target
+        if heading:
+            heads = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+            anchors = [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
+            assert heading in anchors, target
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 11 * 1024
