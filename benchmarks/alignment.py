@@ -1,8 +1,8 @@
 """How exactly are hand-held exposures registered, and how much is left of what moved?
 
-Real brackets, taken from a tripod, are moved by known amounts, and registered by align.py, OpenCV's
+Real brackets, taken from a tripod, are moved by known amounts and registered by align.py, OpenCV's
 AlignMTB and, where it is installed, hugin's align_image_stack. Then an object is pasted into one
-exposure of each, and taken out again.
+exposure of every bracket, and align.deghost takes it out again.
 """
 
 import argparse
@@ -22,16 +22,19 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import align
 import fusion
 import model
-import scores
 import utils
 from brackets import find_brackets
 from checkpoint import load_model
 from opts import WEIGHTS
+from scores import mefb_score
 
 
 def known_motion(shape, rng):
-    """A homography as between hand-held shots, at most: 3 % of the width, 2 degrees, and 1 % of
-    enlargement from the centre to the edge."""
+    """Returns the homography of a random hand movement between two shots.
+
+    It moves by at most 3 % of the width, turns by at most 2 degrees, and enlarges by at most 1 %
+    from the centre to the edge. shape: (H, W).
+    """
     height, width = shape
     angle = np.radians(rng.uniform(-2, 2))
     shift = rng.uniform(-0.03, 0.03, 2) * width
@@ -43,28 +46,29 @@ def known_motion(shape, rng):
 
 
 def move(image, homography):
-    """The picture that a camera takes whose pixels show those of `image` by a homography."""
+    """Returns a picture resampled by a homography from its pixels to those of `image`."""
     return cv2.warpPerspective(
         image, homography, image.shape[1::-1], flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
     )
 
 
 def by_align(images, reference, _):
+    """Registers by align.py; returns a function that finds a point in each exposure."""
     found = align.register_all([align.gray(image) for image in images], reference)
     return [lambda points, h=r.homography: align.project(h, points) for r in found]
 
 
 def by_mtb(images, reference, _):
-    """OpenCV's median threshold bitmaps, which find shifts alone."""
+    """Registers by OpenCV's median threshold bitmaps, which find shifts alone."""
     mtb = cv2.createAlignMTB()
     gray = [align.gray(image) for image in images]
     shifts = [mtb.calculateShift(gray[reference], other) for other in gray]
-    # It gives the shift of the other picture that brings it to the reference.
+    # OpenCV gives the shift that brings the other picture to the reference.
     return [lambda points, s=shift: points - s for shift in shifts]
 
 
 def by_hugin(images, reference, folder):
-    """align_image_stack, which pairs neighbours in brightness and solves for camera angles."""
+    """Registers by align_image_stack, which matches neighbours in brightness pair by pair."""
     names = [os.path.join(folder, f"{k}.png") for k in range(len(images))]
     for name, image in zip(names, images, strict=True):
         utils.write_image(name, image)
@@ -86,10 +90,10 @@ def by_hugin(images, reference, folder):
 
 
 def measure_registration(stacks, seed):
-    """Distances between where points of the reference are and were found, by method and exposure.
+    """Measures how far from their places all methods find points: {method: (distances, seconds)}.
 
-    A distance is the root mean square over a grid of the picture, in pixels; infinite where a
-    method fails. Returns {method: (distances, seconds)}.
+    A distance is the root mean square over a grid of the reference's points in one exposure, in
+    pixels. It is infinite where a method fails.
     """
     rng = np.random.default_rng(seed)
     methods = {"align.py": by_align, "AlignMTB": by_mtb}
@@ -125,12 +129,12 @@ def measure_registration(stacks, seed):
 
 
 def measure_movement(stacks, seed, network):
-    """What deghost does to static brackets and to an object that is in one exposure only.
+    """Measures what deghost does to static brackets, and to an object in one exposure only.
 
-    The object, an ellipse of 3 % of the picture, comes from another scene, and is pasted into an
-    exposure beside the reference. Its residual is the mean difference, over the ellipse, from the
-    picture fused without it. Returns (changes of MEF-SSIM of the static scenes, shares of the
-    residual that are gone).
+    The object is an ellipse of another scene, 3 % of the picture, pasted into an exposure next to
+    the reference. Its trace is the mean difference, over the ellipse, from the picture fused
+    without it. Returns the changes of MEF-SSIM in static scenes, and the shares of the trace that
+    are gone.
     """
     rng = np.random.default_rng(seed)
     changes, gone = [], []
@@ -141,7 +145,7 @@ def measure_movement(stacks, seed, network):
         static, shares = align.deghost(images, reference)
         change = 0.0
         if any(shares):
-            change = score(fuse(network, static), images) - score(clean, images)
+            change = mefb_score(fuse(network, static), images) - mefb_score(clean, images)
         changes.append(change)
         neighbours = [k for k in (reference - 1, reference + 1) if 0 <= k < len(images)]
         changed = neighbours[number % len(neighbours)]
@@ -161,11 +165,8 @@ def measure_movement(stacks, seed, network):
 
 
 def fuse(network, images):
+    """Returns the network's picture, at full size and without refinement."""
     return fusion.fuse(network, images, fast=False, refine=0)
-
-
-def score(fused, images):
-    return scores.mefb_score(scores.to_gray(fused), [scores.to_gray(image) for image in images])
 
 
 def main(argv=None):

@@ -1,8 +1,8 @@
 """How fast is fusing? Everything side by side on the same pictures, in one run.
 
-Pictures are made, so that nothing has to be at hand: noise of all scales under two exposures. Every
-figure is of a process of its own, which tells its peak memory too; times are medians and leave out
-start-up, but for the commands, which are timed whole: start, decode, fuse, encode.
+The pictures are made here: noise of all scales under two exposures. Every figure comes from a
+process of its own, which also tells its peak memory. Times are medians without the start of the process;
+whole commands are timed with it: start, decode, fuse, encode.
 """
 
 import argparse
@@ -31,14 +31,15 @@ import opts  # noqa: E402
 import tiles  # noqa: E402
 import utils  # noqa: E402
 
-OPERATIONS = 2 * (2 * (25 * 16 + 49 * 16 * 32) + 49 * 32 * 32 + 25 * 32 * 16 + 25 * 16)  # a pixel
-WHOLE = 6  # megapixels up to which the earlier implementation's way is measured: memory
+# Floating-point operations of the paper's network, for one pixel of a pair.
+OPERATIONS = 2 * (2 * (25 * 16 + 49 * 16 * 32) + 49 * 32 * 32 + 25 * 32 * 16 + 25 * 16)
+WHOLE = 6  # megapixels; beyond, the earlier implementation's way needs too much memory
 ENOUGH = 20  # seconds after which a measurement is not repeated
 PYRAMID = os.path.join(ROOT, "weights", "pyramid.pth")
 
 
 def pictures(megapixels):
-    """An under- and an over-exposed uint8 picture (H, W, 3) of sides 2:3."""
+    """Makes an under- and an over-exposed picture, uint8 (H, W, 3) with sides of 2:3."""
     height = round((megapixels * 1e6 / 1.5) ** 0.5)
     width = round(height * 1.5)
     rng = np.random.default_rng(0)
@@ -51,16 +52,18 @@ def pictures(megapixels):
 
 
 def network(path=opts.WEIGHTS, precision="auto"):
-    opts.keep_freed_memory()  # as the scripts do
+    """Returns a network as inference.py runs it."""
+    opts.keep_freed_memory()
     return model.prepare(checkpoint.load_model(path), precision)
 
 
 def lumas(images):
+    """Returns the luma of all images, a list of tensors (1, 1, H, W)."""
     return [utils.to_ycbcr(image)[:, :1] for image in images]
 
 
 def earlier_luma(images):
-    """The earlier implementation's way: NCHW, float32, BatchNorm, the whole picture at once."""
+    """Returns the earlier implementation's way: NCHW, float32, BatchNorm, the whole picture."""
     torch.manual_seed(0)
     net = model.DeepFuse(batch_norm=True, padding="zeros").eval()
     for layer in (net.c1, net.c2, net.c3, net.c4):
@@ -75,6 +78,8 @@ def earlier_luma(images):
 
 
 def our_luma(precision):
+    """Returns a method that runs our network alone, on every pixel."""
+
     def setup(images):
         net = network(precision=precision)
         grey = [y[0, 0].numpy() for y in lumas(images)]
@@ -84,6 +89,8 @@ def our_luma(precision):
 
 
 def ours(path=opts.WEIGHTS, precision="auto", **how):
+    """Returns a method that fuses colour pictures, with options of fusion.fuse."""
+
     def setup(images):
         net = network(path, precision)
         return lambda: fusion.fuse(net, images, **how)
@@ -106,16 +113,16 @@ METHODS = {
 
 
 def measure(method, path, repeat, queue):
-    """Puts the median seconds of METHODS[method] and the process's peak megabytes.
+    """Puts the median seconds of METHODS[method] and the process's peak megabytes into a queue.
 
-    path: of pictures in NumPy's format; making them here would count as memory of the method.
+    path: file of the pictures, in NumPy's format; making them here would cost memory too.
     """
     work = METHODS[method](list(np.load(path)))
     queue.put((median_seconds(work, repeat), peak_megabytes()))
 
 
 def median_seconds(work, repeat):
-    """Median of `repeat` times, of fewer where those take long, after a first run to warm up."""
+    """Returns the median time of `repeat` runs after a first one; of fewer where they take long."""
     times = []
     while len(times) <= repeat and sum(times) < ENOUGH:
         start = time.perf_counter()
@@ -125,8 +132,8 @@ def median_seconds(work, repeat):
 
 
 def peak_megabytes():
-    """Of this process; None on Windows, which does not say."""
-    if sys.platform == "linux":  # where getrusage counts what the parent process had, too
+    """Returns this process's peak memory; None on Windows, which does not say."""
+    if sys.platform == "linux":  # There, getrusage counts the parent process's memory too.
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2**10
     try:
@@ -138,7 +145,7 @@ def peak_megabytes():
 
 
 def in_process(function, *arguments):
-    """What function(*arguments, queue) puts, in a process of its own; None where that dies."""
+    """Returns what function(*arguments, queue) puts in another process; None where that dies."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=function, args=(*arguments, queue))
@@ -148,14 +155,14 @@ def in_process(function, *arguments):
 
 
 def matrix_peak(queue):
-    """Puts the operations a second of a large matrix product in the precision of "auto"."""
+    """Puts the operations a second of a large matrix product, in the precision "auto"."""
     dtype = model.choose_precision("auto", torch.device("cpu"))
     a = torch.randn(4096, 4096).to(dtype)
     queue.put((2 * 4096**3 / median_seconds(lambda: a @ a, 5), str(dtype)))
 
 
 def commands(folder, images, repeat):
-    """(name, median seconds, None) of whole commands, on JPEG files in a folder."""
+    """Yields (name, median seconds, None) of whole commands, on JPEG files in a folder."""
     paths = [os.path.join(folder, name) for name in ("under.jpg", "over.jpg")]
     for path, image in zip(paths, images, strict=True):
         utils.write_image(path, image)
