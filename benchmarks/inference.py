@@ -1,8 +1,8 @@
 """How fast is fusing? Everything side by side on the same pictures, in one run.
 
 The pictures are made here: noise of all scales under two exposures. Every figure comes from a
-process of its own, which also tells its peak memory. Times are medians without the start of the process;
-whole commands are timed with it: start, decode, fuse, encode.
+process of its own, which also tells its peak memory. Times are medians without the start of the
+process; whole commands are timed with it: start, decode, fuse, encode.
 """
 
 import argparse
