@@ -39,9 +39,9 @@ def inference(options):
     result cannot be written.
     """
     if options.describe:
-        from checkpoint import describe_checkpoint
+        from checkpoint import summary
 
-        print("\n".join(describe_checkpoint(options.model)))
+        print("\n".join(summary(options.model)))
         return 0
     if options.folder:
         return fuse_folder(options)

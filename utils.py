@@ -138,15 +138,19 @@ def check_picture_writable(path):
 
 
 @contextlib.contextmanager
-def replacing(path, mode="wb", **options):
+def replacing(path, mode="wb", flush=False, **options):
     """A file to write that becomes `path` once it is complete, and else leaves no trace.
 
-    mode and options are open's. Raises OSError naming `path`, not the temporary file.
+    flush: whether it is on the disk before it does. mode and options are open's. Raises OSError
+    naming `path`, not the temporary file.
     """
     temporary = f"{path}.tmp{os.getpid()}"
     try:
         with open(temporary, mode, **options) as file:
             yield file
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
