@@ -1,10 +1,12 @@
-"""Exposure brackets that the tests make for themselves."""
+"""Exposure brackets, luma and networks that the tests make for themselves."""
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import utils
+from model import DeepFuse
 
 
 def scene(height, width, seed):
@@ -46,3 +48,15 @@ def brackets(tmp_path_factory):
     write_bracket(folder / "scene10", height=80, width=150, seed=2, gains=(0.3, 8.0))
     write_bracket(folder / "scene1", height=130, width=70, seed=3, extension=".jpg")
     return folder
+
+
+def luma(*shape, seed=0):
+    """Noise of the given shape, values in [0, 1]."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def model():
+    """An untrained network in eval mode."""
+    torch.manual_seed(0)
+    return DeepFuse().eval()
