@@ -99,6 +99,31 @@ class Processes:
             distributed.barrier()
 
 
+class StopOnSignal:
+    """Context in which a SIGTERM or the first SIGINT asks to stop; a second SIGINT interrupts.
+
+    requested: True from then on.
+    """
+
+    def __enter__(self) -> "StopOnSignal":
+        self.requested = False
+        self.previous = {
+            number: signal.signal(number, self.request)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def request(self, number: int, _frame: object) -> None:
+        """Handles the signals."""
+        self.requested = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
 class Plan(NamedTuple):
     """The steps of a run and their learning rates.
 
@@ -174,7 +199,8 @@ class Learner:
         device = processes.device
         if centred:
             centre(model)
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model
         rule = moving_average(ema)
         self.average = AveragedModel(model, multi_avg_fn=rule, use_buffers=True)
         self.optimizer = torch.optim.Adam(model.parameters())  # every step sets its learning rate
@@ -194,14 +220,16 @@ class Learner:
         """The network with the averaged weights, in eval mode."""
         return cast(DeepFuse, self.average.module.eval())
 
-    def step(self, stacks: Sequence[torch.Tensor], plan: Plan, asked: bool = False) -> bool:
+    def step(
+        self, stacks: Sequence[torch.Tensor], plan: Plan, stop: StopOnSignal | None = None
+    ) -> bool:
         """Trains on this process's part of the state's next batch.
 
         stacks: exposures (n, K, 3, H, W), a tensor for every K, on any device; see by_count.
-        asked: True where this process is asked to stop. The others learn of it with the loss.
+        stop: a request that this process may get during the step. All learn of it with the loss.
 
-        Returns True where any process is asked to stop. Raises TrainingError where the loss or the
-        weights are no longer finite.
+        Returns True where any process is requested to stop. Raises TrainingError where the loss or
+        the weights are no longer finite.
         """
         state, device = self.state, self.processes.device
         stacks = [stack.to(device, non_blocking=True) for stack in stacks]
@@ -209,13 +237,14 @@ class Learner:
         samples = plan.samples(state.step)
         self.seed_step(number)
         noise = [exposure_noise(stack, self.noise) for stack in stacks]
-        share = self.processes.count / samples  # DistributedDataParallel divides by the former
+        share = self.processes.count / samples  # DistributedDataParallel divides by the count
         value = self.descend(stacks, noise, plan.learning_rate(number), share)
         if self.centred:
             centre(self.model)
         self.average.n_averaged.fill_(number)  # which checkpoints do not hold
         self.average.update_parameters(self.model)
-        total, requests = self.processes.sum(value / self.processes.count, float(asked))
+        requested = float(stop is not None and stop.requested)
+        total, requests = self.processes.sum(value / self.processes.count, requested)
         state.step += 1
         state.loss_sum += total * samples
         if not (math.isfinite(total) and is_finite(self.model)):
@@ -343,31 +372,6 @@ def exposure_noise(stack: torch.Tensor, largest: float) -> torch.Tensor | float:
         return 0
     y = stack[:, :, 0]
     return largest * torch.rand_like(y[:, :1, :1, :1]) * torch.randn_like(y)
-
-
-class StopOnSignal:
-    """Context in which a SIGTERM or the first SIGINT asks to stop; a second SIGINT interrupts.
-
-    requested: True from then on.
-    """
-
-    def __enter__(self) -> "StopOnSignal":
-        self.requested = False
-        self.previous = {
-            number: signal.signal(number, self.request)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def request(self, number: int, _frame: object) -> None:
-        """Handles the signals."""
-        self.requested = True
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def __exit__(self, *_error: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
 
 
 def validate(

@@ -89,7 +89,7 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
         while state.epoch < plan.epochs and not stopped:
             started = time.monotonic()
             while state.step < plan.steps and not stopped:
-                stopped = learner.step(next(batches), plan, stop.requested)
+                stopped = learner.step(next(batches), plan, stop)
                 bar.update()
             finished = state.step == plan.steps
             if finished:
@@ -120,12 +120,12 @@ def check_options(options: argparse.Namespace, processes: Processes) -> None:
 
 
 def with_restart(options: argparse.Namespace, attempt: int) -> argparse.Namespace:
-    """Returns the options; after a restart, which has the same command, they resume the run.
+    """Returns the options; where torchrun has started the run again, they resume it.
 
-    attempt: how often torchrun has started the run again.
+    attempt: how often it has. It always gives the command of the first time.
     """
     latest = os.path.join(options.det, "model", "latest.pth")
-    # An older latest.pth is of another run, which this one had not yet replaced.
+    # A latest.pth older than run.json is from another run, which had the same folder.
     if attempt > 0 and is_newer(latest, os.path.join(options.det, "run.json")):
         options = copy.copy(options)
         options.resume = latest
@@ -240,7 +240,7 @@ def make_batches(
 
 
 def is_due(epoch: int, every: int, last: int) -> bool:
-    """Returns True in every so manieth epoch and in the last."""
+    """Returns True in every `every`-th epoch and in the last."""
     return epoch % every == 0 or epoch == last
 
 

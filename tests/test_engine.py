@@ -3,6 +3,8 @@
 import copy
 import itertools
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 import engine
 import loss
 from dataset import BracketedDataset, by_count
-from engine import Learner, Plan, Processes, StepLoss, TrainingError
+from engine import Learner, Plan, Processes, StepLoss, StopOnSignal, TrainingError
 from model import DeepFuse
 
 ENTRIES = ["model", "network", "trained", "optimizer", "scaler"]
@@ -159,8 +161,13 @@ def test_weights_that_are_not_finite_stop_training():
         learner.step(batches[1], plan)
 
 
-def test_a_step_tells_that_stopping_is_asked_for():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_step_stops_after_it(number):
     plan = Plan(scenes=9, batch=3, epochs=1, lr=1e-3)
     learner = make_learner()
     batch = made_up_batches(1)[0]
-    assert [learner.step(batch, plan, asked) for asked in (False, True)] == [False, True]
+    with StopOnSignal() as stop:
+        assert not learner.step(batch, plan, stop)
+        learner.optimizer.register_step_pre_hook(lambda *_: os.kill(os.getpid(), number))
+        assert learner.step(batch, plan, stop)
+    assert learner.state.step == 2

@@ -24,7 +24,7 @@ import inference
 import scores
 import train
 import utils
-from checkpoint import load_checkpoint, load_model
+from checkpoint import State, load_checkpoint, load_model
 from engine import Learner
 from model import DeepFuse
 from opts import TrainOptions
@@ -573,3 +573,35 @@ def test_bad_flags_get_one_line(flags, capsys):
 def test_training_on_cuda(brackets, tmp_path):
     losses = run(brackets, tmp_path / "det", epoch=40, device="cuda", precision="auto")["loss"]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_a_restarted_run_resumes_its_own_checkpoint(tmp_path):
+    """Not that of an earlier run in the same folder."""
+    options = TrainOptions().parse(["--folder", "x", "--det", str(tmp_path)])
+    assert train.with_restart(options, attempt=1).resume is None
+    (tmp_path / "model").mkdir()
+    latest, record = tmp_path / "model" / "latest.pth", tmp_path / "run.json"
+    latest.touch()
+    record.touch()
+    for age, resumed in ((60, None), (-60, str(latest))):
+        os.utime(latest, (time.time() - age,) * 2)
+        assert train.with_restart(options, attempt=1).resume == resumed
+    assert train.with_restart(options, attempt=0).resume is None
+    assert options.resume is None
+
+
+@pytest.mark.parametrize(
+    ("val", "validated", "best"),
+    [
+        ({}, False, True),  # the last epoch of a run without scores
+        ({}, True, False),
+        ({2: 0.9, 4: 0.95}, True, True),
+        ({2: 0.95, 4: 0.9}, True, False),
+        ({4: 0.9}, True, True),
+        ({2: 0.9}, True, False),
+    ],
+)
+def test_the_best_epoch(val, validated, best):
+    assert train.is_best(State(epoch=4, val=val), 4, validated) == best
+    if not val:
+        assert not train.is_best(State(epoch=3), 4, validated)
