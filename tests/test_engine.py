@@ -32,7 +32,6 @@ def made_up_batches(count, seed=0):
     return [[torch.rand(shape, generator=generator) for shape in shapes] for _ in range(count)]
 
 
-@pytest.mark.slow
 def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
     """A step on the groups of a batch has the loss and the gradient of its samples' mean."""
     dataset = BracketedDataset(str(brackets), 48, cache=str(tmp_path), stacks=0.5)
