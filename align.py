@@ -1,10 +1,11 @@
 """How do hand-held exposures come to lie on each other? Registration; arrays in, arrays out.
 
 Pictures are (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1]. A homography is a
-(3, 3) matrix that takes (x, y, 1) of the reference, the centre of its first pixel being (0, 0), to
-the same point of another exposure.
+(3, 3) matrix that takes a point (x, y, 1) of the reference to the same point of another exposure.
+(0, 0) is the centre of the first pixel.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -12,52 +13,56 @@ import numpy as np
 
 import utils
 
-LARGEST = 32767  # pixels a side that OpenCV resamples
-COARSE = 1000  # pixels: the long side at which features are matched
-STEP = 2.5  # by which pictures grow from one refinement to the next, up to their full size
+LARGEST = 32767  # pixels a side; OpenCV resamples no larger pictures
+COARSE = 1000  # pixels; longer side of the reduced pictures in which features are matched
+STEP = 2.5  # growth of the pictures from one refinement to the next, up to their full size
 FEATURES = 4000  # of each picture, at most
-PATCH = (48, 160)  # pixels: a twelfth of the longer side, within these, is that of a patch
-PATCHES = 18  # of them along the longer side
-CLIPPED = (4, 250)  # levels of 255: darker and brighter pixels say nothing of where they are
-LEAST_VALID = 0.3
-LEAST_CONTRAST = 2.0  # levels of 255: standard deviation of a patch that can be compared
+PATCH = (48, 160)  # pixels; limits of a patch's side, which is a twelfth of the longer side
+PATCHES = 18  # patches along the longer side
+CLIPPED = (4, 250)  # levels of 255; pixels outside of them show no detail
+LEAST_VALID = 0.3  # share of a patch's pixels that must not be clipped
+LEAST_CONTRAST = 2.0  # levels of 255; standard deviation of a patch that can be compared
 LEAST_CORRELATION = 0.8  # of two patches that show the same
-LEAST_PATCHES = 8  # that must agree, and
-LEAST_SHARE = 0.15  # that share of those compared
-TOLERANCE = 10  # levels of 255 by which noise and rounding may move a pixel, either way
-CERTAIN = 12.0  # levels beyond that, on the average of an area, that are movement, and
-POSSIBLE = 3.0  # so many beside these
+LEAST_PATCHES = 8  # patches that must agree
+LEAST_SHARE = 0.15  # share of the compared patches that must agree
+TOLERANCE = 10  # levels of 255; noise and rounding may move a pixel so far, either way
+CERTAIN = 12.0  # levels beyond TOLERANCE, as an area's mean, that prove movement
+POSSIBLE = 3.0  # levels beyond TOLERANCE that show movement next to a proven one
 EXTENT = 9  # side of such an area, in pixels of reduced pictures
-SOFT = 4.0  # width of the border of what is replaced, in these
-STILL = 0.1  # pixels: a smaller movement is not worth interpolating for
+SOFT = 4.0  # width of the soft border of replaced areas, in pixels of reduced pictures
+STILL = 0.1  # pixels; a smaller movement is not worth the loss by interpolation
 
 
 class Registration(NamedTuple):
-    """Where an exposure lies against the reference.
+    """The place of an exposure against the reference.
 
-    homography: (3, 3), from the reference's pixels to the exposure's. shift: (x, y) of the
-    picture's centre, in pixels; rotation: in degrees, clockwise as seen; residual: the median
-    distance, in pixels, by which patches of both still differ; patches: how many agree.
+    homography: (3, 3), from the reference's pixels to the exposure's.
+    shift: (x, y) of the picture's centre, in pixels.
+    rotation: in degrees, clockwise as seen.
+    residual: median distance, in pixels, by which patches of both still differ.
+    patches: number of patches that agree.
     """
 
     homography: np.ndarray
-    shift: tuple
+    shift: tuple[float, float]
     rotation: float
     residual: float
     patches: int
 
 
-def align(images, reference=None, crop=True):
-    """Registers exposures of one scene to one of them and resamples them accordingly.
+def align(
+    images: Sequence[np.ndarray], reference: int | None = None, crop: bool = True
+) -> tuple[list[np.ndarray], list[Registration], tuple[slice, slice]]:
+    """Registers exposures of one scene to one of them, and resamples them accordingly.
 
     images: two or more pictures, all grey or all RGB; sizes may differ.
-    reference: index of the picture that the others are brought to; middle_exposure by default.
-    crop: to the rectangle that all exposures cover. Else the result has the reference's size, and
-        shows the reference where an exposure has nothing to show.
+    reference: index of the picture to which the others are registered; middle_exposure by default.
+    crop: crops to the rectangle that all exposures cover. Else the result has the reference's size,
+        and shows the reference where an exposure shows nothing.
 
-    Returns (aligned pictures of one size, a Registration of each, (rows, columns) of the reference
-    that they show, two slices). An exposure that has not moved is not resampled.
-    Raises ValueError, naming the number of the exposure, where one cannot be registered, and where
+    Returns the aligned pictures, which have one size, a Registration of each, and the rows and
+    columns of the reference that they show. An exposure that has not moved is not resampled.
+    Raises ValueError where an exposure, named by its number, cannot be registered, and where
     pictures are larger than OpenCV can resample.
     """
     if max(max(image.shape[:2]) for image in images) > LARGEST:
@@ -80,30 +85,31 @@ def align(images, reference=None, crop=True):
     return aligned, registrations, area
 
 
-def middle_exposure(images):
-    """Index of the picture whose brightness is the middle one; of two middle ones, the darker."""
+def middle_exposure(images: Sequence[np.ndarray]) -> int:
+    """Returns the index of the picture of middle brightness; of two such ones, the darker."""
     brightness = [gray(image[::8, ::8]).mean() for image in images]
     order = np.argsort(brightness, kind="stable")
     return int(order[(len(images) - 1) // 2])
 
 
-def gray(image):
-    """A picture as 8-bit gray, as features and patches see it."""
+def gray(image: np.ndarray) -> np.ndarray:
+    """Returns a picture as 8-bit gray, in which features and patches are compared."""
     image = utils.to_8_bit(image)
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
-def register_all(grays, reference):
-    """A Registration of every gray picture to the reference.
+def register_all(grays: Sequence[np.ndarray], reference: int) -> list[Registration]:
+    """Registers every 8-bit gray picture to the reference, given by its index.
 
-    One that has too little in common with the reference is registered to the neighbour in
-    brightness that lies between them, and by it to the reference.
+    A picture that has too little in common with the reference is registered to its neighbour in
+    brightness towards the reference instead, and the two steps are combined.
+    Raises ValueError where that fails too.
     """
     brightness = [picture.mean() for picture in grays]
     order = [int(k) for k in np.argsort(brightness, kind="stable")]
     middle = order.index(reference)
     shape = grays[reference].shape
-    found = {reference: describe(np.eye(3), shape, 0.0, 0)}
+    found = {reference: to_registration(np.eye(3), shape, 0.0, 0)}
     for k in [*order[middle + 1 :], *reversed(order[:middle])]:
         place = order.index(k)
         neighbour = order[place - 1] if place > middle else order[place + 1]
@@ -117,32 +123,33 @@ def register_all(grays, reference):
             except ValueError as error:
                 raise ValueError(f"exposure {k + 1} cannot be aligned: {error}") from error
             homography = step.homography @ found[neighbour].homography
-            found[k] = describe(homography, shape, step.residual, step.patches)
+            found[k] = to_registration(homography, shape, step.residual, step.patches)
     return [found[k] for k in range(len(grays))]
 
 
-def describe(homography, shape, residual, patches):
-    """A Registration of a homography to a reference of a shape (H, W)."""
+def to_registration(
+    homography: np.ndarray, shape: Sequence[int], residual: float, patches: int
+) -> Registration:
+    """Returns the Registration of a homography from a reference of a shape (H, W)."""
     homography = homography / homography[2, 2]
     x, y = (shape[1] - 1) / 2, (shape[0] - 1) / 2
     there, there_right = project(homography, np.array([[x, y], [x + shape[1] / 4, y]]))
     shift = there - [x, y]
     direction = there_right - there
     rotation = float(np.degrees(np.arctan2(direction[1], direction[0])))
-    return Registration(homography, tuple(map(float, shift)), rotation, residual, patches)
+    return Registration(homography, (float(shift[0]), float(shift[1])), rotation, residual, patches)
 
 
-def register(picture, reference):
+def register(picture: np.ndarray, reference: np.ndarray) -> Registration:
     """Finds the homography from a reference to another exposure of the scene; both 8-bit gray.
 
-    Features matched on reduced pictures give a first one. It is refined at ever larger sizes, up
-    to the full one, by the displacements of small patches. Each is found by maximising the
-    enhanced correlation coefficient (G. Evangelidis, E. Psarakis, "Parametric Image Alignment Using
-    Enhanced Correlation Coefficient Maximization", IEEE TPAMI 30(10), 2008), which gain and
-    offset do not change: nearly all that exposure changes within a patch. Clipped pixels are left
-    out.
+    Features matched in reduced pictures give a first homography. It is refined at growing sizes, up
+    to the full one, by the displacements of small patches. A displacement maximises the enhanced
+    correlation coefficient (G. Evangelidis, E. Psarakis, "Parametric Image Alignment Using Enhanced
+    Correlation Coefficient Maximization", IEEE TPAMI 30(10), 2008). Gain and offset, by which
+    exposures of a patch mainly differ, do not change it. Clipped pixels are left out.
 
-    Returns a Registration. Raises ValueError with the reason where the pictures do not fit.
+    Raises ValueError with the reason where the pictures do not fit.
     """
     long_side = max(reference.shape)
     scale = min(COARSE / long_side, 1)
@@ -159,14 +166,14 @@ def register(picture, reference):
         homography = rescale(homography, larger / scale)
         scale = larger
         small, small_reference = reduce(picture, scale), reduce(reference, scale)
-    return describe(homography, reference.shape, residual, agree)
+    return to_registration(homography, reference.shape, residual, agree)
 
 
-def reduce(picture, scale):
-    """A picture reduced to `scale`, at most 1, times its size; at least one pixel a side."""
+def reduce(picture: np.ndarray, scale: float) -> np.ndarray:
+    """Returns a picture reduced by a factor of at most 1, to at least one pixel a side."""
     if scale == 1:
         return picture
-    # Without a size, OpenCV scales both sides by exactly so much, as homographies are rescaled.
+    # Without a size, OpenCV scales both sides by exactly this factor, as rescale assumes.
     size = (
         None
         if min(picture.shape[:2]) * scale >= 1
@@ -175,30 +182,34 @@ def reduce(picture, scale):
     return cv2.resize(picture, size, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def rescale(homography, factor):
-    """The homography of pictures enlarged by a factor; pixels' centres, not corners, are whole."""
+def rescale(homography: np.ndarray, factor: float) -> np.ndarray:
+    """Returns the homography of pictures enlarged by a factor."""
+    # Whole coordinates are pixels' centres, so corners lie at halves.
     enlarge = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
     return enlarge @ homography @ np.linalg.inv(enlarge)
 
 
-def match_features(picture, reference):
-    """A first homography, from SIFT features of pictures whose local contrast is equalised."""
+def match_features(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Returns a first homography, from SIFT features of pictures with equalised local contrast.
+
+    Raises ValueError with the reason where too few features match.
+    """
     equalise = cv2.createCLAHE(clipLimit=4.0, tileGridSize=(8, 8)).apply
-    sift = cv2.SIFT_create(nfeatures=FEATURES, contrastThreshold=0.02)
+    sift = cv2.SIFT.create(nfeatures=FEATURES, contrastThreshold=0.02)
     points, features = sift.detectAndCompute(equalise(reference), None)
     other_points, other_features = sift.detectAndCompute(equalise(picture), None)
     if features is None or other_features is None or min(len(points), len(other_points)) < 4:
         raise ValueError("it or the reference has no detail to compare")
     matches = cv2.BFMatcher(cv2.NORM_L2).knnMatch(features, other_features, k=2)
-    matches = [m[0] for m in matches if len(m) == 2 and m[0].distance < 0.8 * m[1].distance]
-    source = np.array([points[m.queryIdx].pt for m in matches]).reshape(-1, 2)
-    target = np.array([other_points[m.trainIdx].pt for m in matches]).reshape(-1, 2)
-    homography, inliers = None, np.zeros(0)
-    if len(matches) >= 4:
+    clear = [m[0] for m in matches if len(m) == 2 and m[0].distance < 0.8 * m[1].distance]
+    source = np.array([points[m.queryIdx].pt for m in clear]).reshape(-1, 2)
+    target = np.array([other_points[m.trainIdx].pt for m in clear]).reshape(-1, 2)
+    homography, inliers = None, None
+    if len(clear) >= 4:
         homography, inliers = cv2.findHomography(source, target, cv2.USAC_MAGSAC, 2.0)
-    if homography is None or inliers.sum() < LEAST_PATCHES:
+    if homography is None or inliers is None or inliers.sum() < LEAST_PATCHES:
         raise ValueError("too few of its features are the reference's too")
-    if inliers.sum() < 40:  # too few for eight parameters
+    if inliers.sum() < 40:  # Eight parameters need more points.
         inside = inliers.ravel() > 0
         partial, _ = cv2.estimateAffinePartial2D(
             source[inside], target[inside], ransacReprojThreshold=3.0
@@ -208,11 +219,13 @@ def match_features(picture, reference):
     return homography
 
 
-def refine(homography, picture, reference):
-    """The homography corrected by the displacements of patches.
+def refine(
+    homography: np.ndarray, picture: np.ndarray, reference: np.ndarray
+) -> tuple[np.ndarray, float, int, int]:
+    """Corrects a homography by the displacements of patches.
 
-    Returns (homography, median length of the agreeing patches' remaining displacement, how many
-    agree, how many were compared).
+    Returns the homography, the median displacement in pixels that remains in the patches that
+    agree, the number of these, and the number of patches compared.
     """
     centres, displacements, compared = patch_displacements(homography, picture, reference)
     if len(centres) < LEAST_PATCHES:
@@ -233,10 +246,13 @@ def refine(homography, picture, reference):
     return homography, residual, int(near.sum()), compared
 
 
-def patch_displacements(homography, picture, reference):
-    """How far patches of the reference lie from where a homography puts them, in its pixels.
+def patch_displacements(
+    homography: np.ndarray, picture: np.ndarray, reference: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Measures the distances of the reference's patches from where a homography puts them.
 
-    Returns (centres (N, 2), displacements (N, 2), how many patches have detail in both pictures).
+    Returns the patches' centres (N, 2), their displacements (N, 2), both in the reference's pixels,
+    and the number of patches with detail in both pictures.
     """
     height, width = reference.shape
     side = min(int(np.clip(max(height, width) // 12, *PATCH)), height, width)
@@ -256,7 +272,7 @@ def patch_displacements(homography, picture, reference):
             to_picture,
             (side, side),
             flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-            borderValue=0,  # taken for clipped
+            borderValue=0,  # so that what lies outside counts as clipped
         )
         valid = np.ones(here.shape, bool)
         for patch in (here, there):
@@ -278,7 +294,7 @@ def patch_displacements(homography, picture, reference):
                 mask,
                 5,
             )
-        except cv2.error:  # it does not converge where patches have nothing in common
+        except cv2.error:  # It does not converge where patches have nothing in common.
             continue
         displacement = shift[:, 2].astype(np.float64)
         if correlation >= LEAST_CORRELATION and np.abs(displacement).max() < side / 4:
@@ -287,19 +303,21 @@ def patch_displacements(homography, picture, reference):
     return np.array(centres).reshape(-1, 2), np.array(displacements).reshape(-1, 2), compared
 
 
-def fit(points, displacements):
-    """The small projective motion that displaces points so, with no more freedom than they show.
+def fit(points: np.ndarray, displacements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fits a small projective motion to displaced points.
 
-    points: (N, 2), within [-1, 1]; displacements: (N, 2). Translation, similarity, affinity and
-    homography, each linear for small motions, are fitted by reweighted least squares (Tukey's
-    biweight); of them the one with the smallest Akaike criterion (corrected for small N) is taken.
+    Translation, similarity, affinity and homography are fitted by reweighted least squares (Tukey's
+    biweight); for small motions each is linear. The one with the smallest Akaike criterion,
+    corrected for small N, is taken, so that the motion has no more freedom than the points show.
 
-    Returns the motion's (3, 3) matrix less the identity, for displacements in the points' unit,
-    and the lengths of what remains, (N,).
+    points: (N, 2), within [-1, 1]; displacements: (N, 2), in any unit.
+    Returns the motion's (3, 3) matrix less the identity, for displacements in that unit, and the
+    lengths of the displacements that remain, (N,).
     """
     x, y = points.T
     zero, one = np.zeros_like(x), np.ones_like(x)
-    columns = [  # (u, v) that each parameter adds, and the matrix that it stands for
+    # A parameter adds (u, v) to a displacement, and its sign to cells (i, j) of the matrix.
+    columns = [
         (one, zero, [(0, 2, 1)]),
         (zero, one, [(1, 2, 1)]),
         (x, y, [(0, 0, 1), (1, 1, 1)]),
@@ -312,20 +330,19 @@ def fit(points, displacements):
     design = np.stack([np.concatenate([u, v]) for u, v, _ in columns], axis=1)
     target = np.concatenate(displacements.T)
     count = len(points)
-    # Scale of the noise by the richest model that the points can carry, for all alike.
+    # The richest model that the points can carry tells the noise, by which all are judged.
     fits = {}
     for freedom in (2, 4, 6, 8):
         if count >= freedom + 2:
             fits[freedom] = biweight(design[:, :freedom], target)
     scale = max(min(noise for _, _, noise in fits.values()), 0.02)
-    best, lowest = None, np.inf
-    for freedom, (parameters, remaining, _) in fits.items():
-        loss = np.minimum(remaining / (3 * scale), 1) ** 2 * 9  # capped squares, in scale^2
+
+    def criterion(freedom: int) -> float:
+        capped = np.minimum(fits[freedom][1] / (3 * scale), 1) ** 2 * 9  # squares, in scale^2
         n = 2 * count
-        criterion = loss.sum() + 2 * freedom * n / max(n - freedom - 1, 1)
-        if criterion < lowest:
-            best, lowest = (parameters, remaining), criterion
-    parameters, remaining = best
+        return capped.sum() + 2 * freedom * n / max(n - freedom - 1, 1)
+
+    parameters, remaining, _ = fits[min(fits, key=criterion)]
     matrix = np.zeros((3, 3))
     for value, (_, _, cells) in zip(parameters, columns, strict=False):
         for i, j, sign in cells:
@@ -333,8 +350,11 @@ def fit(points, displacements):
     return matrix, remaining
 
 
-def biweight(design, target):
-    """Robust least squares: (parameters, lengths of what remains a point, its robust scale)."""
+def biweight(design: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Solves robust least squares for points whose x come first in `target`, then their y.
+
+    Returns the parameters, the distance that remains at every point, and its robust scale.
+    """
     weight = np.ones(len(target))
     count = len(target) // 2
     for _ in range(20):
@@ -348,23 +368,24 @@ def biweight(design, target):
     return parameters, remaining, scale
 
 
-def project(homography, points):
-    """Points (N, 2) taken by a homography."""
+def project(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Returns where a homography takes points, (N, 2)."""
     there = np.column_stack([points, np.ones(len(points))]) @ homography.T
     return there[:, :2] / there[:, 2:]
 
 
-def corners(shape):
-    """Centres of the corner pixels, in order around the picture, (4, 2)."""
+def corners(shape: Sequence[int]) -> np.ndarray:
+    """Returns the centres of the corner pixels, in order around the picture, (4, 2)."""
     height, width = shape
     return np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)
 
 
-def common_area(homographies, shapes):
-    """The rectangle of the reference, two slices, that exposures of some shapes all cover.
+def common_area(
+    homographies: Sequence[np.ndarray], shapes: Sequence[Sequence[int]]
+) -> tuple[slice, slice]:
+    """Returns the rows and columns of the reference that exposures of shapes (H, W) all cover.
 
-    The reference is the one whose homography is the identity. Raises ValueError where there is
-    none.
+    Raises ValueError where there is no such rectangle.
     """
     left = top = 0.0
     right = bottom = np.inf
@@ -381,11 +402,11 @@ def common_area(homographies, shapes):
     return slice(top, bottom + 1), slice(left, right + 1)
 
 
-def resample(image, homography, shape):
-    """An exposure as the reference's camera, with a picture of a shape, would have taken it.
+def resample(image: np.ndarray, homography: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns an exposure as seen from the reference, whose picture has a shape (H, W, ...).
 
-    Outside of what the exposure shows, its border is repeated. One that has not moved is returned
-    as it is.
+    Its border is repeated outside of what it shows. An exposure that has not moved is returned as
+    it is.
     """
     height, width = shape[:2]
     moved = project(homography, corners((height, width))) - corners((height, width))
@@ -401,8 +422,10 @@ def resample(image, homography, shape):
     return np.clip(warped, 0, 1) if warped.dtype.kind == "f" else warped
 
 
-def covered(shape, homography, reference_shape):
-    """Where in the reference an exposure of a shape (H, W) has something to show: bool (H, W)."""
+def covered(
+    shape: Sequence[int], homography: np.ndarray, reference_shape: Sequence[int]
+) -> np.ndarray:
+    """Returns a mask of the reference, bool (H, W): True where an exposure of a shape covers it."""
     inside = cv2.warpPerspective(
         np.ones(shape, np.uint8),
         homography,
@@ -412,8 +435,8 @@ def covered(shape, homography, reference_shape):
     return inside > 0
 
 
-def show_elsewhere(image, reference, inside):
-    """The picture with the reference's scene, in its own brightness, outside of an area."""
+def show_elsewhere(image: np.ndarray, reference: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Returns a picture that shows the reference's scene outside a mask, in its own brightness."""
     scale = min(COARSE / max(inside.shape), 1)
     small, small_reference = (reduce(utils.to_8_bit(x), scale) for x in (image, reference))
     size = small.shape[1::-1]
@@ -422,17 +445,18 @@ def show_elsewhere(image, reference, inside):
     return replace(image, reference, ~small_inside, maps)
 
 
-def deghost(images, reference=None):
-    """Takes what moved out of aligned exposures: the reference is shown there in its place.
+def deghost(
+    images: Sequence[np.ndarray], reference: int | None = None
+) -> tuple[list[np.ndarray], list[float]]:
+    """Replaces what moved in aligned exposures by what the reference shows there.
 
-    images: two or more pictures of one size, all grey or all RGB. reference: index of the picture
-    whose scene is shown; middle_exposure by default.
+    level_map tells, level by level, what an exposure would show of the reference's scene. An area
+    in which it shows something else is replaced by that, in the brightness of the exposure and with
+    a soft border, so that fusing finds no step there.
 
-    What an exposure would show of the reference's scene is computed level by level (see
-    level_map). Where it shows something else, over some extent, it is given the former, with a soft
-    border, in the brightness of the exposure, so that fusing finds no step there.
-
-    Returns (pictures, the share of each that was replaced).
+    images: two or more pictures of one size, all grey or all RGB.
+    reference: index of the picture whose scene is shown; middle_exposure by default.
+    Returns the pictures, and the share of each that was replaced.
     """
     if reference is None:
         reference = middle_exposure(images)
@@ -446,7 +470,7 @@ def deghost(images, reference=None):
             shares.append(0.0)
             continue
         static = np.ones(small[k].shape[:2], bool)
-        for _ in range(2):  # once more without what moved, which is no sign of exposure
+        for _ in range(2):  # The second time, what moved does not disturb the level maps.
             moved = movement(small[reference], small[k], static)
             if moved.mean() > 0.9:
                 break
@@ -457,25 +481,31 @@ def deghost(images, reference=None):
     return result, shares
 
 
-def planes(image):
+def planes(image: np.ndarray) -> Sequence[np.ndarray]:
+    """Returns a picture's channels."""
     return [image] if image.ndim == 2 else cv2.split(image)
 
 
-def level_maps(reference, other, static):
-    """The level_map of every channel, of the pixels that are static."""
+def level_maps(
+    reference: np.ndarray, other: np.ndarray, static: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Returns the level_map of every channel, from the pixels of a mask."""
     pairs = zip(planes(reference), planes(other), strict=True)
     return [level_map(ours[static], theirs[static]) for ours, theirs in pairs]
 
 
-def level_map(reference, other):
-    """Which levels another exposure has where a reference has a certain one; both uint8, 1-D.
+def level_map(
+    reference: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Finds the levels of another exposure that belong to every level of a reference.
 
-    As exposure is a monotone function of light, and the scene the same, a level's place in the
-    order of brightness is the same in both: the levels' histograms tell the function (M. Grossberg,
-    S. Nayar, "Determining the Camera Response from Images: What Is Knowable?", IEEE TPAMI 25(11),
-    2003). Where many pixels of the reference share a level, as clipped ones do, it is a range.
+    Exposure is a monotone function of light, and the scene is the same. So a level has the same
+    rank in both, and their histograms tell the function (M. Grossberg, S. Nayar, "Determining the
+    Camera Response from Images: What Is Knowable?", IEEE TPAMI 25(11), 2003). A range of levels
+    belongs to a level that many pixels of the reference share, as clipped ones do.
 
-    Returns (lowest, highest, mean) level of the other for each of 256 levels, float, (256,) each.
+    reference, other: uint8, one-dimensional, of the same pixels.
+    Returns the lowest, highest and mean level of the other exposure for each of 256 levels, (256,).
     """
     share = np.bincount(reference, minlength=256) / len(reference)
     share_other = np.bincount(other, minlength=256) / len(other)
@@ -489,7 +519,7 @@ def level_map(reference, other):
 
     lowest = level_at(below[np.clip(levels - TOLERANCE, 0, 255)])
     highest = level_at(above[np.clip(levels + TOLERANCE, 0, 255)])
-    # The mean level between two ranks: a difference of the integral of level_at.
+    # The mean level between two ranks is a difference of the integral of level_at.
     integral = np.concatenate([[0], np.cumsum(share_other * levels)])
     edges = np.concatenate([[0], ranks])
     ends = [np.interp(rank, edges, integral) for rank in (below, above)]
@@ -498,13 +528,14 @@ def level_map(reference, other):
     return lowest, highest, mean
 
 
-def movement(reference, other, static):
-    """Where another exposure shows something else than the reference; 8-bit pictures, bool (H, W).
+def movement(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np.ndarray:
+    """Returns a mask, bool (H, W): True where another exposure shows something else.
 
-    Both luma and a channel have to say so: saturated colours, whose channels clip apart from each
-    other, break the one's level map, and how cameras render colours the other's.
+    Both luma and a colour channel have to differ. Luma's level map fails on saturated colours,
+    whose channels clip one by one. A channel's fails where a camera renders a colour differently at
+    another exposure.
 
-    static: the pixels to compute level maps from.
+    reference, other: 8-bit pictures. static: mask of the pixels from which level maps are computed.
     """
     excess = level_excess(gray(reference), gray(other), static)
     if reference.ndim == 3:
@@ -514,33 +545,41 @@ def movement(reference, other, static):
     excess = cv2.blur(excess, (EXTENT, EXTENT))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (EXTENT, EXTENT))
     certain = cv2.morphologyEx((excess > CERTAIN).astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
-    # What is connected with that and less certain, such as the rest of a person, moved too.
+    # Less certain areas that touch a certain one moved too, such as the rest of a person.
     _, labels = cv2.connectedComponents((excess > POSSIBLE).astype(np.uint8))
     moved = np.isin(labels, np.setdiff1d(labels[certain], [0])).astype(np.uint8)
     return cv2.dilate(moved, disc, iterations=2) > 0
 
 
-def level_excess(reference, other, static):
-    """By how many levels a plane lies beyond what the reference's allows: float32 (H, W), >= 0."""
+def level_excess(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np.ndarray:
+    """Returns the levels by which a plane leaves its level map's range, float32 (H, W), >= 0."""
     lowest, highest, _ = level_map(reference[static], other[static])
     other = other.astype(np.float32)
     too_dark = cv2.LUT(reference, lowest.astype(np.float32)) - other
     too_bright = other - cv2.LUT(reference, highest.astype(np.float32))
-    return cv2.max(cv2.max(too_dark, too_bright) - TOLERANCE, 0)
+    return np.maximum(cv2.max(too_dark, too_bright) - TOLERANCE, 0)
 
 
-def replace(image, reference, moved, maps):
-    """The picture with the reference's scene, brightness mapped, in the area moved, soft-edged."""
+def replace(
+    image: np.ndarray,
+    reference: np.ndarray,
+    moved: np.ndarray,
+    maps: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> np.ndarray:
+    """Returns a picture that shows the reference's scene in a mask, with a soft border.
+
+    moved: the mask, bool, of reduced size. maps: the level_map of every channel.
+    """
     height, width = image.shape[:2]
     soft = cv2.GaussianBlur(moved.astype(np.float32), (0, 0), SOFT)
-    # Full inside, so that nothing of the ghost is left: the border lies outside of what moved.
+    # The border lies outside of the mask, so that nothing of the ghost is left inside.
     soft = np.clip(soft * 2, 0, 1)
     soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
     highest, reference_highest = (
         np.iinfo(dtype).max if dtype.kind == "u" else 1 for dtype in (image.dtype, reference.dtype)
     )
     result = image.copy()
-    for start in range(0, height, 256):  # in strips, whose floats are small
+    for start in range(0, height, 256):  # Strips keep the memory for floats small.
         rows = slice(start, start + 256)
         if not soft[rows].any():
             continue

@@ -2,21 +2,21 @@
 
 import os
 import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import NamedTuple
-
-import numpy as np
 
 import metadata
 from opts import one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".ppm")
-PAUSE = 30.0  # seconds without a photo, after which the next one begins another bracket
-TIME, BIAS = 0x9003, 0x9204  # tags of EXIF
-SETTINGS = (0x829A, 0x829D, 0x8827)  # those of exposure time, aperture, ISO
+PAUSE = 30.0  # seconds without a photo, after which the next one starts another bracket
+TIME, BIAS = 0x9003, 0x9204  # EXIF's tags DateTimeOriginal and ExposureBiasValue
+SETTINGS = (0x829A, 0x829D, 0x8827)  # EXIF's tags of exposure time, aperture and ISO
 
 
-def find_scenes(folder):
-    """Scene folders below `folder`: a list of (path, picture files), both in natural order.
+def find_scenes(folder: str | os.PathLike) -> list[tuple[str, list[str]]]:
+    """Finds the scene folders in `folder`: (path, picture files), both in natural order.
 
     Sub-folders without pictures are not scenes. Raises OSError where the folder cannot be listed,
     ValueError where it has no scene.
@@ -29,8 +29,8 @@ def find_scenes(folder):
     return scenes
 
 
-def find_pictures(folder):
-    """The files of a folder with a picture's extension, hidden ones aside, in natural order."""
+def find_pictures(folder: str | os.PathLike) -> list[str]:
+    """Finds the files of a folder with a picture's extension, in natural order; no hidden ones."""
     return [
         os.path.join(folder, file)
         for file in sorted(os.listdir(folder), key=natural)
@@ -38,18 +38,18 @@ def find_pictures(folder):
     ]
 
 
-def natural(name):
-    """Sort key by which 2.jpg comes before 10.jpg."""
-    parts = re.split(r"([0-9]+)", name.lower())  # every second part is a number
+def natural(name: str) -> list:
+    """The key that sorts file names in natural order, 2.jpg before 10.jpg."""
+    parts = re.split(r"([0-9]+)", name.lower())  # Every second part is a number.
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def find_brackets(folder, whole=False):
-    """The pictures that a scene is scored by: {path of the scene: picture files}.
+def find_brackets(folder: str | os.PathLike, whole: bool = False) -> dict[str, list[str]]:
+    """Finds the pictures that are scored, or validated, of every scene: {path: picture files}.
 
-    They are the scene's first and last file, or all where `whole`. In the layout of the MEFB
-    benchmark, they are <scene>_A.* and <scene>_B.* in either letter case, whatever else is there.
-    Scenes of one picture are left out. Raises as find_scenes does, and ValueError where no
+    These are the scene's first and last file, or all with `whole`. In the layout of the MEFB
+    benchmark, they are <scene>_A.* and <scene>_B.* in either letter case, and other files are left
+    out. Scenes of one picture are left out. Raises as find_scenes does, and ValueError where no
     scene has two pictures.
     """
     brackets = {}
@@ -66,17 +66,21 @@ def find_brackets(folder, whole=False):
     return brackets
 
 
-def find_all_brackets(folder, group, results):
-    """The brackets of a folder: {scene: picture files}, and what cannot be used, as messages.
+def find_all_brackets(
+    folder: str | os.PathLike, group: int | None, results: str | os.PathLike
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Finds the brackets of a folder: {scene: picture files}.
 
-    Every sub-folder with pictures, but that of the results, is a scene. The folder's own pictures
-    are scenes of `group` files each or, where that is None, as their EXIF data group them; such a
-    scene has the name of its first file. Raises ValueError where there is nothing to fuse or two
-    scenes have one name.
+    Every sub-folder with pictures is a scene, except the folder of the results. The folder's own
+    pictures are scenes of `group` files each or, where that is None, as their EXIF data group them;
+    such a scene has the name of its first file. Returns with the scenes a message for each file or
+    folder that cannot be used. Raises ValueError where there is nothing to fuse or two scenes have
+    one name.
     """
-    scenes, problems = {}, []
+    scenes: dict[str, list[str]] = {}
+    problems: list[str] = []
 
-    def add(name, files):
+    def add(name: str, files: list[str]) -> None:
         if name in scenes:
             raise ValueError(f"{folder}: two brackets have the name {name}")
         scenes[name] = files
@@ -105,7 +109,11 @@ def find_all_brackets(folder, group, results):
 
 
 class Shot(NamedTuple):
-    """A photo and what its EXIF says: seconds at its start, exposure time, settings, bias."""
+    """A photo and how it was taken, as its EXIF says.
+
+    start: seconds since 1970, of the camera's clock; seconds: exposure time; settings: exposure
+    time, aperture, ISO; bias: exposure bias in EV. What EXIF lacks is None.
+    """
 
     file: str
     start: float
@@ -114,36 +122,36 @@ class Shot(NamedTuple):
     bias: float | None
 
 
-def group_by_exif(files):
-    """Photos of one folder as brackets: lists of files in the order in which they were taken.
+def group_by_exif(files: Iterable[str]) -> tuple[list[list[str]], list[str]]:
+    """Groups the photos of one folder into brackets, lists of files in the order of their times.
 
-    A bracket ends where the camera pauses, and before an exposure that it has already: a bias in
-    brackets made by bias, else settings (exposure time, aperture, ISO). Returns the brackets and,
-    as messages, which files do not say when they were taken and how exposed.
+    A bracket ends where the camera pauses, and before an exposure that it already has: the same
+    bias in brackets made by bias, else the same settings. Returns with the brackets a message for
+    each file whose EXIF lacks the time or the exposure.
     """
     shots, problems = [], []
     for file in files:
         exif = metadata.read_exif(file)
-        start = seconds(metadata.exif_value(exif, TIME))
-        settings = tuple(metadata.exif_value(exif, tag) for tag in SETTINGS)
-        bias = metadata.exif_value(exif, BIAS)
+        start = seconds(exif.get(TIME))
+        values = (exif.get(tag) for tag in (*SETTINGS, BIAS))
+        *settings, bias = (value if isinstance(value, int | float) else None for value in values)
         if start is None or (settings[0] is None and bias is None):
             problems.append(
                 f"{file}: does not say when and how it was exposed; --group N takes N files each"
             )
         else:
-            shots.append(Shot(file, start, settings[0] or 0.0, settings, bias))
-    shots.sort(key=lambda shot: shot.start)  # stable: by name within a second
-    brackets = []
+            shots.append(Shot(file, start, settings[0] or 0.0, tuple(settings), bias))
+    shots.sort(key=lambda shot: shot.start)  # The sort is stable: by name within a second.
+    brackets: list[list[Shot]] = []
     for shot in shots:
-        if not brackets or begins_another(shot, brackets[-1]):
+        if not brackets or starts_another(shot, brackets[-1]):
             brackets.append([])
         brackets[-1].append(shot)
     return [[shot.file for shot in bracket] for bracket in brackets], problems
 
 
-def begins_another(shot, bracket):
-    """Whether a Shot is not of the bracket, a list of Shots, that the one before it is of."""
+def starts_another(shot: Shot, bracket: Sequence[Shot]) -> bool:
+    """True where this shot starts a new bracket; `bracket` is that of the shots before it."""
     last = bracket[-1]
     if shot.start - last.start - last.seconds > PAUSE:
         return True
@@ -152,10 +160,10 @@ def begins_another(shot, bracket):
     return (shot.settings, shot.bias) in {(other.settings, other.bias) for other in bracket}
 
 
-def seconds(time):
-    """EXIF's time, YYYY:MM:DD hh:mm:ss, in seconds since some day; None where it is not one."""
+def seconds(time) -> float | None:
+    """EXIF's time, YYYY:MM:DD hh:mm:ss, in seconds since 1970; None where it is not one."""
     try:
-        moment = np.datetime64("{}-{}-{}T{}:{}:{}".format(*time.replace(" ", ":").split(":")[:6]))
-    except (AttributeError, IndexError, ValueError):
+        moment = datetime.strptime(time[:19], "%Y:%m:%d %H:%M:%S")
+    except (TypeError, ValueError):
         return None
-    return float(moment.astype("datetime64[s]").astype(np.int64))
+    return (moment - datetime(1970, 1, 1)).total_seconds()

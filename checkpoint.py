@@ -172,6 +172,7 @@ def model_from_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike
     Raises ValueError, naming `path`, where the weights do not fit or are not finite.
     """
     state = checkpoint["model"]
+    settings: dict[str, Any]
     original = any(str(key).partition(".")[0] in ORIGINAL_LAYERS for key in state)
     if original:
         state = {rename_original(key): value for key, value in state.items()}

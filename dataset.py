@@ -24,7 +24,7 @@ from brackets import find_scenes
 MAX_STACK = 5  # exposures of a scene that are drawn at most
 
 
-class Scene(NamedTuple):
+class TrainingScene(NamedTuple):
     """A scene that training can use.
 
     files: its pictures. path: of the decoded pixels, a numpy file of uint8 RGB, (K, 3, H, W).
@@ -95,7 +95,7 @@ class BracketedDataset(Dataset):
         self.scenes = decode_all(found, cache, progress)
         if not self.scenes:
             raise ValueError(f"{', '.join(map(str, folders))}: no scene in it can be used")
-        check_sizes([scene.size for scene in self.scenes], crop_size, batch_size)
+        check_crops([scene.size for scene in self.scenes], crop_size, batch_size)
         self.turn = v2.Compose(
             [
                 v2.RandomHorizontalFlip(),
@@ -191,10 +191,10 @@ def check_before_decoding(
         if len(files) > 1:
             sizes.append(headers[0][:2] if headers[0] else (math.inf, math.inf))
     if sizes:
-        check_sizes(sizes, crop_size, batch_size)
+        check_crops(sizes, crop_size, batch_size)
 
 
-def check_sizes(sizes: Sequence[tuple[float, float]], crop_size: int, batch_size: int) -> None:
+def check_crops(sizes: Sequence[tuple[float, float]], crop_size: int, batch_size: int) -> None:
     """Raises ValueError where scenes of sizes (H, W) are too few for a batch or all too small."""
     if batch_size > len(sizes):
         raise ValueError(
@@ -207,7 +207,9 @@ def check_sizes(sizes: Sequence[tuple[float, float]], crop_size: int, batch_size
         )
 
 
-def decode_all(found: list[tuple[str, list[str]]], cache: str, progress: bool) -> list[Scene]:
+def decode_all(
+    found: list[tuple[str, list[str]]], cache: str, progress: bool
+) -> list[TrainingScene]:
     """Decodes scenes, (folder, files) each, into the cache. Returns those that can be used.
 
     The others are named in a warning.
@@ -232,7 +234,7 @@ def decode_all(found: list[tuple[str, list[str]]], cache: str, progress: bool) -
     return scenes
 
 
-def decode_once(scene: tuple[str, list[str]], cache: str) -> Scene | str:
+def decode_once(scene: tuple[str, list[str]], cache: str) -> TrainingScene | str:
     """Decodes a scene, (folder, files), into the cache unless it is there already.
 
     Returns the reason instead where the scene cannot be used. Raises OSError where the cache cannot
@@ -245,7 +247,7 @@ def decode_once(scene: tuple[str, list[str]], cache: str) -> Scene | str:
         path = cache_path(folder, files, cache)
         stack = cached(path)
         if stack is None:
-            stack = decode(files)
+            stack = read_stack(files)
     except (OSError, ValueError) as error:
         return str(error)
     if not os.path.exists(path):
@@ -254,7 +256,7 @@ def decode_once(scene: tuple[str, list[str]], cache: str) -> Scene | str:
     under, over = split_by_brightness(stack)
     if not over or not under:
         return "its pictures are equally bright"
-    return Scene(files, path, stack.shape[-2:], under, over)
+    return TrainingScene(files, path, stack.shape[-2:], under, over)
 
 
 def cache_path(folder: str, files: list[str], cache: str) -> str:
@@ -299,7 +301,7 @@ def cached(path: str) -> np.ndarray | None:
         return None
 
 
-def decode(files: list[str]) -> np.ndarray:
+def read_stack(files: list[str]) -> np.ndarray:
     """Reads a scene's pictures as one uint8 array (K, 3, H, W); ValueError where sizes differ."""
     images = [utils.read_image(file) for file in files]
     for image, file in zip(images, files, strict=True):

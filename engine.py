@@ -20,7 +20,7 @@ import loss
 import utils
 from checkpoint import State
 from model import DeepFuse, choose_device, is_finite, prepare
-from scores import mefb_score, to_gray
+from scores import mefb_score
 
 
 class TrainingError(Exception):
@@ -124,11 +124,11 @@ class StopOnSignal:
             signal.signal(number, handler)
 
 
-class Plan(NamedTuple):
+class Schedule(NamedTuple):
     """The steps of a run and their learning rates.
 
     scenes: samples of an epoch. batch: samples of a step, in all processes together. epochs: of the
-    run. lr: the highest learning rate. schedule: "cosine" or "constant". warmup: steps in which the
+    run. lr: the highest learning rate. decay: "cosine" or "constant". warmup: steps in which the
     learning rate rises from 0.
     """
 
@@ -136,7 +136,7 @@ class Plan(NamedTuple):
     batch: int
     epochs: int
     lr: float
-    schedule: str = "cosine"
+    decay: str = "cosine"
     warmup: int = 0
 
     @property
@@ -155,7 +155,7 @@ class Plan(NamedTuple):
         """
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
-        if self.schedule == "constant":
+        if self.decay == "constant":
             return self.lr
         progress = (step - self.warmup) / max(1, self.epochs * self.steps - self.warmup)
         return self.lr * (1 + math.cos(math.pi * progress)) / 2
@@ -221,7 +221,7 @@ class Learner:
         return cast(DeepFuse, self.average.module.eval())
 
     def step(
-        self, stacks: Sequence[torch.Tensor], plan: Plan, stop: StopOnSignal | None = None
+        self, stacks: Sequence[torch.Tensor], schedule: Schedule, stop: StopOnSignal | None = None
     ) -> bool:
         """Trains on this process's part of the state's next batch.
 
@@ -233,12 +233,12 @@ class Learner:
         """
         state, device = self.state, self.processes.device
         stacks = [stack.to(device, non_blocking=True) for stack in stacks]
-        number = state.epoch * plan.steps + state.step
-        samples = plan.samples(state.step)
+        number = state.epoch * schedule.steps + state.step
+        samples = schedule.samples(state.step)
         self.seed_step(number)
         noise = [exposure_noise(stack, self.noise) for stack in stacks]
         share = self.processes.count / samples  # DistributedDataParallel divides by the count
-        value = self.descend(stacks, noise, plan.learning_rate(number), share)
+        value = self.descend(stacks, noise, schedule.learning_rate(number), share)
         if self.centred:
             centre(self.model)
         self.average.n_averaged.fill_(number)  # which checkpoints do not hold
@@ -387,8 +387,7 @@ def validate(
     for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):
         images = read_pair(paths)
         fused = fusion.fuse(model, images, fast=False, refine=0)
-        gray = [to_gray(image) for image in images]
-        scores.append(mefb_score(to_gray(fused), gray, device))
+        scores.append(mefb_score(fused, images, device))
     return scores
 
 

@@ -4,6 +4,7 @@ A plain average, OpenCV's MergeMertens, checkpoints and results already on disk 
 run. Every result is rounded to 8 bits before it is scored, as it is when it is written to a file.
 """
 
+import argparse
 import csv
 import functools
 import math
@@ -11,121 +12,266 @@ import os
 import re
 import statistics
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import align
 import fusion
+import loss
+import metadata
 import utils
 from brackets import find_brackets, find_pictures
 from checkpoint import load_model
 from model import choose_device, prepare
-from opts import EvaluateOptions, run
+from opts import EvaluateOptions, one_line, run
 from scores import colour_difference, score_all, to_gray
 
+FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # of one scene
 
-def evaluate(options):
-    """Scores all methods as an EvaluateOptions namespace says.
+Scores = dict[str, dict[str, dict[str, float]]]  # method -> scene -> score -> value
 
-    Returns {method: {scene: {score: value}}}, the scores being those of score_all and "dC", the
-    colour_difference from the middle one of a scene's three or more files. Raises OSError
-    or ValueError naming the file where a picture or checkpoint cannot be used.
+
+class Scene(NamedTuple):
+    """A scene to score.
+
+    name: of its folder. files: the exposures that are fused. middle: the file of the middle one of
+    three or more exposures, or None.
+    """
+
+    name: str
+    folder: str
+    files: list[str]
+    middle: str | None
+
+
+Method = Callable[[Scene, list[np.ndarray]], np.ndarray]  # exposures, uint8, to the fused picture
+
+
+def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
+    """Scores all methods as EvaluateOptions say. Writes --csv, --sheet and --save as it goes.
+
+    Returns the scores, those of scores.score_all and "dC", the colour_difference from the middle
+    exposure, and {scene: reason} of the scenes that failed, which no method has a score of.
+    Raises OSError or ValueError naming the file where an option, a checkpoint or the size of a
+    picture, which is read from its header, is mistaken.
     """
     device = choose_device(options.device)
-    methods = {"average": average, "MergeMertens": merge_mertens}
-    for path in options.model:
-        model = prepare(load_model(path, device), options.precision)
-        fuse = functools.partial(fusion.fuse, model, chroma=options.chroma, fast=options.fast)
-        methods[path] = fuse
-        if options.refine:
-            methods[f"{path} +{options.refine}"] = functools.partial(fuse, refine=options.refine)
-    for name, _ in options.fused:
-        if name in methods:
-            raise ValueError(f"--fused: {name!r} is the name of another method")
     if options.csv:
         utils.check_writable(options.csv)
     if options.sheet:
         utils.check_picture_writable(options.sheet)
-    brackets = find_brackets(options.folder, options.stack)
-    stacks = find_brackets(options.folder, whole=True)
-    scenes = [os.path.basename(folder) for folder in brackets]
-    on_disk = {name: match_results(folder, scenes) for name, folder in options.fused}
-    scores = {name: {} for name in (*methods, *on_disk)}
-    if options.save:
-        for name in methods:
-            os.makedirs(os.path.join(options.save, folder_name(name)), exist_ok=True)
+    computed = computed_methods(options, device)
+    scenes = find_scenes_to_score(options.folder, options.stack)
+    check_sizes(scenes, options.score_size)
+    methods = computed | methods_on_disk(options.fused, scenes, taken=computed)
+    scores: Scores = {name: {} for name in methods}
+    failed: dict[str, str] = {}
     rows = []
-    for folder, files in tqdm(
-        brackets.items(), unit="scene", disable=True if options.quiet else None
-    ):
-        scene = os.path.basename(folder)
-        images = [utils.to_8_bit(utils.read_image(path)) for path in files]
+    for scene in tqdm(scenes, unit="scene", disable=True if options.quiet else None):
         try:
+            images = [utils.to_8_bit(utils.read_image(path)) for path in scene.files]
             fusion.check_images(images)
-            results = {name: fuse(images) for name, fuse in methods.items()}
-            for name, paths in on_disk.items():
-                results[name] = read_result(paths[scene], images)
-            gray = [scored_gray(image, options.score_size) for image in images]
-            middle = middle_picture(stacks[folder], dict(zip(files, images, strict=True)))
-            for name, fused in results.items():
-                scores[name][scene] = {
-                    **score_all(scored_gray(fused, options.score_size), gray, device),
-                    "dC": colour_difference(fused, middle),
-                }
-        except ValueError as error:
-            raise ValueError(f"{folder}: {error}") from error
-        if options.save:
-            for name in methods:
-                path = os.path.join(options.save, folder_name(name), f"{scene}.png")
-                utils.write_image(path, results[name])
+            row = score_scene(scene, images, methods, options.score_size, device)
+        except FAILURES as error:
+            failed[scene.name] = one_line(error)
+            with tqdm.external_write_mode():
+                print(f"evaluate.py: {scene.folder}: {failed[scene.name]}", file=sys.stderr)
+            continue
+        for name, (values, _) in row.items():
+            scores[name][scene.name] = values
+        if options.csv:
+            write_csv(options.csv, scores)
         if options.sheet:
-            captions = [f"{scores[name][scene]['MEF-SSIM']:.4f} {name}" for name in results]
-            captions += [f"{scene}: {os.path.basename(path)}" for path in files]
-            rows.append(utils.contact_sheet_row([*results.values(), *images], captions))
-    if options.sheet:
+            rows.append(sheet_row(scene, images, row))
+    if rows:
         write_sheet(options.sheet, rows)
-    return scores
+    return scores, failed
 
 
-def scored_gray(image, side):
-    """Gray as it is scored: reduced to a longer side of so many pixels; None: at native size."""
+def computed_methods(options: argparse.Namespace, device: torch.device) -> dict[str, Method]:
+    """Returns the methods that this program runs: average, MergeMertens and all checkpoints."""
+
+    def fusing(model, **how) -> Method:
+        how |= {"chroma": options.chroma, "fast": options.fast}
+        return lambda _, images: fusion.fuse(model, images, **how)
+
+    methods: dict[str, Method] = {
+        "average": lambda _, images: average(images),
+        "MergeMertens": lambda _, images: merge_mertens(images),
+    }
+    for path in options.model:
+        model = prepare(load_model(path, device), options.precision)
+        methods[path] = fusing(model)
+        if options.refine:
+            methods[f"{path} +{options.refine}"] = fusing(model, refine=options.refine)
+    if options.save:
+        for name, method in methods.items():
+            methods[name] = saving(method, os.path.join(options.save, folder_name(name)))
+    return methods
+
+
+def saving(method: Method, folder: str) -> Method:
+    """Returns the method that also writes its pictures to a folder, which is made here."""
+    os.makedirs(folder, exist_ok=True)
+
+    def fuse_and_save(scene: Scene, images: list[np.ndarray]) -> np.ndarray:
+        fused = method(scene, images)
+        utils.write_image(os.path.join(folder, f"{scene.name}.png"), fused)
+        return fused
+
+    return fuse_and_save
+
+
+def methods_on_disk(
+    folders: Sequence[tuple[str, str]], scenes: Sequence[Scene], taken: Iterable[str]
+) -> dict[str, Method]:
+    """Returns the methods that read results of other programs from folders: (name, folder) each.
+
+    Raises ValueError where a name is taken, and where a scene's picture is missing or, by its
+    header, of another size.
+    """
+
+    def reading(paths: dict[str, str]) -> Method:
+        return lambda scene, _: utils.to_8_bit(utils.read_image(paths[scene.name]))
+
+    methods = {}
+    for name, folder in folders:
+        if name in taken:
+            raise ValueError(f"--fused: {name!r} is the name of another method")
+        paths = match_results(folder, [scene.name for scene in scenes])
+        for scene in scenes:
+            size, expected = (upright_size(path) for path in (paths[scene.name], scene.files[0]))
+            if size and expected and size != expected:
+                raise ValueError(wrong_size(scene, paths[scene.name], size, expected))
+        methods[name] = reading(paths)
+    return methods
+
+
+def find_scenes_to_score(folder: str, whole: bool) -> list[Scene]:
+    """Returns the scenes of a folder, with their pair or, where `whole`, all their exposures."""
+    stacks = find_brackets(folder, whole=True)
+    scenes = []
+    for path, files in find_brackets(folder, whole).items():
+        stack = stacks[path]
+        middle = stack[len(stack) // 2] if len(stack) > 2 else None
+        scenes.append(Scene(os.path.basename(path), path, files, middle))
+    return scenes
+
+
+def check_sizes(scenes: Sequence[Scene], score_size: int | None) -> None:
+    """Raises ValueError where, by their headers, pictures of a scene cannot be fused or scored.
+
+    A header that tells nothing is no mistake here: such a scene may fail when it is read.
+    """
+    for scene in scenes:
+        sizes = [size for size in map(upright_size, scene.files) if size]
+        try:
+            for size in sizes[1:]:
+                if size != sizes[0]:
+                    raise ValueError(
+                        f"the pictures differ in size: {listed(sizes[0])} and {listed(size)}"
+                        f"{fusion.explain(size, sizes[0])}"
+                    )
+            if sizes:
+                scale = min(1, (score_size or math.inf) / max(sizes[0]))
+                loss.check_size(*(max(round(side * scale), 1) for side in sizes[0]))
+        except ValueError as error:
+            raise ValueError(f"{scene.folder}: {error}") from error
+
+
+def upright_size(path: str) -> tuple[int, int] | None:
+    """Returns the (height, width) of a picture as it is shown, from its header; None if unknown."""
+    header = metadata.read_header(path)
+    if header is None:
+        return None
+    turned = metadata.orientation(metadata.read_exif(path)) >= 5
+    return (header.width, header.height) if turned else (header.height, header.width)
+
+
+def listed(size: tuple[int, ...]) -> str:
+    """Returns a size (height, width) as people write it, width first."""
+    return f"{size[1]}x{size[0]}"
+
+
+def wrong_size(scene: Scene, path: str, size: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Returns the message that a result on disk has another size than its scene."""
+    reason = ""
+    if size == expected[::-1]:
+        reason = "; it lacks the EXIF orientation of the scene's pictures"
+    return f"{scene.folder}: {path} has {listed(size)} pixels, the scene {listed(expected)}{reason}"
+
+
+def score_scene(
+    scene: Scene,
+    images: list[np.ndarray],
+    methods: dict[str, Method],
+    score_size: int | None,
+    device: torch.device,
+) -> dict[str, tuple[dict[str, float], np.ndarray]]:
+    """Fuses and scores a scene by every method: {method: (scores, thumbnail of its picture)}.
+
+    One fused picture is in memory at a time.
+    """
+    gray = [scored_gray(image, score_size) for image in images]
+    middle = middle_picture(scene, images)
+    row = {}
+    for name, method in methods.items():
+        fused = method(scene, images)
+        if fused.shape[:2] != images[0].shape[:2]:
+            raise ValueError(f"{name} gives {listed(fused.shape)} pixels")
+        values = score_all(scored_gray(fused, score_size), gray, device)
+        values["dC"] = colour_difference(fused, middle)
+        row[name] = values, utils.thumbnail(fused)
+    return row
+
+
+def scored_gray(image: np.ndarray, side: int | None) -> np.ndarray:
+    """Returns a picture as it is scored: gray, reduced to a longer side of `side` pixels."""
     gray = to_gray(image)
     return gray if side is None else align.reduce(gray, min(1, side / max(gray.shape)))
 
 
-def middle_picture(stack, decoded):
-    """The middle one of three or more files, in 8 bits, else None. decoded: {file: picture}."""
-    if len(stack) < 3:
+def middle_picture(scene: Scene, images: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Returns the scene's middle exposure in 8 bits, from its decoded images where it is there."""
+    if scene.middle is None:
         return None
-    path = stack[len(stack) // 2]
-    return decoded[path] if path in decoded else utils.to_8_bit(utils.read_image(path))
+    if scene.middle in scene.files:
+        return images[scene.files.index(scene.middle)]
+    return utils.to_8_bit(utils.read_image(scene.middle))
 
 
-def folder_name(method):
-    """A method's name, which may be a checkpoint's path, as the name of one folder."""
+def folder_name(method: str) -> str:
+    """Returns a method's name, which may be a checkpoint's path, as the name of one folder."""
     return re.sub(r"[^\w.-]+", "_", method.replace(".pth", "")).strip("._")
 
 
-def average(images):
-    return utils.quantise(np.mean(images, axis=0) / 255, np.uint8)
+def average(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the mean of uint8 pictures, rounded."""
+    total = np.zeros(images[0].shape, np.uint32)
+    for image in images:
+        total += image
+    return utils.quantise(total / len(images) / 255, np.uint8)
 
 
-def merge_mertens(images):
-    """OpenCV's exposure fusion with its default weights; its result may leave [0, 1]."""
+def merge_mertens(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Fuses by OpenCV's MergeMertens with its default weights; its result is clipped to [0, 1]."""
     return utils.quantise(cv2.createMergeMertens().process(images), np.uint8)
 
 
-def match_results(folder, scenes):
-    """The fused picture of every scene in a folder of results: {scene: file}.
+def match_results(folder: str, scenes: Sequence[str]) -> dict[str, str]:
+    """Finds the fused picture of every scene in a folder of results: {scene: file}.
 
-    A file belongs to the scene that its name, less the extension and letter case aside, is or
-    begins with, followed by neither letter nor digit; of several scenes, to the longest.
+    A file belongs to the scene whose name its own begins with, letter case and extension aside,
+    provided that neither a letter nor a digit follows. Of several such scenes, the longest counts.
     Raises OSError where the folder cannot be listed, and ValueError naming a scene that has no
     file or several.
     """
-    found = {scene: [] for scene in scenes}
+    found: dict[str, list[str]] = {scene: [] for scene in scenes}
     for path in find_pictures(folder):
         stem = os.path.splitext(os.path.basename(path))[0].lower()
         matches = [
@@ -142,64 +288,75 @@ def match_results(folder, scenes):
     return {scene: path for scene, (path,) in found.items()}
 
 
-def read_result(path, images):
-    """A fused picture from disk in 8 bits; ValueError where its size is not the scene's."""
-    fused = utils.to_8_bit(utils.read_image(path))
-    if fused.shape[:2] != images[0].shape[:2]:
-        (height, width), (expected_height, expected_width) = fused.shape[:2], images[0].shape[:2]
-        raise ValueError(
-            f"{path} has {width}x{height} pixels, the scene {expected_width}x{expected_height}"
-        )
-    return fused
+def sheet_row(scene: Scene, images: Sequence[np.ndarray], row: dict) -> np.ndarray:
+    """Returns a scene's line of the contact sheet: all results, then the exposures."""
+    results = {f"{values['MEF-SSIM']:.4f} {name}": small for name, (values, small) in row.items()}
+    exposures = {
+        f"{scene.name}: {os.path.basename(path)}": utils.thumbnail(image)
+        for path, image in zip(scene.files, images, strict=True)
+    }
+    cells = [*results.items(), *exposures.items()]
+    return utils.contact_sheet_row([small for _, small in cells], [text for text, _ in cells])
 
 
-def write_sheet(path, rows):
+def write_sheet(path: str, rows: Sequence[np.ndarray]) -> None:
     """Writes rows of thumbnails as one picture, white where a row is shorter."""
     width = max(row.shape[1] for row in rows)
     white = functools.partial(np.pad, constant_values=255)
-    rows = [white(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
-    utils.write_image(path, np.concatenate(rows))
+    utils.write_image(
+        path,
+        np.concatenate([white(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]),
+    )
 
 
-def print_tables(scores):
-    """Every scene's MEF-SSIM, a summary of all scores, and who wins against whom, on stdout."""
+def print_tables(scores: Scores) -> None:
+    """Prints every scene's MEF-SSIM, a summary of all scores, and who wins against whom."""
     methods = list(scores)
-    scenes = list(scores[methods[0]])
     print("Methods:")
     for number, method in enumerate(methods, start=1):
         print(f"  {number}  {method}")
-
-    width = max(map(len, (*scenes, "MEF-SSIM")))
-    print(f"\n{'MEF-SSIM':{width}} " + " ".join(f"{n:>7}" for n in range(1, len(methods) + 1)))
-    for scene in scenes:
-        values = (scores[method][scene]["MEF-SSIM"] for method in methods)
-        print(f"{scene:{width}} " + " ".join(f"{value:7.4f}" for value in values))
-
-    names = [  # less what is known of no scene
-        name
-        for name in scores[methods[0]][scenes[0]]
-        if not all(math.isnan(scores[m][scene][name]) for m in methods for scene in scenes)
-    ]
-    heads = ["mean", "median", "minimum", *names[1:]]
+    print_scenes(scores)
+    print_summary(scores)
     width = max(map(len, methods))
-    print(f"\n{'':{width}} {'MEF-SSIM':>8} {'':17} mean")
-    print(f"{'method':{width}} " + " ".join(f"{head:>8}" for head in heads))
-    for method in methods:
-        values = {name: [scores[method][scene][name] for scene in scenes] for name in names}
-        q = values.pop("MEF-SSIM")
-        columns = [statistics.mean(q), statistics.median(q), min(q)]
-        for known in ([x for x in column if not math.isnan(x)] for column in values.values()):
-            columns.append(statistics.mean(known) if known else math.nan)
-        print(f"{method:{width}} " + " ".join(f"{value:8.4f}" for value in columns))
-
     print("\nScenes in which the method of the row has a higher MEF-SSIM than that of the column:")
     print(f"{'':{width}} " + " ".join(f"{n:>3}" for n in range(1, len(methods) + 1)))
     for method in methods:
         print(f"{method:{width}} " + " ".join(f"{n:>3}" for n in wins(scores, method)))
 
 
-def wins(scores, method):
-    """In how many scenes a method has a higher MEF-SSIM than each method."""
+def print_scenes(scores: Scores) -> None:
+    """Prints the MEF-SSIM of every scene, a column a method."""
+    scenes = list(next(iter(scores.values())))
+    width = max(map(len, (*scenes, "MEF-SSIM")))
+    print(f"\n{'MEF-SSIM':{width}} " + " ".join(f"{n:>7}" for n in range(1, len(scores) + 1)))
+    for scene in scenes:
+        values = (by_scene[scene]["MEF-SSIM"] for by_scene in scores.values())
+        print(f"{scene:{width}} " + " ".join(f"{value:7.4f}" for value in values))
+
+
+def print_summary(scores: Scores) -> None:
+    """Prints a line a method: mean, median and minimum of MEF-SSIM, the mean of other scores."""
+    lines = [list(by_scene.values()) for by_scene in scores.values()]
+    names = [  # Scores that no scene has are left out.
+        name
+        for name in lines[0][0]
+        if not all(math.isnan(values[name]) for line in lines for values in line)
+    ]
+    heads = ["mean", "median", "minimum", *names[1:]]
+    width = max(map(len, scores))
+    print(f"\n{'':{width}} {'MEF-SSIM':>8} {'':17} mean")
+    print(f"{'method':{width}} " + " ".join(f"{head:>8}" for head in heads))
+    for method, line in zip(scores, lines, strict=True):
+        q = [values["MEF-SSIM"] for values in line]
+        columns = [statistics.mean(q), statistics.median(q), min(q)]
+        for name in names[1:]:
+            known = [values[name] for values in line if not math.isnan(values[name])]
+            columns.append(statistics.mean(known) if known else math.nan)
+        print(f"{method:{width}} " + " ".join(f"{value:8.4f}" for value in columns))
+
+
+def wins(scores: Scores, method: str) -> list[int]:
+    """Counts the scenes in which a method has a higher MEF-SSIM, against each method in turn."""
     ours = scores[method]
     return [
         sum(ours[scene]["MEF-SSIM"] > theirs[scene]["MEF-SSIM"] for scene in ours)
@@ -207,8 +364,8 @@ def wins(scores, method):
     ]
 
 
-def write_csv(path, scores):
-    """One line a scene and method, with all scores."""
+def write_csv(path: str, scores: Scores) -> None:
+    """Writes a line with all scores for every method and scene."""
     with utils.replacing(path, "w", newline="") as file:
         writer = csv.writer(file)
         first = next(iter(scores["average"].values()))
@@ -218,14 +375,19 @@ def write_csv(path, scores):
                 writer.writerow([method, scene, *(f"{value:.6f}" for value in values.values())])
 
 
-def evaluate_and_report(options):
-    scores = evaluate(options)
-    print_tables(scores)
-    if options.csv:
-        write_csv(options.csv, scores)
+def evaluate_and_report(options: argparse.Namespace) -> int:
+    """Scores and prints; returns the exit status, 1 where a scene could not be scored."""
+    scores, failed = evaluate(options)
+    if any(scores.values()):
+        print_tables(scores)
+    if failed:
+        total = len(failed) + len(scores["average"])
+        print(f"evaluate.py: {len(failed)} of {total} scenes were not scored", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
     return run("evaluate.py", evaluate_and_report, EvaluateOptions().parse(argv))
 
 

@@ -1,242 +1,319 @@
 """How does an exposure stack become one picture? Arrays in, fused array out.
 
-Luma goes through the network, chroma is fused by formula (DeepFuse, ICCV 2017, eq. 6). Everything
-is done tile by tile, so that memory beyond the pictures themselves is bounded.
+The network fuses luma; a formula fuses chroma (DeepFuse, ICCV 2017, eq. 6). Everything is done tile
+by tile, so that the memory needed besides the pictures has a bound.
 """
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch.nn import functional as F
 
 import loss
 import utils
-from model import PyramidDeepFuse
-from tiles import CPU, PLAIN_TILE, SMALLEST_TILE, WORKERS, in_tiles, tile_size, to_device
+from model import DeepFuse, PyramidDeepFuse
+from tiles import (
+    CPU,
+    PLAIN_TILE,
+    SMALLEST_TILE,
+    WHOLE,
+    WORKERS,
+    Area,
+    in_tiles,
+    tile_size,
+    to_device,
+)
 
-REFINEMENT_TILE = 1024
-REFINEMENT_HALO = 96  # pixels by which tiles overlap in refinement, so that it leaves no seams
-MOMENTUM = 0.8  # of refinement
-LUMINANCE_WEIGHT = 0.05  # of the luminance term in it
-FAST_FROM = 4_000_000  # pixels of a picture, from which fast fusion scores higher
-FAST_STEPS = 5  # of refinement, of reduced pictures
-REDUCED = 1000  # pixels: about the long side at which fast fusion runs the network
-WINDOW = 17  # side of the windows of fast fusion's linear models, in reduced pixels
-RIDGE = 1e-5  # how much they prefer the exposures' plain mean
+CHROMA = ("paper", "relative")
+REFINEMENT_TILE = 1024  # pixels a side of a tile
+REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
+MOMENTUM = 0.8  # of refinement's steps
+LUMINANCE_WEIGHT = 0.05  # of the luminance term in what refinement maximises
+FAST_FROM = 4_000_000  # pixels; larger pictures score higher when they are fused fast
+FAST_STEPS = 5  # of refinement, on reduced pictures
+REDUCED = 1000  # pixels; the longer side of reduced pictures is about as long
+WINDOW = 17  # side of the windows of fast fusion's linear models, in pixels of reduced pictures
+RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
 
 
 @torch.inference_mode()
 def fuse(
-    model,
-    images,
-    tile=None,
-    progress=False,
-    refine=None,
-    chroma="paper",
-    fast=None,
-    strength=1.0,
-    dtype=None,
-    overwrite=False,
-):
+    model: DeepFuse,
+    images: Sequence[np.ndarray],
+    tile: int | None = None,
+    progress: bool = False,
+    refine: int | None = None,
+    chroma: str = "paper",
+    fast: bool | None = None,
+    strength: float = 1.0,
+    dtype: DTypeLike | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Fuses two or more exposures of one scene, in any order.
 
-    model: a DeepFuse or PyramidDeepFuse in eval mode, on any device; see prepare.
+    model: a DeepFuse or PyramidDeepFuse in eval mode, on any device; see model.prepare.
     images: arrays of one size, (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1].
-    tile: the picture is worked on in squares of so many pixels, overlapping by the network's
-        receptive radius, so that the result does not depend on it but for float rounding. By
-        default what suits the device; where memory runs out, half as much. Refinement has larger
-        ones, on which it depends by less than a grey level of 255.
-    progress: a bar on stderr, where that is a terminal.
-    refine: steps of refine_luma on the network's luma; by default FAST_STEPS where fast, else 0.
+    tile: pixels a side of the tiles in which the network works; by default those that suit the
+        device, halved where memory runs out. They overlap by the network's receptive radius, so
+        the result depends on them by float rounding alone. Refinement has larger tiles, on which
+        the result depends by less than a grey level of 255.
+    progress: shows a bar on stderr where that is a terminal.
+    refine: steps of refine_luma; by default FAST_STEPS where fast, else 0.
     chroma: "paper" for fuse_chroma, "relative" for fuse_relative_chroma.
-    fast: whether to run the network on reduced pictures, see fast_luma_function; by default where
-        the pictures have FAST_FROM pixels.
-    strength: the share of the network's luma in the result; the rest is the exposures' mean.
-    dtype: of the result; by default the images' deepest.
-    overwrite: whether the first image's array may become the result, which spares its memory where
-        fast.
+    fast: runs the network on reduced pictures, see plan_fast; by default from FAST_FROM pixels on.
+    strength: share of the network's luma in the result; the rest is the exposures' mean.
+    dtype: type of the result; by default that of `out`, else the images' deepest.
+    out: array that receives the result, as NumPy's functions take it. It may be one of the images,
+        whose memory then serves twice.
 
-    Returns the fused picture, with the images' size and colour.
-    Raises ValueError where there are fewer than two images, or they differ in size or colour or
-    hold floats outside [0, 1].
+    Returns the fused picture, with the images' size and colour: `out` where it is given.
+    Raises ValueError where there are fewer than two images, where they differ in size or colour,
+    where floats lie outside [0, 1], and where `chroma` or `out` does not fit.
     """
-    if chroma not in ("paper", "relative"):
+    if chroma not in CHROMA:
         raise ValueError(f"chroma must be 'paper' or 'relative', not {chroma!r}")
     check_images(images)
-    device = next(model.parameters()).device
-    shape = images[0].shape[:2]
-    tile = tile or tile_size(model)
     if fast is None:
-        fast = shape[0] * shape[1] >= FAST_FROM
+        fast = images[0].shape[0] * images[0].shape[1] >= FAST_FROM
     if refine is None:
         refine = FAST_STEPS if fast else 0
-    halo = model.radius
-    if fast:
-        fuse_luma = fast_luma_function(model, images, tile, refine)
-        tile, halo = PLAIN_TILE, 0
-    elif refine:
-        plane = network_luma(model, images, tile, progress)
-        tile, halo = max(tile, REFINEMENT_TILE), REFINEMENT_HALO
-        picture = mean_lumas(images).to(device)
+    fused = result_array(images, dtype, out)
+    plan = choose_plan(model, images, tile or tile_size(model), fast, refine, progress)
+    if plan.halo and any(np.may_share_memory(fused, image) for image in images):
+        fused = np.empty_like(fused)  # A tile would overwrite what its neighbour still reads.
 
-        def fuse_luma(lumas, outer):
-            y_f, lumas = (to_device(part, device) for part in (plane[(..., *outer)], lumas))
-            return refine_luma(y_f, lumas.transpose(0, 1), refine, picture).cpu()
-    else:
-        fuse_luma = luma_function(model, images, tile)
-    dtype = np.dtype(dtype or np.result_type(*images))
-    if overwrite and fast and images[0].dtype == dtype:
-        fused = images[0]
-    else:
-        fused = np.empty(images[0].shape, dtype)
-
-    def work(outer, inner, place):
+    def work(outer: Area, inner: Area, place: Area) -> None:
         stack = torch.cat([utils.to_ycbcr(image[outer]) for image in images])  # (K, 3 or 1, h, w)
-        y = fuse_luma(stack[:, :1], outer)[(..., *inner)]
+        y_f = plan.fuse_luma(stack[:, :1], outer)[(..., *inner)]
         stack = stack[(..., *inner)]
         if strength != 1:
-            y = torch.lerp(stack[:, :1].mean(dim=0, keepdim=True), y, strength)
+            y_f = torch.lerp(stack[:, :1].mean(dim=0, keepdim=True), y_f, strength)
         if chroma == "relative":
-            cbcr = fuse_relative_chroma(stack, y[0])
+            cbcr = fuse_relative_chroma(stack, y_f[0])
         else:
             cbcr = fuse_chroma(stack[:, 1:])
-        fused[place] = utils.from_ycbcr(torch.cat([y, cbcr[None]], dim=1), fused.dtype)
+        fused[place] = utils.from_ycbcr(torch.cat([y_f, cbcr[None]], dim=1), fused.dtype)
 
-    # Refinement needs much memory for a tile; its own arithmetic has several threads.
-    workers = 1 if refine and not fast else WORKERS
-    in_tiles(work, shape, tile, halo, device, progress, workers)
-    return fused
-
-
-def read_lumas(images, area):
-    """Luma of the part `area` (two slices) of all images: (K, 1, h, w) on the CPU."""
-    return torch.cat([utils.to_luma(image[area]) for image in images])
+    shape = images[0].shape[:2]
+    in_tiles(work, shape, plan.tile, plan.halo, device_of(model), progress, plan.workers)
+    if out is None or out is fused:
+        return fused
+    out[...] = fused
+    return out
 
 
-def luma_function(model, images, tile):
-    """The function that fuses a tile's luma: (lumas (K, 1, h, w), its place) -> (1, 1, h, w)."""
-    device = next(model.parameters()).device
+def result_array(
+    images: Sequence[np.ndarray], dtype: DTypeLike | None, out: np.ndarray | None
+) -> np.ndarray:
+    """Returns the array for the result; ValueError where `out` has another shape or type."""
+    if out is None:
+        return np.empty(images[0].shape, np.dtype(dtype or np.result_type(*images)))
+    if out.shape != images[0].shape or (dtype is not None and out.dtype != dtype):
+        raise ValueError(
+            f"out must have shape {images[0].shape} and the type {np.dtype(dtype or out.dtype)}, "
+            f"not {out.shape} and {out.dtype}"
+        )
+    return out
+
+
+class Plan(NamedTuple):
+    """A way of fusing a picture's luma tile by tile.
+
+    fuse_luma: takes a tile's luma, (K, 1, h, w) in [0, 1] on the CPU, and its Area in the picture;
+        returns the fused luma, (1, 1, h, w).
+    tile, halo: pixels a side of a tile, and pixels that it needs beyond them.
+    workers: tiles worked on at a time, at most.
+    """
+
+    fuse_luma: Callable[[torch.Tensor, Area], torch.Tensor]
+    tile: int
+    halo: int
+    workers: int = WORKERS
+
+
+def choose_plan(
+    model: DeepFuse,
+    images: Sequence[np.ndarray],
+    tile: int,
+    fast: bool,
+    refine: int,
+    progress: bool = False,
+) -> Plan:
+    """Returns the Plan for what fuse's arguments ask for."""
+    if fast:
+        return plan_fast(model, images, tile, refine)
+    if refine:
+        return plan_refined(model, images, tile, refine, progress)
+    return plan_full(model, images, tile)
+
+
+def plan_full(model: DeepFuse, images: Sequence[np.ndarray], tile: int) -> Plan:
+    """Returns the Plan that runs the network on every pixel.
+
+    Of a pyramid, all levels but the finest are computed here, and the finest one tile by tile.
+    """
+    device = device_of(model)
     if not isinstance(model, PyramidDeepFuse):
-        return lambda lumas, _: model(*to_device(lumas, device).split(1)).cpu()
+        return Plan(
+            lambda lumas, _: model(*to_device(lumas, device).split(1)).cpu(), tile, model.radius
+        )
 
-    def fuse_level(lumas, context):
+    def fuse_level(lumas: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         stack = to_device(lumas, device).split(1)
         return model.fuse_level(stack, to_device(context, device)).cpu()
 
-    shape = images[0].shape[:2]
-    if model.is_coarsest(*shape):
-        context = model.context(read_lumas(images, (slice(None), slice(None))).split(1), None)
-        return lambda lumas, place: fuse_level(lumas, context[(..., *place)])
+    def fuse_in_tiles(stack: Sequence[torch.Tensor], context: torch.Tensor) -> torch.Tensor:
+        fused, lumas = torch.empty_like(context), torch.cat(list(stack))
 
-    def fuse_in_tiles(stack, context):
-        fused, lumas = torch.empty_like(context), torch.cat(stack)
-
-        def work(outer, inner, place):
+        def work(outer: Area, inner: Area, place: Area) -> None:
             part = fuse_level(lumas[(..., *outer)], context[(..., *outer)])
             fused[(..., *place)] = part[(..., *inner)]
 
         in_tiles(work, context.shape[-2:], tile, model.radius, device)
         return fused
 
+    if model.is_coarsest(*images[0].shape[:2]):
+        context = model.context(read_lumas(images, WHOLE).split(1), fuse_in_tiles)
+        return Plan(
+            lambda lumas, place: fuse_level(lumas, context[(..., *place)]), tile, model.radius
+        )
     coarser = reduce_lumas(images, 2).split(1)
     fused = fuse_in_tiles(coarser, model.context(coarser, fuse_in_tiles))
-    return lambda lumas, place: fuse_level(lumas, enlarge(fused, 2, place))
+    return Plan(
+        lambda lumas, place: fuse_level(lumas, enlarge(fused, 2, place)), tile, model.radius
+    )
 
 
-def network_luma(model, images, tile, progress=False):
-    """The network's luma of whole pictures, (1, 1, H, W)."""
-    device = next(model.parameters()).device
-    fuse_luma = luma_function(model, images, tile)
-    plane = torch.empty(1, 1, *images[0].shape[:2])
+def plan_refined(
+    model: DeepFuse, images: Sequence[np.ndarray], tile: int, steps: int, progress: bool = False
+) -> Plan:
+    """Returns the Plan that refines the network's luma, which is computed here, tile by tile."""
+    device = device_of(model)
+    plane = network_luma(model, images, tile, progress)
+    image_means = mean_lumas(images).to(device)
 
-    def work(outer, inner, place):
-        plane[(..., *place)] = fuse_luma(read_lumas(images, outer), outer)[(..., *inner)]
+    def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
+        y_f, lumas = (to_device(part, device) for part in (plane[(..., *place)], lumas))
+        return refine_luma(y_f, lumas.transpose(0, 1), steps, image_means).cpu()
 
-    in_tiles(work, plane.shape[-2:], tile, model.radius, device, progress)
-    return plane
-
-
-def reduce_lumas(images, factor):
-    """Luma of all images, reduced to the means of factor x factor squares: (K, 1, h, w).
-
-    The last row and column are of what is left of the pictures there.
-    """
-    height, width = images[0].shape[:2]
-    reduced = torch.empty(len(images), 1, -(-height // factor), -(-width // factor))
-
-    def work(place, *_):
-        area = tuple(slice(side.start * factor, side.stop * factor) for side in place)
-        reduced[(..., *place)] = F.avg_pool2d(read_lumas(images, area), factor, ceil_mode=True)
-
-    in_tiles(work, reduced.shape[-2:], max(PLAIN_TILE // factor, 1), 0, CPU)
-    return reduced
+    # A tile needs much memory here, and the arithmetic has several threads of its own.
+    return Plan(fuse_luma, max(tile, REFINEMENT_TILE), REFINEMENT_HALO, workers=1)
 
 
-def mean_lumas(images):
-    """Mean luma of every image, (1, K, 1, 1)."""
-    sums = {}
+def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, steps: int) -> Plan:
+    """Returns the Plan that applies to full pictures what the network does to reduced ones.
 
-    def work(place, *_):
-        lumas = read_lumas(images, place)
-        sums[place[0].start, place[1].start] = lumas.sum(dim=(2, 3), dtype=torch.float64)
+    The network fuses pictures reduced to about REDUCED pixels, which are refined by so many steps.
+    Around every pixel the result is then expressed as a linear function of the reduced exposures.
+    The same function of the full exposures has their detail. Little is lost, because fused patches
+    are weighted sums of the exposures' patches (MEF-SSIM's y_hat).
 
-    height, width = images[0].shape[:2]
-    in_tiles(work, (height, width), PLAIN_TILE, 0, CPU)
-    total = sum(sums[corner] for corner in sorted(sums))  # in an order that does not depend on time
-    return (total / (height * width)).float()[None, ..., None]
-
-
-def fast_luma_function(model, images, tile, refine):
-    """As luma_function, with the network run on reduced pictures, of some REDUCED pixels.
-
-    Around every pixel, the reduced fused luma is expressed as a linear function of the reduced
-    exposures, which is then applied to the full ones, so that the result has their detail. As
-    fused patches are weighted sums of the exposures' patches (MEF-SSIM's y_hat), little is lost.
     Linear models of windows by least squares: K. He, J. Sun, X. Tang, "Guided Image Filtering",
     ECCV 2010, here of K guides; their use for enlarging: K. He, J. Sun, "Fast Guided Filter",
     arXiv:1505.00996.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     factor = max(round(max(images[0].shape[:2]) / REDUCED), 1)
     lumas = reduce_lumas(images, factor)
-    # Beside large pictures, less memory for the network matters more than its last per cents.
+    # Smaller tiles: beside large pictures, memory matters more than the network's last per cents.
     y_f = network_luma(model, [luma[0].numpy() for luma in lumas], max(tile // 2, SMALLEST_TILE))
     sources = lumas.transpose(0, 1)  # (1, K, h, w)
-    if refine:
-        y_f = refine_luma(y_f.to(device), sources.to(device), refine).cpu()
-    model_of_window = torch.empty(1, len(images) + 1, *y_f.shape[-2:])
+    if steps:
+        y_f = refine_luma(y_f.to(device), sources.to(device), steps).cpu()
+    coefficients = torch.empty(1, len(images) + 1, *y_f.shape[-2:])
 
-    def work(outer, inner, place):
+    def work(outer: Area, inner: Area, place: Area) -> None:
         part = linear_models(sources[(..., *outer)], y_f[(..., *outer)])
-        model_of_window[(..., *place)] = part[(..., *inner)]
+        coefficients[(..., *place)] = part[(..., *inner)]
 
     in_tiles(work, y_f.shape[-2:], PLAIN_TILE, 2 * (WINDOW // 2), CPU)
 
-    def fuse_luma(lumas, place):
-        gain = enlarge(model_of_window, factor, place)  # (1, K + 1, h, w)
+    def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
+        gain = enlarge(coefficients, factor, place)  # (1, K + 1, h, w)
         y = gain[:, -1:]
         for k, luma in enumerate(lumas):
             y = torch.addcmul(y, gain[:, k : k + 1], luma)
         return y
 
-    return fuse_luma
+    return Plan(fuse_luma, PLAIN_TILE, halo=0)
 
 
-def linear_models(sources, y_f):
-    """Least-squares fit y_f = sum_k a_k y_k + b in the window around every pixel.
+def device_of(model: DeepFuse) -> torch.device:
+    """Returns the device of a network's weights."""
+    return next(model.parameters()).device
 
-    sources: (1, K, H, W); y_f: (1, 1, H, W). Returns a_1 ... a_K, b, (1, K + 1, H, W), each the
-    mean over the windows that hold the pixel. Where a window does not determine them, they tend
-    to those of the exposures' mean: RIDGE times sum_k (a_k - 1/K)^2 is added to the squares' mean.
+
+def network_luma(
+    model: DeepFuse, images: Sequence[np.ndarray], tile: int, progress: bool = False
+) -> torch.Tensor:
+    """Returns the network's luma of whole pictures, (1, 1, H, W), on the CPU."""
+    plan = plan_full(model, images, tile)
+    plane = torch.empty(1, 1, *images[0].shape[:2])
+
+    def work(outer: Area, inner: Area, place: Area) -> None:
+        plane[(..., *place)] = plan.fuse_luma(read_lumas(images, outer), outer)[(..., *inner)]
+
+    in_tiles(work, plane.shape[-2:], tile, model.radius, device_of(model), progress)
+    return plane
+
+
+def read_lumas(images: Sequence[np.ndarray], area: Area) -> torch.Tensor:
+    """Returns the luma of one part of all images, (K, 1, h, w) in [0, 1], on the CPU."""
+    return torch.cat([utils.to_luma(image[area]) for image in images])
+
+
+def reduce_lumas(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
+    """Returns the luma of all images as means of factor x factor squares, (K, 1, h, w).
+
+    Squares at the lower and right border are cut off where the picture ends.
+    """
+    height, width = images[0].shape[:2]
+    reduced = torch.empty(len(images), 1, -(-height // factor), -(-width // factor))
+
+    def work(_outer: Area, _inner: Area, place: Area) -> None:
+        rows, columns = (slice(side.start * factor, side.stop * factor) for side in place)
+        lumas = read_lumas(images, (rows, columns))
+        reduced[(..., *place)] = F.avg_pool2d(lumas, factor, ceil_mode=True)
+
+    in_tiles(work, reduced.shape[-2:], max(PLAIN_TILE // factor, 1), 0, CPU)
+    return reduced
+
+
+def mean_lumas(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Returns the mean luma of every image, (1, K, 1, 1)."""
+    sums = {}
+
+    def work(_outer: Area, _inner: Area, place: Area) -> None:
+        lumas = read_lumas(images, place)
+        sums[place[0].start, place[1].start] = lumas.sum(dim=(2, 3), dtype=torch.float64)
+
+    height, width = images[0].shape[:2]
+    in_tiles(work, (height, width), PLAIN_TILE, 0, CPU)
+    # Tiles finish in any order; the sum's rounding must not depend on it.
+    total = sum((sums[corner] for corner in sorted(sums)), torch.zeros((), dtype=torch.float64))
+    return (total / (height * width)).float()[None, ..., None]
+
+
+def linear_models(sources: torch.Tensor, y_f: torch.Tensor) -> torch.Tensor:
+    """Fits y_f = sum_k a_k y_k + b by least squares in the window around every pixel.
+
+    RIDGE times sum_k (a_k - 1/K)^2 is added to the mean of the squares: where a window does not
+    determine the coefficients, they tend to those of the exposures' mean.
+
+    sources: (1, K, H, W); y_f: (1, 1, H, W). Returns (1, K + 1, H, W): a_1 ... a_K and b, each
+    averaged over the windows that hold the pixel.
     """
     count = sources.shape[1]
     offset = y_f - sources.mean(dim=1, keepdim=True)
     mean, mean_offset = window_mean(sources), window_mean(offset)
     upper = [(j, k) for j in range(count) for k in range(j, count)]
-    products = [sources[:, j] * sources[:, k] for j, k in upper]
-    products = window_mean(torch.stack(products, dim=1))
+    products = torch.stack([sources[:, j] * sources[:, k] for j, k in upper], dim=1)
     matrix = sources.new_empty(count, count, *sources.shape[-2:])
-    for product, (j, k) in zip(products[0], upper, strict=True):
+    for product, (j, k) in zip(window_mean(products)[0], upper, strict=True):
         matrix[j, k] = matrix[k, j] = product - mean[0, j] * mean[0, k] + RIDGE * (j == k)
     right = (window_mean(sources * offset) - mean * mean_offset)[0]  # (K, H, W)
     gain = solve(matrix, right)[None]
@@ -244,19 +321,23 @@ def linear_models(sources, y_f):
     return window_mean(torch.cat([gain + 1 / count, constant], dim=1))
 
 
-def window_mean(image):
-    """Mean over the window around every pixel; borders repeated. (1, C, H, W) on the CPU."""
+def window_mean(image: torch.Tensor) -> torch.Tensor:
+    """Returns the mean over the window around every pixel, borders repeated.
+
+    image: (1, C, H, W) on the CPU, as is the result.
+    """
     window = (WINDOW, WINDOW)
     planes = [cv2.blur(x.numpy(), window, borderType=cv2.BORDER_REPLICATE) for x in image[0]]
     return torch.from_numpy(np.stack(planes))[None]
 
 
-def solve(matrix, right):
-    """x of matrix x = right by elimination, at all pixels at once.
+def solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Solves matrix x = right for x by elimination, at all pixels at once.
+
+    torch.linalg.solve calls LAPACK for every pixel and takes many times as long.
 
     matrix: (K, K, ...), symmetric and positive definite, so that no pivots are needed; right and
-    result: (K, ...). Both are overwritten. For matrices as small as these torch.linalg.solve, which
-    calls LAPACK for each, takes many times as long.
+    result: (K, ...). Both arguments are overwritten.
     """
     count = len(right)
     for i in range(count):
@@ -271,75 +352,95 @@ def solve(matrix, right):
     return right
 
 
-def enlarge(image, factor, area):
-    """The part `area` (two slices) of an image (1, C, H, W) enlarged bilinearly by an integer."""
+def enlarge(image: torch.Tensor, factor: int, area: Area) -> torch.Tensor:
+    """Returns one part of a bilinearly enlarged image.
+
+    image: (1, C, h, w) on the CPU; factor: a whole number; area: the part, in enlarged pixels.
+    """
     outer, inner = [], []
     for side, length in zip(area, image.shape[-2:], strict=True):
-        # With its neighbours, without which the part's edges would differ.
+        # Neighbouring pixels are read too: without them, the part's edges would differ.
         first = max(side.start // factor - 1, 0)
         outer.append(slice(first, min(-(-side.stop // factor) + 1, length)))
         inner.append(slice(side.start - first * factor, side.stop - first * factor))
-    planes = image[(0, slice(None), *outer)].numpy()
-    planes = [cv2.resize(x, None, fx=factor, fy=factor)[(*inner,)] for x in planes]
-    return torch.from_numpy(np.stack(planes))[None]
+    planes = image[0, :, outer[0], outer[1]].numpy()
+    planes = np.stack([cv2.resize(x, None, fx=factor, fy=factor)[(*inner,)] for x in planes])
+    return torch.from_numpy(planes)[None]
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def refine_luma(y_f, sources, steps, picture=None):
-    """Gradient ascent on fused luma's own multi-scale MEF-SSIM and natural brightness.
+def refine_luma(
+    y_f: torch.Tensor,
+    sources: torch.Tensor,
+    steps: int,
+    image_means: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Raises fused luma's own multi-scale MEF-SSIM, and keeps it natural, by gradient ascent.
 
-    y_f: (1, 1, H, W), where to start; sources: (1, K, H, W); both in [0, 1]. Returns luma like y_f.
-    picture: see loss.desired_luminance.
-    Pictures smaller than MEF-SSIM's window at the coarsest scale are refined at fewer scales, and
-    such as are smaller than one window are returned as they are.
+    y_f: (1, 1, H, W), the luma to start from; sources: (1, K, H, W); both in [0, 1].
+    image_means: mean luma of the whole sources, (1, K, 1, 1), where they are parts of pictures.
 
-    The objective is sum_i b_i Q_i over the scales, which near Q_i = 1 is the score's product to
-    first order and, being a sum over windows, lets tiles be refined apart from each other; and
-    LUMINANCE_WEIGHT times SSIM's luminance term. With denominators d that change little, Q falls
-    as var(y_f - y_hat)/d from its maximum, and the luminance term as (l_f - l_hat)^2/d: the
-    gradient is divided by the curvature of that, pixel by pixel, which takes equal shares of a step
-    in textured and in flat areas and leaves the latter's noise alone. Luminance has the score's
-    Gaussian windows, that pixels at the border weigh alike in both. The nearest published
-    relative is K. Ma et al., "Multi-Exposure Image Fusion by Optimizing a Structural Similarity
-    Index", IEEE Transactions on Computational Imaging 4(1), 2018.
+    Returns luma like y_f. Pictures smaller than MEF-SSIM's window at the coarsest scale are refined
+    at fewer scales; those smaller than one window are returned as they are.
+
+    The objective is sum_i b_i Q_i over the scales plus LUMINANCE_WEIGHT times SSIM's luminance
+    term. Near Q_i = 1 the sum equals the score's product to first order; unlike the product, it is
+    a sum over windows, so tiles can be refined apart from each other.
+
+    The gradient is divided by the objective's curvature, pixel by pixel. With denominators d that
+    change little, Q falls as var(y_f - y_hat)/d from its maximum, and the luminance term as
+    (l_f - l_hat)^2/d; these have the curvature 2/d. A step then moves textured and flat areas by
+    equal shares, and leaves the noise of flat ones alone. Luminance uses the score's Gaussian
+    windows, so that pixels near the border weigh as much in both.
+
+    The nearest published relative is K. Ma et al., "Multi-Exposure Image Fusion by Optimizing a
+    Structural Similarity Index", IEEE Transactions on Computational Imaging 4(1), 2018.
     """
-    y_f, sources = y_f.clone(), sources.clone()  # of inference mode; these take gradients
-    height, width = y_f.shape[-2:]
-    scales = loss.possible_scales(height, width)
+    y_f, sources = y_f.clone(), sources.clone()  # Tensors of inference mode take no gradients.
+    scales = loss.possible_scales(*y_f.shape[-2:])
     if not scales:
         return y_f
-    if picture is not None:
-        picture = picture.clone()
-    description = loss.desired_windows(sources, scales)
-    l_hat = loss.desired_luminance(sources, picture, loss.gaussian_mean)
+    desired = loss.desired_windows(sources, scales)
+    l_hat = loss.desired_luminance(
+        sources, None if image_means is None else image_means.clone(), loss.gaussian_mean
+    )
     velocity = torch.zeros_like(y_f)
     for _ in range(steps):
         y = (y_f + MOMENTUM * velocity).requires_grad_()
-        objective, curvature = 0.0, 0.0
-        for i, level in enumerate(loss.pyramid(y, scales)):
-            numerator, denominator, l_f = loss.compare(level, description[i])
-            # A window of scale i stands for 4^i pixels.
-            objective = objective + loss.EXPONENTS[i] * 4**i * (numerator / denominator).sum()
-            bend = loss.EXPONENTS[i] * 2 / denominator.detach()
-            if i == 0:
-                numerator, denominator = loss.compare_luminance(l_f, l_hat)
-                objective = objective + LUMINANCE_WEIGHT * (numerator / denominator).sum()
-                bend = bend + LUMINANCE_WEIGHT * 2 / denominator.detach()
-            spread = loss.spread(bend)
-            enlarged = F.interpolate(spread, scale_factor=2**i) if i else spread
-            curvature = curvature + enlarged[..., :height, :width]
+        objective, curvature = refinement_objective(y, desired, l_hat)
         (gradient,) = torch.autograd.grad(objective, y)
         velocity = MOMENTUM * velocity + gradient / curvature
         y_f = (y_f + velocity).clamp(0, 1)
     return y_f
 
 
-def fuse_chroma(chroma):
-    """Weighted mean of the exposures' chroma, each weighted by its distance from grey, per pixel.
+def refinement_objective(
+    y: torch.Tensor, desired: Sequence[loss.Desired], l_hat: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns what refine_luma maximises, a scalar, and its curvature, of the shape of y."""
+    height, width = y.shape[-2:]
+    objective, curvature = y.new_zeros(()), torch.zeros_like(y, requires_grad=False)
+    for i, level in enumerate(loss.pyramid(y, len(desired))):
+        numerator, denominator, l_f = loss.compare(level, desired[i])
+        # A window of scale i stands for 4^i pixels.
+        objective = objective + loss.EXPONENTS[i] * 4**i * (numerator / denominator).sum()
+        bend = loss.EXPONENTS[i] * 2 / denominator.detach()
+        if i == 0:
+            numerator, denominator = loss.compare_luminance(l_f, l_hat)
+            objective = objective + LUMINANCE_WEIGHT * (numerator / denominator).sum()
+            bend = bend + LUMINANCE_WEIGHT * 2 / denominator.detach()
+        spread = loss.spread(bend)
+        enlarged = F.interpolate(spread, scale_factor=2**i) if i else spread
+        curvature = curvature + enlarged[..., :height, :width]
+    return objective, curvature
+
+
+def fuse_chroma(chroma: torch.Tensor) -> torch.Tensor:
+    """Fuses chroma, weighting every exposure by its distance from grey, pixel by pixel.
 
     DeepFuse, eq. 6: c = sum_k c_k |c_k - tau| / sum_k |c_k - tau|, and tau where all equal tau.
-    Takes shape (K, ...), returns shape (...).
+    Takes shape (K, ...) in [0, 1], returns shape (...).
     """
     offset = chroma - utils.NEUTRAL
     weight = offset.abs()
@@ -347,30 +448,33 @@ def fuse_chroma(chroma):
     return (offset * weight).sum(dim=0).div_(total).add_(utils.NEUTRAL)
 
 
-def fuse_relative_chroma(stack, y_f):
-    """Chroma in proportion to luma, so that what the fused picture brightens keeps its colour.
+def fuse_relative_chroma(stack: torch.Tensor, y_f: torch.Tensor) -> torch.Tensor:
+    """Fuses chroma in proportion to luma, so that brightened areas keep their colour.
 
-    A surface's chroma grows with its exposure as its luma does; what differs in clipped and in
-    noisy pixels counts little: c = tau + y_f sum_k w_k (c_k - tau)/y_k / sum_k w_k, per pixel, with
-    w_k = y_k exp(-(y_k - 1/2)^2 / (2 * 0.2^2)) |c_k - tau|, the well-exposedness of T. Mertens,
-    J. Kautz, F. Van Reeth, "Exposure Fusion", Pacific Graphics 2007, times the paper's weight.
+    A surface's chroma grows with its exposure as its luma does; clipped and noisy pixels, where it
+    does not, count little: c = tau + y_f sum_k w_k (c_k - tau)/y_k / sum_k w_k, per pixel, with
+    w_k = y_k exp(-(y_k - 1/2)^2 / (2 * 0.2^2)) |c_k - tau|. The weight is the well-exposedness of
+    T. Mertens, J. Kautz, F. Van Reeth, "Exposure Fusion", Pacific Graphics 2007, times the paper's.
 
     stack: (K, 3, H, W) of Y, Cb, Cr; y_f: fused luma (1, H, W). Returns (2, H, W).
     """
     y, offset = stack[:, :1], stack[:, 1:] - utils.NEUTRAL
     weight = y * torch.exp(-((y - 0.5) ** 2) / (2 * 0.2**2)) * (offset.abs() + 1e-3)
-    black = 0.1  # towards such luma, chroma is ever less in proportion and ever more noise
+    black = 0.1  # Below such luma, chroma is less than proportional, and mostly noise.
     relative = (weight * offset / (y + black)).sum(dim=0) / weight.sum(dim=0).clamp(min=1e-9)
     return relative * (y_f.clamp(0, 1) + black) + utils.NEUTRAL
 
 
 @torch.inference_mode()
-def panel(model, under, over, target="patch", **options):
-    """Four pictures side by side: under | over | fused | y_hat, the last being MEF-SSIM's target.
+def panel(
+    model: DeepFuse, under: np.ndarray, over: np.ndarray, target: str = "patch", **options
+) -> np.ndarray:
+    """Returns under | over | fused | y_hat side by side, as one array of four times their width.
 
-    Takes two arrays, and options, as fuse does; returns one array of four times their width.
-    y_hat, of the given target (see loss.y_hat), has the paper's chroma. It is computed on the whole
-    picture.
+    y_hat is the picture that MEF-SSIM compares with, see loss.y_hat, in the paper's chroma. It is
+    computed on the whole picture at once.
+
+    under, over, options: as fuse takes them. target: as loss.y_hat takes it.
     Raises ValueError as fuse does, and where the pictures are smaller than MEF-SSIM's window.
     """
     check_images([under, over])
@@ -380,13 +484,13 @@ def panel(model, under, over, target="patch", **options):
     fused = fuse(model, [under, over], **options)
     y_hat = loss.y_hat(torch.cat([image[:, :1] for image in stack], dim=1), target)
     chroma = fuse_chroma(torch.stack([image[:, 1:] for image in stack]))
-    target = utils.from_ycbcr(torch.cat([y_hat, chroma], dim=1), fused.dtype)
+    desired = utils.from_ycbcr(torch.cat([y_hat, chroma], dim=1), fused.dtype)
     sources = [utils.from_ycbcr(image, fused.dtype) for image in stack]
-    return np.concatenate([*sources, fused, target], axis=1)
+    return np.concatenate([*sources, fused, desired], axis=1)
 
 
-def check_images(images, one_size=True):
-    """ValueError where pictures cannot be fused; one_size: whether they must have one size."""
+def check_images(images: Sequence[np.ndarray], one_size: bool = True) -> None:
+    """Raises ValueError where pictures cannot be fused; one_size: also where their sizes differ."""
     if len(images) < 2:
         raise ValueError(f"fusion needs two or more pictures, not {len(images)}")
     shape = images[0].shape
@@ -402,14 +506,14 @@ def check_images(images, one_size=True):
         if image.ndim != len(shape):
             raise ValueError("some pictures are grey and some in colour")
         if image.dtype.kind == "f":
-            if not (image.min() >= 0 and image.max() <= 1):  # false for NaN too
+            if not (image.min() >= 0 and image.max() <= 1):  # This is false for NaN too.
                 raise ValueError("float pictures must lie in [0, 1]")
         elif image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"pictures must be uint8, uint16 or float, not {image.dtype}")
 
 
-def explain(size, other):
-    """What two sizes (H, W) that should be one have come from, where it can be told."""
+def explain(size: tuple[int, ...], other: tuple[int, ...]) -> str:
+    """Returns the likely reason why two sizes (H, W) differ, as the end of a message, or ""."""
     if size == other[::-1]:
         return "; one lacks the EXIF orientation that turns it as the other"
     if all(abs(a - b) <= 0.02 * b for a, b in zip(size, other, strict=True)):

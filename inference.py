@@ -1,9 +1,10 @@
 """How are photos fused from the command line? Files and flags around fusion.fuse.
 
-What needs PyTorch is imported in functions: that takes a second, in which pictures are read, and
-for which --help and mistaken flags do not wait.
+Functions import what needs PyTorch: that takes a second, in which pictures are read, and for which
+--help and mistaken flags do not wait.
 """
 
+import argparse
 import contextlib
 import functools
 import gc
@@ -11,8 +12,10 @@ import os
 import sys
 import warnings
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,14 +27,58 @@ import utils
 from brackets import find_all_brackets
 from opts import TestOptions, one_line, run
 
-FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # of one scene of a folder
+if TYPE_CHECKING:
+    from model import DeepFuse
+
+FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # that cost a folder a scene
 AHEAD = 2  # scenes of a folder that are read before their turn, and that wait to be written
-LARGE = 150e6  # bytes of a picture, from which those of a scene are decoded one after the other
+LARGE = 150e6  # bytes; exposures of larger pictures are decoded one after the other
 REST = 0.7e9  # bytes of memory for PyTorch and the network's features
-TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}
+TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # by --depth
+CGROUP = "/sys/fs/cgroup"  # where Linux tells a container's memory (cgroup v2)
 
 
-def inference(options):
+class Recipe(NamedTuple):
+    """The way from a scene's pictures to a result, as the flags say.
+
+    size: (height, width) to resize to, or None. align: None, "yes" or "try". fuse: the keyword
+    arguments of fusion.fuse. Other fields are the flags of these names.
+    """
+
+    size: tuple[int, int] | None
+    align: str | None
+    crop: bool
+    deghost: bool
+    panel: bool
+    preview: bool
+    quality: int
+    verbose: bool
+    fuse: dict[str, Any]
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """Returns the Recipe of a TestOptions namespace."""
+    return Recipe(
+        size=(options.H, options.W) if options.H else None,
+        align=options.align,
+        crop=not options.no_crop,
+        deghost=options.deghost,
+        panel=options.panel,
+        preview=options.preview,
+        quality=options.quality,
+        verbose=options.verbose,
+        fuse={
+            "progress": not options.quiet and not options.folder,
+            "refine": options.refine,
+            "chroma": options.chroma,
+            "fast": options.fast,
+            "strength": options.strength,
+            "dtype": TYPES.get(options.depth),
+        },
+    )
+
+
+def inference(options: argparse.Namespace) -> int:
     """Fuses picture files, or all brackets of a folder, as a TestOptions namespace says.
 
     Returns the exit status: 1 where some brackets of a folder could not be fused, else 0. Raises
@@ -43,27 +90,103 @@ def inference(options):
 
         print("\n".join(summary(options.model)))
         return 0
+    recipe = recipe_of(options)
+    network = functools.partial(load_network, options.model, options.device, options.precision)
     if options.folder:
-        return fuse_folder(options)
-    for path in [options.res] + [preview_path(options.res)] * options.preview:
-        utils.check_picture_writable(path)
+        scenes, problems = find_all_brackets(options.folder, options.group, options.res)
+        work = plan_results(scenes, options.folder, options.res, options.name, recipe)
+        if options.skip_existing:
+            work = [(files, path) for files, path in work if not os.path.exists(path)]
+        return fuse_folder(network(), work, problems, recipe, bar=not options.quiet)
+    check_results(options.res, options.images, recipe)
     with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(read_scene, options.images, options)
-        model = load_network(options)
+        reading = pool.submit(read_scene, options.images, recipe)
+        model = network()
         pictures = reading.result()
-    write = fuse_scene(model, options.images, pictures, options.res, options)
-    del pictures, reading  # whose memory encoding may need
+    write = fuse_scene(model, options.images, pictures, options.res, recipe)
+    del pictures, reading  # Encoding may need their memory.
     write()
     return 0
 
 
-def read_scene(files, options):
-    """The Pictures of a scene's files; ValueError before any is decoded if memory is too small."""
+def load_network(path: str, device: str, precision: str) -> "DeepFuse":
+    """Returns the network of a checkpoint, ready for fusing on a device.
+
+    device, precision: as --device and --precision. Raises as checkpoint.load_model does.
+    """
+    gc.disable()  # The garbage collector only slows the import of PyTorch.
+    from checkpoint import load_model
+    from model import choose_device, prepare
+
+    gc.enable()
+    return prepare(load_model(path, choose_device(device)), precision)
+
+
+def plan_results(
+    scenes: dict[str, list[str]], folder: str, results: str, name: str, recipe: Recipe
+) -> list[tuple[list[str], str]]:
+    """Plans what becomes of the scenes {name: files} of a folder: [(files, path of the result)].
+
+    results: the folder of the results, which is made. name: a result's file name with {scene} in
+    it. Raises OSError or ValueError where a result could not be written, two scenes would have one
+    result, or a result would overwrite a photo.
+    """
+    if os.path.isdir(results) and os.path.samefile(results, folder):
+        raise ValueError(f"{results}: results need a folder other than that of the photos")
+    os.makedirs(results, exist_ok=True)
+    photos = {os.path.realpath(file) for files in scenes.values() for file in files}
+    work: list[tuple[list[str], str]] = []
+    taken: set[str] = set()
+    for scene, files in scenes.items():
+        path = os.path.join(results, name.replace("{scene}", scene))
+        check_results(path, files, recipe)
+        written = [path, preview_path(path)] if recipe.preview else [path]
+        for file in written:
+            if os.path.realpath(file) in photos:
+                raise ValueError(f"{file}: is one of the photos")
+        if taken.intersection(written):
+            raise ValueError(f"{path}: would be the result of several scenes; see --name")
+        taken.update(written)
+        work.append((files, path))
+    return work
+
+
+def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:
+    """Raises OSError or ValueError where a scene's result, or its preview, could not be written.
+
+    The headers of the scene's files tell the result's type. Of files without one, which reading
+    refuses or Pillow does not know, it is taken for 8-bit colour.
+    """
+    headers = []
+    for file in files:
+        with contextlib.suppress(OSError):  # Reading says which file is missing.
+            header = metadata.read_header(file)
+            if header and header.dtype in utils.DTYPES:
+                headers.append(header)
+    dtype = recipe.fuse["dtype"] or np.result_type(np.uint8, *(header.dtype for header in headers))
+    grey = bool(headers) and headers[0].grey
+    alpha = bool(headers) and headers[0].channels == 4 and not recipe.panel
+    utils.check_picture_writable(path, dtype, grey, alpha)
+    if recipe.preview:
+        utils.check_picture_writable(preview_path(path))
+
+
+def preview_path(path: str) -> str:
+    """The file name of the contact sheet beside a result."""
+    return f"{os.path.splitext(path)[0]}_preview.jpg"
+
+
+def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
+    """Reads a scene's files.
+
+    Raises ValueError before any is decoded where memory is too small, and as read_picture does.
+    """
     headers = [header for header in map(metadata.read_header, files) if header]
-    sizes = [header.height * header.width * header.size for header in headers]
+    sizes = [header.height * header.width * header.bytes_per_pixel for header in headers]
     largest = max(sizes, default=0)
-    # Besides the pictures: a second one while decoding and encoding, and copies of all.
-    needed = REST + sum(sizes) * (2 if options.align or options.deghost else 1) + largest
+    # Decoding and encoding need a second picture, alignment and deghosting copies of all.
+    copies = 2 if recipe.align or recipe.deghost else 1
+    needed = REST + sum(sizes) * copies + largest
     free = available_memory()
     if free is not None and needed > free and headers:
         raise ValueError(
@@ -74,188 +197,173 @@ def read_scene(files, options):
         return list(pool.map(utils.read_picture, files))
 
 
-def available_memory():
-    """Bytes of memory that this process can still have; None where the system does not say."""
+def available_memory(cgroup: str | os.PathLike = CGROUP) -> int | None:
+    """Bytes of memory that this process can still have; None where the system does not say.
+
+    cgroup: the folder of a container's memory.* files.
+    """
     free = []
     with contextlib.suppress(OSError, ValueError, KeyError):
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":", 1) for line in file)
         free.append(1024 * int(lines["MemAvailable"].split()[0]))
-    with contextlib.suppress(OSError, ValueError):  # a container's share of it
+    with contextlib.suppress(OSError, ValueError):
         limit, used = (
-            int(Path("/sys/fs/cgroup", f"memory.{name}").read_text()) for name in ("max", "current")
+            int(Path(cgroup, f"memory.{name}").read_text()) for name in ("max", "current")
         )
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            # The files that were read stay in memory while nobody else needs it.
+            statistics = Path(cgroup, "memory.stat").read_text().splitlines()
+            used -= int(dict(line.split(" ", 1) for line in statistics)["inactive_file"])
         free.append(limit - used)
     return min(free, default=None)
 
 
-def load_network(options):
-    """The network of --model, ready for fusing on --device. Raises as load_model does."""
-    gc.disable()  # Garbage looked for while PyTorch is imported is time lost.
-    from checkpoint import load_model
-    from model import choose_device, prepare
+def fuse_folder(
+    model: "DeepFuse",
+    work: Sequence[tuple[list[str], str]],
+    problems: Iterable[str],
+    recipe: Recipe,
+    bar: bool,
+) -> int:
+    """Fuses scenes [(files, path of the result)]; reading, fusing and writing overlap.
 
-    gc.enable()
-    model = load_model(options.model, choose_device(options.device))
-    return prepare(model, options.precision)
+    problems: messages on what could not be planned, which count as scenes. bar: shows progress.
+    Returns the exit status, 1 where a scene failed.
+    """
+    failures: list[str] = []
 
-
-def fuse_folder(options):
-    """Fuses every bracket of a folder; reading, fusing and writing overlap. Returns the status."""
-    scenes, problems = find_all_brackets(options.folder, options.group, options.res)
-    work = plan_results(scenes, options)
-    model = load_network(options)
-    failed = 0
-
-    def failure(message):
-        nonlocal failed
-        failed += 1
+    def fail(message: str) -> None:
+        failures.append(message)
         with tqdm.external_write_mode():
             print(f"inference.py: {message}", file=sys.stderr)
 
-    def finish(path, written):
+    def attempt(path: str, step: Callable, *arguments) -> Any:
         try:
-            written.result()
+            return step(*arguments)
         except FAILURES as error:
-            failure(f"{path}: not made: {one_line(error)}")
+            fail(f"{path}: not made: {one_line(error)}")
+            return None
 
+    def fuse(files: list[str], path: str, reading: Future) -> Callable[[], None]:
+        return fuse_scene(model, files, reading.result(), path, recipe)
+
+    problems = list(problems)
     for problem in problems:
-        failure(problem)
-
-    reading, writing = deque(), deque()
-    with ThreadPoolExecutor(AHEAD) as readers, ThreadPoolExecutor(1) as writer:
-        bar = tqdm(total=len(work), unit="scene", disable=True if options.quiet else None)
-        todo = iter(work)
-        for _ in work:
-            while len(reading) < AHEAD and (ahead := next(todo, None)):
-                files, path = ahead
-                reading.append((files, path, readers.submit(read_scene, files, options)))
-            files, path, read = reading.popleft()
-            try:
-                pictures = read.result()
-                write = fuse_scene(model, files, pictures, path, options, progress=False)
+        fail(problem)
+    writing: deque[tuple[str, Future]] = deque()
+    with (
+        ThreadPoolExecutor(AHEAD) as readers,
+        ThreadPoolExecutor(1) as writer,
+        tqdm(total=len(work), unit="scene", disable=None if bar else True) as progress,
+    ):
+        for files, path, reading in read_ahead(readers, work, recipe):
+            write = attempt(path, fuse, files, path, reading)
+            if write:
                 writing.append((path, writer.submit(write)))
-            except FAILURES as error:
-                failure(f"{path}: not made: {one_line(error)}")
             while len(writing) > AHEAD:
-                finish(*writing.popleft())
-            bar.update()
+                path, written = writing.popleft()
+                attempt(path, written.result)
+            progress.update()
         for path, written in writing:
-            finish(path, written)
-        bar.close()
-    if failed:
+            attempt(path, written.result)
+    if failures:
         total = len(work) + len(problems)
-        print(f"inference.py: {failed} of {total} scenes were not fused", file=sys.stderr)
-    return 1 if failed else 0
+        print(f"inference.py: {len(failures)} of {total} scenes were not fused", file=sys.stderr)
+    return 1 if failures else 0
 
 
-def plan_results(scenes, options):
-    """What is to be made of the scenes {name: files}: a list of (files, path of the result).
-
-    Makes the folder of the results. Raises ValueError where two scenes would have one result, or a
-    result would overwrite a photo.
-    """
-    if os.path.isdir(options.res) and os.path.samefile(options.res, options.folder):
-        raise ValueError(f"{options.res}: results need a folder other than that of the photos")
-    os.makedirs(options.res, exist_ok=True)
-    photos = {os.path.realpath(file) for files in scenes.values() for file in files}
-    work, taken = [], set()
-    for scene, files in scenes.items():
-        path = os.path.join(options.res, options.name.replace("{scene}", scene))
-        written = [path, preview_path(path)] if options.preview else [path]
-        for name in written:
-            utils.check_picture_writable(name)
-            if os.path.realpath(name) in photos:
-                raise ValueError(f"{name}: is one of the photos")
-        if taken.intersection(written):
-            raise ValueError(f"{path}: would be the result of several scenes; see --name")
-        taken.update(written)
-        if not (options.skip_existing and os.path.exists(path)):
-            work.append((files, path))
-    return work
+def read_ahead(
+    readers: Executor, work: Iterable[tuple[list[str], str]], recipe: Recipe
+) -> Iterator[tuple[list[str], str, Future]]:
+    """Yields (files, path, future of the Pictures) of scenes, AHEAD of which are read at a time."""
+    ahead: deque[tuple[list[str], str, Future]] = deque()
+    for files, path in work:
+        ahead.append((files, path, readers.submit(read_scene, files, recipe)))
+        if len(ahead) == AHEAD:
+            yield ahead.popleft()
+    while ahead:
+        yield ahead.popleft()
 
 
-def preview_path(path):
-    return f"{os.path.splitext(path)[0]}_preview.jpg"
-
-
-def fuse_scene(model, files, pictures, path, options, progress=True):
+def fuse_scene(
+    model: "DeepFuse",
+    files: Sequence[str],
+    pictures: Sequence[utils.Picture],
+    path: str,
+    recipe: Recipe,
+) -> Callable[[], None]:
     """Fuses the Pictures of one scene; returns a function that writes the result under a path.
 
     Raises ValueError naming the files where they cannot be fused.
     """
-    import fusion
-
-    listed = " and ".join(map(str, files))
     images = [picture.pixels for picture in pictures]
     alpha = common_alpha(pictures, path)
-    if options.H:
-        images = [resize(image, options.W, options.H) for image in images]
-        alpha = None if alpha is None else resize(alpha, options.W, options.H)
+    if recipe.size:
+        images = [resize(image, *recipe.size) for image in images]
+        alpha = None if alpha is None else resize(alpha, *recipe.size)
     reference = align.middle_exposure(images)
     described = pictures[reference].metadata
-    how = {
-        "progress": progress and not options.quiet,
-        "refine": options.refine,
-        "chroma": options.chroma,
-        "fast": options.fast,
-        "strength": options.strength,
-        "dtype": TYPES.get(options.depth),
-    }
     try:
-        fusion.check_images(images, one_size=not options.align)
-        if options.align:
-            images, area = aligned(images, reference, files, options)
-            alpha = None if alpha is None else alpha[area]
-            fusion.check_images(images)  # what could not be aligned
-        if options.deghost:
-            images, shares = align.deghost(images, reference)
-            for file, share in zip(files, shares, strict=True):
-                if share > 0.5:
-                    text = f"{file}: {share:.0%} of it replaced as moved; is it of this scene?"
-                    warnings.warn(text, stacklevel=2)
-            if options.verbose:
-                for file, share in zip(files, shares, strict=True):
-                    print(f"{file}: {share:.1%} replaced as moved", file=sys.stderr)
-        if options.panel and len(images) != 2:
-            raise ValueError(f"--panel is for two exposures, not {len(images)}")
-        if options.panel:
-            under, over = sorted(images, key=lambda image: image.mean())
-            result = fusion.panel(model, under, over, **how)
-            alpha = None
-        else:
-            result = fusion.fuse(model, images, **how, overwrite=not options.preview)
+        images, alpha = align_and_deghost(files, images, alpha, reference, recipe)
+        result = fuse_images(model, images, recipe)
     except (ValueError, cv2.error) as error:
         reason = error.err if isinstance(error, cv2.error) else error
-        raise ValueError(f"{listed}: {reason}") from error
+        raise ValueError(f"{' and '.join(map(str, files))}: {reason}") from error
     sheet = None
-    if options.preview:
+    if recipe.preview:
         captions = [os.path.basename(file) for file in files]
         sheet = utils.contact_sheet_row([*images, result], [*captions, "fused"], width=480)
-    if alpha is not None:
-        alpha = utils.as_type(alpha, result.dtype)
-    return functools.partial(write, path, result, alpha, described, options.quality, sheet)
+    alpha = None if alpha is None or recipe.panel else utils.as_type(alpha, result.dtype)
+    return functools.partial(write_result, path, result, alpha, described, recipe.quality, sheet)
 
 
-def write(path, result, alpha, described, quality, sheet):
-    """Writes a result and, where there is one, its contact sheet beside it."""
-    utils.write_image(path, result, alpha, described, quality)
-    if sheet is not None:
-        utils.write_image(preview_path(path), sheet)
+def align_and_deghost(
+    files: Sequence[str],
+    images: list[np.ndarray],
+    alpha: np.ndarray | None,
+    reference: int,
+    recipe: Recipe,
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Returns the pictures of one scene, ready for fusing, and their alpha.
+
+    Raises ValueError where the pictures do not go together or cannot be aligned.
+    """
+    import fusion
+
+    fusion.check_images(images, one_size=not recipe.align)
+    if recipe.align:
+        images, area = aligned(files, images, reference, recipe)
+        alpha = None if alpha is None else alpha[area]
+        fusion.check_images(images)  # Unaligned ones may differ in size.
+    if recipe.deghost:
+        images, shares = align.deghost(images, reference)
+        for file, share in zip(files, shares, strict=True):
+            if share > 0.5:
+                text = f"{file}: {share:.0%} of it replaced as moved; is it of this scene?"
+                warnings.warn(text, stacklevel=2)
+            if recipe.verbose:
+                print(f"{file}: {share:.1%} replaced as moved", file=sys.stderr)
+    return images, alpha
 
 
-def aligned(images, reference, files, options):
-    """align.align as the options say: (pictures, the area of the reference that they show)."""
-    everything = (slice(None), slice(None))
+def aligned(
+    files: Sequence[str], images: list[np.ndarray], reference: int, recipe: Recipe
+) -> tuple[list[np.ndarray], tuple[slice, slice]]:
+    """Returns aligned pictures of one scene and the area of the reference that they show.
+
+    With "try", pictures that cannot be aligned are returned as they are, with a warning. Raises
+    ValueError as align.align does.
+    """
     try:
-        images, registrations, area = align.align(images, reference, not options.no_crop)
+        images, registrations, area = align.align(images, reference, recipe.crop)
     except ValueError as error:
-        if options.align != "try":
+        if recipe.align != "try":
             raise
         listed = " and ".join(map(str, files))
         warnings.warn(f"{listed}: fused unaligned: {error}", stacklevel=2)
-        return images, everything
-    if options.verbose:
+        return images, (slice(None), slice(None))
+    if recipe.verbose:
         for k, (file, found) in enumerate(zip(files, registrations, strict=True)):
             if k == reference:
                 print(f"{file}: the reference", file=sys.stderr)
@@ -269,18 +377,50 @@ def aligned(images, reference, files, options):
     return images, area
 
 
-def common_alpha(pictures, path):
-    """The alpha that all Pictures have, or None, with a warning where they differ in it."""
+def fuse_images(model: "DeepFuse", images: list[np.ndarray], recipe: Recipe) -> np.ndarray:
+    """Fuses a scene's pictures, or makes their panel; raises ValueError as fusion.fuse does.
+
+    Without a preview, which shows all exposures, the first one's memory may become the result's.
+    """
+    import fusion
+
+    if recipe.panel:
+        if len(images) != 2:
+            raise ValueError(f"--panel is for two exposures, not {len(images)}")
+        under, over = sorted(images, key=lambda image: image.mean())
+        return fusion.panel(model, under, over, **recipe.fuse)
+    dtype = recipe.fuse["dtype"] or np.result_type(*images)
+    reuse = not recipe.preview and images[0].dtype == dtype
+    return fusion.fuse(model, images, **recipe.fuse, out=images[0] if reuse else None)
+
+
+def write_result(
+    path: str,
+    result: np.ndarray,
+    alpha: np.ndarray | None,
+    described: dict[str, bytes],
+    quality: int,
+    sheet: np.ndarray | None,
+) -> None:
+    """Writes a result and, where there is one, its contact sheet beside it."""
+    utils.write_image(path, result, alpha, described, quality)
+    if sheet is not None:
+        utils.write_image(preview_path(path), sheet)
+
+
+def common_alpha(pictures: Sequence[utils.Picture], path: str) -> np.ndarray | None:
+    """The alpha that all Pictures have; None, with a warning, where they differ in it."""
     first, *others = (picture.alpha for picture in pictures)
     if first is None and all(alpha is None for alpha in others):
         return None
-    if first is None or not all(np.array_equal(alpha, first) for alpha in others):
+    if first is None or any(a is None or not np.array_equal(a, first) for a in others):
         warnings.warn(f"{path}: without alpha, in which the pictures differ", stacklevel=2)
         return None
     return first
 
 
-def resize(image, width, height):
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes a picture; raises ValueError naming the flags where OpenCV cannot."""
     shrinks = width * height < image.shape[0] * image.shape[1]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     try:
@@ -289,7 +429,7 @@ def resize(image, width, height):
         raise ValueError(f"--H {height} --W {width}: {error.err}") from error
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     return run("inference.py", inference, TestOptions().parse(argv))
 
 

@@ -2,14 +2,15 @@
 
 K. Ma, K. Zeng, Z. Wang, "Perceptual Quality Assessment for Multi-Exposure Image Fusion", IEEE TIP
 24(11), 2015. In every 11x11 window the sources x_k are split into mean l_k, contrast c_k and
-structure s_k; the highest contrast and the weighted structure make the desired window y_hat, and
-the fused window is compared with it as SSIM does, without luminance.
+structure s_k. The highest contrast and the weighted structure make the desired window y_hat. The
+fused window is compared with y_hat as SSIM does, without luminance.
 
-y_hat is a linear combination of the sources, y_hat = sum_k b_k (x_k - l_k), with one set of b_k a
-window. Every quantity below is therefore a sum of windowed means and covariances.
+y_hat is a linear combination of the sources, y_hat = sum_k b_k (x_k - l_k), with one set of b_k for
+every window. All quantities below are therefore sums of windowed means and covariances.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,52 +18,62 @@ from torch import nn
 from torch.nn import functional as F
 
 WINDOW = 11  # pixels a side
-SIGMA = 1.5  # of the Gaussian window that compares, in pixels
-SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)  # finest first
+SIGMA = 1.5  # pixels; of the Gaussian window in which SSIM compares
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)  # of the scales, finest first
 EXPONENTS = [weight / sum(SCALE_WEIGHTS) for weight in SCALE_WEIGHTS]
-CONTRAST_FLOOR = 0.001 / 255  # added to every c_k, on the [0, 1] scale
-MAX_EXPONENT = 10
-LOWEST_SCORE = 0.01  # below it, a scale's score enters the product by the tangent of its logarithm
+CONTRAST_FLOOR = 0.001 / 255  # is added to every c_k, on the [0, 1] scale
+MAX_EXPONENT = 10  # of the contrasts, in the weights of the structures
+LOWEST_SCORE = 0.01  # of one scale; below it, tangent_log replaces the logarithm
 
 
-def mef_ssim(y_f, sources, scales=3, target="patch", luminance_weight=0.0):
-    """MEF-SSIM of fused luma against its exposure stack, one score a sample.
+def mef_ssim(
+    y_f: torch.Tensor,
+    sources: torch.Tensor,
+    scales: int = 3,
+    target: str = "patch",
+    luminance_weight: float = 0.0,
+) -> torch.Tensor:
+    """Scores fused luma against its exposure stack by MEF-SSIM, one score a sample.
 
     y_f: fused luma, shape (N, 1, H, W), values in [0, 1].
     sources: exposure stack, shape (N, K, H, W), values in [0, 1], K >= 2.
     scales: 1 for Q of the paper, 3 for the product of Q_i^b_i that the MEFB benchmark reports.
     target: "patch" for Ma et al.; "global" for the linear blend that the earlier implementation
-        trains against (see global_coefficients), K = 2 only.
-    luminance_weight: w > 0 returns Q - w * (1 - L), L being SSIM's luminance term, see
+        trains against (see global_coefficients), for K = 2 only.
+    luminance_weight: the weight w in Q - w * (1 - L), where L is SSIM's luminance term, see
         compare_luminance.
 
-    Returns shape (N,), at most 1; computed in float32 or wider, whatever the inputs' type.
+    Returns shape (N,), at most 1, computed in float32 or wider whatever the inputs' type is.
     Raises ValueError where shapes do not fit or the picture is smaller than the coarsest window.
     """
     y_f, sources = checked_inputs(y_f, sources, scales)
-    penalty = 0.0
+    penalty: float | torch.Tensor = 0.0
     if luminance_weight:
         numerator, denominator = compare_luminance(box_mean(y_f), desired_luminance(sources))
         penalty = luminance_weight * (1 - (numerator / denominator).mean(dim=(1, 2, 3)))
     q = []
-    for level, desired in zip(
-        pyramid(y_f, scales), desired_windows(sources, scales, target), strict=True
-    ):
+    levels = zip(pyramid(y_f, scales), desired_windows(sources, scales, target), strict=True)
+    for level, desired in levels:
         numerator, denominator, _ = compare(level, desired)
         q.append((numerator / denominator).mean(dim=(1, 2, 3)))
-    if scales == 1:
-        return q[0] - penalty
+    return combine_scales(q) - penalty
+
+
+def combine_scales(q: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns the product of Q_i^b_i over all scales, finest first, or Q itself of one scale."""
+    if len(q) == 1:
+        return q[0]
     logs = [b * tangent_log(q_i) for b, q_i in zip(EXPONENTS, q, strict=True)]
-    return sum(logs).exp() - penalty
+    return sum(logs[1:], logs[0]).exp()
 
 
-def y_hat(sources, target="patch"):
-    """The desired picture that the fused one is compared with, at the finest scale.
+def y_hat(sources: torch.Tensor, target: str = "patch") -> torch.Tensor:
+    """Returns the desired picture, with which the fused one is compared, at the finest scale.
+
+    For "patch", every window has sum_k b_k (x_k - l_k) plus the mean of its l_k, and a pixel is the
+    mean over the windows that hold it; values may leave [0, 1]. For "global" it is the blend.
 
     sources: shape (N, K, H, W), values in [0, 1]. Returns shape (N, 1, H, W).
-    For "patch" every pixel is the mean, over the windows that hold it, of the window's
-    sum_k b_k (x_k - l_k) plus the mean of its l_k; values may leave [0, 1]. For "global" it is the
-    blend itself.
     """
     sources = sources.to(torch.promote_types(sources.dtype, torch.float32))
     b = coefficients_of(target)(sources)
@@ -105,57 +116,62 @@ class MEF_SSIM_Loss(nn.Module):
             return loss, y_hat(sources, self.target)
 
 
-def coefficients_of(target):
-    """The function that gives a target's b_k; ValueError where there is no such target."""
+def coefficients_of(target: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns the function that gives a target's b_k; ValueError where there is no such target."""
     if target not in ("patch", "global"):
         raise ValueError(f"target must be 'patch' or 'global', not {target!r}")
     return patch_coefficients if target == "patch" else global_coefficients
 
 
-def patch_coefficients(sources):
-    """b_k of Ma et al.'s y_hat = c_hat * s_hat for every window: (N, K, H, W) -> (N, K, h, w)."""
+def patch_coefficients(sources: torch.Tensor) -> torch.Tensor:
+    """Returns the b_k of Ma et al.'s y_hat = c_hat * s_hat for every window.
+
+    sources: (N, K, H, W) in [0, 1]. Returns (N, K, H-10, W-10).
+    """
     count = sources.shape[1]
     _, covariance = moments(sources, box_mean)  # {(j, k): (N, h, w)}, j <= k
     variance = torch.stack([covariance[k, k] for k in range(count)], dim=1)
-    # A constant window's variance comes out as rounding noise. Taken for structure it would be
-    # divided by its own size; 8-bit sources vary by twice this threshold or not at all.
+    # A constant window's variance comes out as rounding noise. Taken for structure, it would be
+    # divided by its own size. 8-bit sources vary by twice this threshold or not at all.
     eps = torch.finfo(sources.dtype).eps
     varies = variance > eps / 2
     deviation = varies * variance.clamp(min=eps / 2).sqrt()  # (N, K, h, w)
 
     def norm(b):
-        """||sum_k b_k (x_k - l_k)|| in every window, for b that make it a number of order 1."""
+        """Returns ||sum_k b_k (x_k - l_k)|| of every window; b has to make it of order 1."""
         total = 0.0
         for j, k in covariance:
             limit = deviation[:, j] * deviation[:, k]
             if j == k:
                 total = total + b[:, j] ** 2 * limit
-            else:  # Cauchy-Schwarz, which rounding may break
+            else:  # Rounding may break the Cauchy-Schwarz inequality.
                 value = covariance[j, k].clamp(-limit, limit)
                 total = total + 2 * b[:, j] * b[:, k] * value
-        # Where structures cancel, what is left of them is rounding noise: the floor keeps it small.
+        # Structures that cancel leave rounding noise; the floor keeps it small.
         return (WINDOW**2 * total).clamp(min=eps**0.75).sqrt()[:, None]
 
     total_contrast = WINDOW * deviation.sum(dim=1, keepdim=True)
     consistency = norm((1 / (total_contrast + eps)).expand_as(deviation))  # R, (N, 1, h, w)
-    # tan is limited through its argument: in floating point tan(pi/2) is not infinity.
+    # In floating point tan(pi/2) is not infinity, so the exponent is limited by tan's argument.
     highest = math.atan(MAX_EXPONENT) * 2 / math.pi
     exponent = torch.tan(math.pi / 2 * consistency.clamp(max=highest))
     contrast = WINDOW * deviation + CONTRAST_FLOOR  # c_k
-    # (c_k * 255 / 11)^q, normalised over k; as a softmax it can neither overflow nor vanish.
+    # This is (c_k * 255 / 11)^q, normalised over k; a softmax can neither overflow nor vanish.
     weight = torch.softmax(exponent * (contrast * (255 / WINDOW)).log(), dim=1)
     s_bar = varies * weight / contrast  # sum_k w_k s_k, as coefficients of x_k - l_k
     c_hat = contrast.amax(dim=1, keepdim=True)
     return s_bar * c_hat / norm(s_bar)
 
 
-def global_coefficients(sources):
-    """Coefficients of the picture that the earlier implementation trains against.
+def global_coefficients(sources: torch.Tensor) -> torch.Tensor:
+    """Returns the coefficients of the blend that the earlier implementation trains against.
 
-    Its y_hat = c_hat * s_hat + (y_2 + mu)/2 with mu = (y_1 + y_2)/2 lets the two structures
-    cancel to a sign, and what is left is 0.75 y_1 + 0.25 y_2 where y_1 has the larger norm, else
-    1.25 y_2 - 0.25 y_1. There one norm is taken over the whole batch; here over a sample, so that
-    a sample's loss does not depend on the others. Shape (N, 2, 1, 1).
+    Its target is y_hat = c_hat * s_hat + (y_2 + mu)/2 with mu = (y_1 + y_2)/2. The two structures
+    cancel to a sign there. What is left is 0.75 y_1 + 0.25 y_2 where y_1 has the larger norm, else
+    1.25 y_2 - 0.25 y_1. The earlier implementation takes one norm over the whole batch. Here it is
+    taken over a sample, so that a sample's loss does not depend on the others.
+
+    sources: (N, 2, H, W) in [0, 1]. Returns (N, 2, 1, 1). Raises ValueError for other than two.
     """
     if sources.shape[1] != 2:
         raise ValueError(f"target 'global' is defined for 2 sources, not {sources.shape[1]}")
@@ -165,10 +181,12 @@ def global_coefficients(sources):
 
 
 class Desired(NamedTuple):
-    """y_hat = sum_k b_k (x_k - l_k) of every window at one scale, and what comparing needs of it.
+    """The desired windows y_hat = sum_k b_k (x_k - l_k) at one scale.
 
-    x: the sources less 0.5, (N, K, H, W); mean: their Gaussian-weighted means, (N, K, h, w);
-    b: (N, K, h, w) or (N, K, 1, 1); variance: y_hat's, (N, 1, h, w).
+    x: the sources less 0.5, (N, K, H, W).
+    mean: the Gaussian-weighted means of x, (N, K, h, w).
+    b: the coefficients, (N, K, h, w) or (N, K, 1, 1).
+    variance: the Gaussian-weighted variance of y_hat, (N, 1, h, w).
     """
 
     x: torch.Tensor
@@ -177,27 +195,28 @@ class Desired(NamedTuple):
     variance: torch.Tensor
 
 
-def desired_windows(sources, scales=3, target="patch"):
-    """What fused luma is compared with: a Desired of every scale, finest first.
+def desired_windows(sources: torch.Tensor, scales: int = 3, target: str = "patch") -> list[Desired]:
+    """Returns what fused luma is compared with at every scale, finest first.
 
-    sources: (N, K, H, W) in [0, 1]. It can serve any number of comparisons with these sources.
+    The result serves any number of comparisons with these sources, (N, K, H, W) in [0, 1].
     """
-    description = []
+    desired = []
     for level in pyramid(sources, scales):
         b = coefficients_of(target)(level)
         mean, covariance = moments(level, gaussian_mean)
-        variance = sum(
+        terms = [
             (1 if j == k else 2) * b[:, j] * b[:, k] * value for (j, k), value in covariance.items()
-        )
-        description.append(Desired(level - 0.5, mean, b, variance[:, None]))
-    return description
+        ]
+        variance = sum(terms[1:], terms[0])[:, None]
+        desired.append(Desired(level - 0.5, mean, b, variance))
+    return desired
 
 
-def compare(y_f, desired):
-    """SSIM's contrast-structure term of y_f with y_hat in every window of one scale.
+def compare(y_f: torch.Tensor, desired: Desired) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compares fused luma with y_hat by SSIM's contrast-structure term, in every window of a scale.
 
-    y_f: (N, 1, H, W). Returns the term's numerator and denominator, and the windows' means of y_f,
-    (N, 1, h, w) each.
+    y_f: (N, 1, H, W) in [0, 1]. Returns the term's numerator and denominator, and the windows'
+    means of y_f, each (N, 1, H-10, W-10).
     """
     c = 0.03**2
     y = y_f - 0.5
@@ -207,35 +226,44 @@ def compare(y_f, desired):
     return 2 * covariance + c, desired.variance + square - mean**2 + c, mean + 0.5
 
 
-def desired_luminance(sources, picture=None, window_mean=None):
-    """A natural brightness l_hat of every 11x11 window: (N, K, H, W) -> (N, 1, H-10, W-10).
+def desired_luminance(
+    sources: torch.Tensor,
+    image_means: torch.Tensor | None = None,
+    window_mean: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Returns a natural brightness l_hat for every 11x11 window.
 
-    It weighs the sources by how near their local and their global mean is to mid-grey (K. Ma et
+    Sources weigh the more, the nearer their local and their global mean are to mid-grey (K. Ma et
     al., "Deep Guided Learning for Fast Multi-Exposure Image Fusion", IEEE TIP 29, 2020).
-    picture: the global means, (N, K, 1, 1), where the sources are a part of the picture only.
-    window_mean: gaussian_mean instead of box_mean.
+
+    sources: (N, K, H, W) in [0, 1]. Returns (N, 1, H-10, W-10).
+    image_means: the global means, (N, K, 1, 1), where the sources are parts of larger pictures.
+    window_mean: gaussian_mean, or box_mean, which is the default.
     """
     local = (window_mean or box_mean)(sources)
-    if picture is None:
-        picture = sources.mean(dim=(2, 3), keepdim=True)
-    v = torch.softmax(-((picture - 0.5) ** 2 + (local - 0.5) ** 2) / (2 * 0.2**2), dim=1)
+    if image_means is None:
+        image_means = sources.mean(dim=(2, 3), keepdim=True)
+    v = torch.softmax(-((image_means - 0.5) ** 2 + (local - 0.5) ** 2) / (2 * 0.2**2), dim=1)
     return (v * local).sum(dim=1, keepdim=True)
 
 
-def compare_luminance(l_f, l_hat):
-    """SSIM's luminance term, C_1 = 0.01^2, of the fused windows' means l_f and the desired l_hat.
+def compare_luminance(l_f: torch.Tensor, l_hat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compares windows' fused means l_f with the desired l_hat by SSIM's luminance term.
 
-    Returns the term's numerator and denominator, of the means' shape.
+    Returns the term's numerator and denominator, of the means' shape; C_1 = 0.01^2.
     """
     c = 0.01**2
     return 2 * l_f * l_hat + c, l_f**2 + l_hat**2 + c
 
 
-def moments(stack, window_mean):
-    """Windowed means less 0.5, and covariances of all channel pairs.
+def moments(
+    stack: torch.Tensor, window_mean: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, dict[tuple[int, int], torch.Tensor]]:
+    """Returns windowed means less 0.5, and the windowed covariances of all channel pairs.
 
-    Returns (N, C, h, w) and {(j, k): (N, h, w)} for j <= k. The pictures are centred first:
-    E[xy] - E[x]E[y] loses digits where means are large.
+    Pixels are centred first, because E[xy] - E[x]E[y] loses digits where means are large.
+
+    stack: (N, C, H, W) in [0, 1]. Returns (N, C, h, w) and {(j, k): (N, h, w)} for j <= k.
     """
     count = stack.shape[1]
     pairs = [(j, k) for j in range(count) for k in range(j, count)]
@@ -248,35 +276,35 @@ def moments(stack, window_mean):
     }
 
 
-def pyramid(x, scales):
-    """The picture at every scale, finest first."""
+def pyramid(x: torch.Tensor, scales: int) -> list[torch.Tensor]:
+    """Returns the picture at every scale, finest first."""
     levels = [x]
     while len(levels) < scales:
         levels.append(halve(levels[-1]))
     return levels
 
 
-def box_mean(x):
-    """Mean over every valid 11x11 window of every channel: (N, C, H, W) -> (N, C, H-10, W-10)."""
-    # Summed with ones and divided afterwards, a constant's mean is the constant, exactly.
+def box_mean(x: torch.Tensor) -> torch.Tensor:
+    """Returns every channel's mean over every valid 11x11 window, (N, C, H-10, W-10)."""
+    # With a division after the sum, the mean of a constant is that constant, exactly.
     return separable(x, torch.ones(WINDOW, dtype=x.dtype, device=x.device)) / WINDOW**2
 
 
-def gaussian_mean(x):
-    """Gaussian-weighted mean over every valid 11x11 window of every channel."""
+def gaussian_mean(x: torch.Tensor) -> torch.Tensor:
+    """Returns every channel's Gaussian-weighted mean over every window, (N, C, H-10, W-10)."""
     offset = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
     kernel = torch.exp(-(offset**2) / (2 * SIGMA**2))
     return separable(x, kernel / kernel.sum())
 
 
-def separable(x, kernel):
-    """Every channel correlated with the window kernel x kernel^T, valid positions only."""
-    if x.shape[1] == 1 < len(x):  # several channels go faster than as many samples
+def separable(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """Correlates every channel with the window kernel x kernel^T, at valid positions only."""
+    if x.shape[1] == 1 < len(x):  # Several channels are faster than as many samples.
         return separable(x.transpose(0, 1), kernel).transpose(0, 1)
     channels = x.shape[1]
     if x.device.type == "cpu":
-        # There, a depthwise convolution in channels-last order is many times faster than any
-        # other. On CUDA that order would go to cuDNN, whose TF32 is not float32.
+        # On a CPU, a depthwise convolution is many times faster in channels-last order. On CUDA
+        # that order would lead to cuDNN's TF32, which is not float32.
         x = x.contiguous(memory_format=torch.channels_last)
     column = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
     row = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
@@ -284,28 +312,30 @@ def separable(x, kernel):
         return F.conv2d(F.conv2d(x, column, groups=channels), row, groups=channels)
 
 
-def spread(windows):
-    """The transpose of gaussian_mean: every window's value shared out among its pixels."""
+def spread(windows: torch.Tensor) -> torch.Tensor:
+    """Shares out every window's value among its pixels: the transpose of gaussian_mean."""
     return gaussian_mean(F.pad(windows, [WINDOW - 1] * 4))
 
 
-def halve(x):
-    """Mean of 2x2 pixels; odd sides have their last row or column repeated."""
+def halve(x: torch.Tensor) -> torch.Tensor:
+    """Returns the means of 2x2 pixels; odd sides have their last row or column repeated."""
     height, width = x.shape[-2:]
     return F.avg_pool2d(F.pad(x, [0, width % 2, 0, height % 2], mode="replicate"), 2)
 
 
-def tangent_log(q):
-    """log(q), continued below LOWEST_SCORE by its tangent.
+def tangent_log(q: torch.Tensor) -> torch.Tensor:
+    """Returns log(q), continued below LOWEST_SCORE by its tangent.
 
-    An untrained network can score below zero, where the product of powers has no value; so the
-    loss stays finite and still falls as q rises.
+    An untrained network can score below zero, where a product of powers has no value. With the
+    tangent the loss stays finite, and still falls as q rises.
     """
     return q.clamp(min=LOWEST_SCORE).log() + (q - LOWEST_SCORE).clamp(max=0) / LOWEST_SCORE
 
 
-def checked_inputs(y_f, sources, scales):
-    """The inputs in float32 or wider, or ValueError."""
+def checked_inputs(
+    y_f: torch.Tensor, sources: torch.Tensor, scales: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns mef_ssim's inputs in float32 or wider; ValueError where they do not fit."""
     if scales not in (1, 3):
         raise ValueError(f"scales must be 1 or 3, not {scales}")
     if y_f.dim() != 4 or sources.dim() != 4 or y_f.shape[1] != 1 or sources.shape[1] < 2:
@@ -317,13 +347,13 @@ def checked_inputs(y_f, sources, scales):
         raise ValueError(
             f"fused luma {tuple(y_f.shape)} and sources {tuple(sources.shape)} differ in size"
         )
-    check_size(*y_f.shape[2:], scales)
+    check_size(y_f.shape[2], y_f.shape[3], scales)
     dtype = torch.promote_types(torch.promote_types(y_f.dtype, sources.dtype), torch.float32)
     return y_f.to(dtype), sources.to(dtype)
 
 
-def check_size(height, width, scales=3):
-    """ValueError where a picture is smaller than the window at the coarsest scale."""
+def check_size(height: int, width: int, scales: int = 3) -> None:
+    """Raises ValueError where a picture is smaller than the window at the coarsest scale."""
     if possible_scales(height, width) < scales:
         smallest = (WINDOW - 1) * 2 ** (scales - 1) + 1
         raise ValueError(
@@ -332,7 +362,7 @@ def check_size(height, width, scales=3):
         )
 
 
-def possible_scales(height, width):
-    """How many scales, at most all, of a picture have room for the window."""
+def possible_scales(height: int, width: int) -> int:
+    """Returns how many scales of a picture have room for the window, at most all of them."""
     side = min(height, width)
     return sum(side > (WINDOW - 1) * 2**i for i in range(len(SCALE_WEIGHTS)))

@@ -1,124 +1,222 @@
-"""What do files say beside their pixels? Headers, EXIF, ICC profiles and XMP."""
+"""What do files say beside their pixels? Headers, EXIF, ICC profiles and XMP.
+
+Pillow reads headers and EXIF without decoding a pixel. It is imported in functions, because that
+takes 0.03 s, for which --help need not wait. EXIF is changed in place by code of our own: Pillow
+would move MakerNotes, whose offsets then point elsewhere.
+"""
 
 import contextlib
 import math
-import mmap
+import os
+import re
 import struct
+import threading
 import warnings
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 
-JPEG_SEGMENT = 65_500  # bytes of metadata that one can hold
-DESCRIBED = (".jpg", ".jpeg", ".png", ".webp", ".avif")  # and those whose metadata OpenCV writes
-TIFF = (b"II*\0", b"MM\0*")  # how such a file begins
-TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC}  # where it has them
-TIFF_BITS, TIFF_CHANNELS, TIFF_FORMAT = 0x0102, 0x0115, 0x0153
+JPEG_SEGMENT = 65_500  # bytes of metadata that one segment of a JPEG file can hold
+DESCRIBED = (".jpg", ".jpeg", ".png", ".webp", ".avif")  # formats whose metadata OpenCV writes
 METADATA = {
     "EXIF": cv2.IMAGE_METADATA_EXIF,
     "ICC": cv2.IMAGE_METADATA_ICCP,
     "XMP": cv2.IMAGE_METADATA_XMP,
 }
-XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"  # before it in JPEG alone
-BYTE_ORDERS = {b"II": "<", b"MM": ">"}  # how EXIF and TIFF begin, and what struct calls it
-ORIENTATION = 0x0112  # tags of EXIF
+XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"  # stands before XMP in JPEG files alone
+TIFF = (b"II*\0", b"MM\0*")  # the first bytes of a TIFF file,
+BIG_TIFF = b"II+\0"  # those of one with offsets of 64 bits, in the byte order that Pillow reads
+BYTE_ORDERS = {b"II": "<", b"MM": ">"}  # from the first bytes of EXIF and TIFF to struct's sign
+TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC}
+BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0115, 0x0153
+PALETTE, FLOATS = 3, 3  # values of PHOTOMETRIC and of SAMPLE_FORMAT
+ORIENTATION, EXIF_DIRECTORY, GPS_DIRECTORY = 0x0112, 0x8769, 0x8825
+# Tags of description, maker, model, software, date, artist and copyright.
+DESCRIPTIONS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
+OFFSETS = (0x927C, 0xA005)  # tags of the Exif directory that hold offsets, MakerNote first
 WIDTHS, HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
-EXIF_DIRECTORY = 0x8769
+THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # offsets and sizes: of a JPEG, of strips
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8}  # bytes of a value by its EXIF type
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # ends the data of a scan
+XMP_THUMBNAILS = re.compile(rb"<([\w.-]+:Thumbnails)\b[^>]*(?<!/)>.*?</\1\s*>", re.DOTALL)
+XMP_JPEG = re.compile(rb"/9j/(?:[A-Za-z0-9+/=\s]|&#x[AaDd];){60,}")  # base64; FF D8 FF is /9j/
+PIXEL_LIMIT = threading.Lock()  # held while Pillow's is lifted
 
 
 class Header(NamedTuple):
-    """What a picture file says of itself. size: bytes of a pixel once it is decoded.
+    """The size and type of the array that OpenCV makes of a picture file.
 
-    Height and width are as stored, before the EXIF orientation turns the picture.
+    Height and width are as stored, before the EXIF orientation turns the picture. grey: without
+    colour; grey with alpha is decoded to four channels nevertheless.
     """
 
     height: int
     width: int
-    size: int
-    floats: bool = False
+    channels: int
+    dtype: np.dtype
+    grey: bool
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        return self.channels * self.dtype.itemsize
+
+    @property
+    def floats(self) -> bool:
+        return self.dtype.kind == "f"
 
 
-def read_header(path):
-    """The Header of a JPEG, PNG, TIFF, WebP or BMP file; None of others and of damaged ones.
+def read_header(path: str | os.PathLike) -> Header | None:
+    """Reads the Header of a picture file; None of damaged files and of formats unknown to Pillow.
 
-    Raises OSError where the file cannot be read.
+    AVIF and JPEG 2000 files in colour count as 8-bit ones, whatever their depth, which Pillow does
+    not tell. Raises OSError where the file cannot be opened.
     """
-    readers = {b"\xff\xd8": jpeg_header, b"\x89PNG": png_header, b"BM": bmp_header}
-    readers |= {b"RIFF": webp_header} | dict.fromkeys(TIFF, tiff_header)
-    with (
-        open(path, "rb") as file,
-        # An empty file cannot be mapped (ValueError); the others are what damaged ones raise.
-        contextlib.suppress(ValueError, struct.error, IndexError, KeyError, TypeError),
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,  # no more is read than needed
-    ):
-        for start, reader in readers.items():
-            if data[: len(start)] == start:
-                return reader(data)
-    return None
-
-
-def jpeg_header(data):
-    place = 2
-    while data[place] == 0xFF:
-        marker, length = struct.unpack_from(">BH", data, place + 1)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            height, width, channels = struct.unpack_from(">HHB", data, place + 5)
-            return Header(height, width, 1 if channels == 1 else 3)
-        place += 2 + length
-    return None
-
-
-def png_header(data):
-    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
-    channels = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}[colour]  # as OpenCV decodes it
-    return Header(height, width, channels * max(bits // 8, 1))
-
-
-def tiff_header(data):
-    height, width, bits = (exif_value(data, tag) for tag in (HEIGHTS[0], WIDTHS[0], TIFF_BITS))
-    channels = exif_value(data, TIFF_CHANNELS) or 1
-    floats = exif_value(data, TIFF_FORMAT) == 3
-    return Header(+height, +width, channels * max((bits or 1) // 8, 1), floats)
-
-
-def webp_header(data):
-    kind = data[12:16]
-    if kind == b"VP8X":
-        width, height = (1 + int.from_bytes(data[i : i + 3], "little") for i in (24, 27))
-    elif kind == b"VP8L":
-        (packed,) = struct.unpack_from("<I", data, 21)
-        width, height = 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF)
-    else:
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
-    return Header(height, width, 3)
-
-
-def bmp_header(data):
-    width, height = struct.unpack_from("<ii", data, 18)
-    return Header(abs(height), width, 3)
-
-
-def read_exif(path):
-    """The EXIF of a picture file, for exif_value, decoded no more than needed; b"" without any."""
     with open(path, "rb") as file:
-        data = file.read()
-    if data[:4] in TIFF:
-        return data
-    try:
-        image, kinds, chunks = cv2.imdecodeWithMetadata(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8
-        )
-    except cv2.error:
-        return b""
-    return as_metadata(kinds, chunks).get("EXIF", b"") if image is not None else b""
+        try:
+            return tiff_header(file) if is_tiff(file) else pillow_header(open_lazily(file))
+        except Exception:  # Pillow raises many types on damaged files.
+            return None
 
 
-def as_metadata(kinds, chunks):
-    """OpenCV's metadata as a Picture's, less what is not what it is said to be."""
+def is_tiff(file: BinaryIO) -> bool:
+    """True where a file, open at its start, begins as TIFF does."""
+    start = file.read(4)
+    file.seek(0)
+    return start in (*TIFF, BIG_TIFF)
+
+
+def open_lazily(file: BinaryIO):
+    """Returns Pillow's picture of an open file, of which no pixel is decoded.
+
+    Image.open refuses pictures of more than Image.MAX_IMAGE_PIXELS, a guard against files that
+    exhaust memory, and panoramas have more. That is a global of Pillow's and several threads read
+    headers at once: without the lock, one would put back the None that it has found of another.
+
+    Raises many types where the file is damaged or of an unknown format.
+    """
+    from PIL import Image
+
+    with PIXEL_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def pillow_header(image) -> Header:
+    """The Header of a picture of Pillow's.
+
+    Its mode does not tell 16-bit colour from 8-bit one; what its decoder is told does.
+    """
+    packing = image.tile[0][3] if image.tile else ""  # "RGB;16B", ("RGB", 65535) or ("L", 0, 1)
+    packing, *more = packing if isinstance(packing, tuple) else (packing,)
+    deep = "16" in f"{image.mode}{packing}" or (image.format == "PPM" and more and more[0] > 255)
+    grey = image.mode in ("1", "L", "LA", "I", "I;16", "F") and image.format != "GIF"
+    transparent = image.mode in ("LA", "RGBA") or (
+        image.mode in ("P", "RGB") and "transparency" in image.info
+    )
+    dtype = np.dtype(np.float32 if image.mode == "F" else np.uint16 if deep else np.uint8)
+    channels = 4 if transparent else 1 if grey else 3
+    return Header(image.height, image.width, channels, dtype, grey)
+
+
+def tiff_header(file: BinaryIO) -> Header:
+    """The Header of a TIFF file open at its start, of floats too, which Pillow does not identify.
+
+    Raises many types where the file is damaged.
+    """
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    start = file.read(16)
+    entries = ImageFileDirectory_v2(start if start[:4] == BIG_TIFF else start[:8])
+    file.seek(entries.next)
+    entries.load(file)
+    bits = first(entries.get(BITS, 1))
+    channels = first(entries.get(SAMPLES, 1))
+    if entries.get(PHOTOMETRIC) == PALETTE:
+        channels = 3
+    elif channels == 2:  # OpenCV leaves out the alpha of grey.
+        channels = 1
+    kind = "f" if first(entries.get(SAMPLE_FORMAT)) == FLOATS else "u"
+    dtype = np.dtype(f"{kind}{-(-bits // 8)}")
+    return Header(+entries[HEIGHTS[0]], +entries[WIDTHS[0]], channels, dtype, channels == 1)
+
+
+def first(value):
+    """The first of several values; a single value as it is."""
+    return value[0] if isinstance(value, tuple) else value
+
+
+def read_exif(path: str | os.PathLike) -> dict[int, Any]:
+    """Reads the EXIF of a picture file as {tag: value}, of its main and its Exif directory.
+
+    A value is a number, the first if a tag has several, or text, or bytes. What is damaged is left
+    out. No pixel is decoded. Raises OSError where the file cannot be opened.
+    """
+    from PIL import Image
+
+    with open(path, "rb") as file, contextlib.suppress(Exception):  # Pillow raises many types.
+        if is_tiff(file):
+            exif = Image.Exif()
+            exif.load_from_fp(file)
+        else:
+            image = open_lazily(file)
+            if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
+                image.info["exif"] = exif_behind_pixels(file)
+            exif = Image.Image.getexif(image)  # PNG's own method would decode the pixels.
+        return plain_values(exif)
+    return {}
+
+
+def exif_behind_pixels(png: BinaryIO) -> bytes:
+    """The EXIF of a PNG file, wherever it stands (PNG, 11.3.4.5); b"" where there is none."""
+    png.seek(8)
+    while len(start := png.read(8)) == 8:
+        size, kind = struct.unpack(">I4s", start)
+        if kind == b"eXIf":
+            return png.read(size)
+        png.seek(size + 4, os.SEEK_CUR)
+    return b""
+
+
+def exif_values(exif: bytes) -> dict[int, Any]:
+    """The values of EXIF, see read_exif."""
+    from PIL import Image
+
+    parsed = Image.Exif()
+    with contextlib.suppress(Exception):  # Pillow raises many types.
+        parsed.load(exif)
+    return plain_values(parsed)
+
+
+def plain_values(exif) -> dict[int, Any]:
+    """The values of Pillow's Exif as read_exif returns them."""
+    values: dict[int, Any] = {}
+    for directory in (lambda: exif, lambda: exif.get_ifd(EXIF_DIRECTORY)):
+        with contextlib.suppress(Exception):  # Pillow raises many types.
+            for tag, value in directory().items():
+                value = first(value)
+                if isinstance(value, str):
+                    value = value.partition("\0")[0]
+                elif not isinstance(value, int | bytes):  # fractions, whose divisor may be 0
+                    value = float(value)
+                    value = value if math.isfinite(value) else None
+                values.setdefault(tag, value)
+    return values
+
+
+def orientation(values: dict[int, Any]) -> int:
+    """EXIF's orientation, 1 (upright) to 8, of the values of read_exif or exif_values."""
+    value = values.get(ORIENTATION)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def as_metadata(kinds, chunks) -> dict[str, bytes]:
+    """OpenCV's lists of metadata as a Picture's; profiles that are none are left out."""
     names = {number: name for name, number in METADATA.items()}
-    metadata = {}
+    metadata: dict[str, bytes] = {}
     for kind, chunk in zip(kinds, chunks, strict=True):
         chunk = np.ravel(chunk).tobytes()
         name = names.get(kind)
@@ -126,131 +224,216 @@ def as_metadata(kinds, chunks):
             # OpenCV 5.0 reads a byte too many from PNG.
             chunk = chunk[: chunk.rfind(b">") + 1].removeprefix(XMP_HEADER)
         if name == "ICC" and not is_profile(chunk):
-            continue  # JPEG's segments of that kind hold other things too
+            continue  # Segments of JPEG's with that number hold other things too.
         if name and chunk:
             metadata[name] = chunk
     return metadata
 
 
-def is_profile(chunk):
+def is_profile(chunk: bytes) -> bool:
+    """True where bytes are an ICC profile: its signature and its own length say so (ICC.1, 7.2)."""
     return chunk[36:40] == b"acsp" and int.from_bytes(chunk[:4], "big") == len(chunk)
 
 
-def tiff_metadata(data):
-    """ICC and XMP of a TIFF file, which OpenCV does not read; {} of other files."""
+def tiff_metadata(data: bytes) -> dict[str, bytes]:
+    """EXIF, ICC and XMP of a TIFF file's bytes, which OpenCV does not read; {} of other files."""
     metadata = {}
-    if data[:4] in TIFF:
-        entries, _, _ = exif_entries(data)
+    if data[:4] in TIFF and len(data) >= 8:
+        order = BYTE_ORDERS[data[:2]]
+        entries, _ = read_directory(data, order, *struct.unpack_from(order + "I", data, 4))
         for name, tag in TIFF_TAGS.items():
             if tag in entries:
                 _, count, offset = entries[tag]
                 chunk = data[offset : offset + count]
                 if name == "XMP" or is_profile(chunk):
                     metadata[name] = chunk
+        exif = tiff_exif(data)
+        if exif:
+            metadata["EXIF"] = exif
     return metadata
 
 
-def tiff_with(data, metadata):
-    """A TIFF file, as OpenCV writes it, with ICC and XMP: its directory is written anew at the end.
+def tiff_exif(data: bytes) -> bytes:
+    """Returns EXIF made of a TIFF file's bytes, for other formats; b"" where the file has none.
 
-    TIFF 6.0, section 2; ICC.1, annex B.4; XMP, part 3.
+    It lacks the orientation, because OpenCV turns TIFF files, and MakerNotes, whose offsets would
+    no longer be right.
+    """
+    from PIL import Image
+
+    tiff, exif = Image.Exif(), Image.Exif()
+    with contextlib.suppress(Exception):  # Pillow raises many types.
+        tiff.load(data)
+        values = tiff.get_ifd(EXIF_DIRECTORY)
+        exif.update({tag: tiff[tag] for tag in DESCRIPTIONS if tag in tiff})
+        exif.get_ifd(EXIF_DIRECTORY).update({k: values[k] for k in values if k not in OFFSETS})
+        if GPS_DIRECTORY in tiff:
+            exif.get_ifd(GPS_DIRECTORY).update(tiff.get_ifd(GPS_DIRECTORY))
+        return exif.tobytes().removeprefix(b"Exif\0\0") if values else b""
+    return b""
+
+
+def tiff_with(data: bytes, metadata: dict[str, bytes]) -> bytes:
+    """Returns a TIFF file, as OpenCV encodes it, with ICC and XMP added.
+
+    Its directory is written anew at the end. TIFF 6.0, section 2; ICC.1, annex B.4; XMP, part 3.
     """
     order = BYTE_ORDERS[data[:2]]
     (start,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, start)
     old = data[start + 2 : start + 2 + 12 * count]
     entries = [old[place : place + 12] for place in range(0, len(old), 12)]
-    data = bytearray(data)
+    tiff = bytearray(data)
     for name, tag in TIFF_TAGS.items():
         if name in metadata:
             kind = 1 if name == "XMP" else 7  # bytes, or undefined
-            data += bytes(len(data) % 2)
-            entries.append(struct.pack(order + "HHII", tag, kind, len(metadata[name]), len(data)))
-            data += metadata[name]
-    data += bytes(len(data) % 2)
-    struct.pack_into(order + "I", data, 4, len(data))
+            tiff += bytes(len(tiff) % 2)
+            entries.append(struct.pack(order + "HHII", tag, kind, len(metadata[name]), len(tiff)))
+            tiff += metadata[name]
+    tiff += bytes(len(tiff) % 2)
+    struct.pack_into(order + "I", tiff, 4, len(tiff))
     entries.sort(key=lambda entry: struct.unpack_from(order + "H", entry))
-    data += struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
+    tiff += struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
+    return bytes(tiff)
+
+
+def updated(metadata: dict[str, bytes], shape: tuple[int, ...]) -> dict[str, bytes]:
+    """Metadata of an upright picture of a shape (H, W, ...), without pictures in them.
+
+    A thumbnail shows one exposure, whole, where the result may be cropped or without a ghost.
+    """
+    changed = dict(metadata)
+    if "EXIF" in metadata:
+        changed["EXIF"] = updated_exif(metadata["EXIF"], shape)
+    if "XMP" in metadata:
+        changed["XMP"] = XMP_JPEG.sub(b"", XMP_THUMBNAILS.sub(b"", metadata["XMP"]))
+    return changed
+
+
+def updated_exif(exif: bytes, shape: tuple[int, ...]) -> bytes:
+    """EXIF of an upright picture of a shape (H, W, ...), its thumbnail and previews blanked.
+
+    Everything else stays at its place, because MakerNotes hold offsets that nobody else knows. EXIF
+    2.32, section 4.5; what is damaged stays as it is.
+    """
+    data = bytearray(exif)
+    order = BYTE_ORDERS.get(exif[:2])
+    if order is not None and len(exif) >= 8:
+        (start,) = struct.unpack_from(order + "I", data, 4)
+        entries, end = read_directory(data, order, start)
+        directories = [entries]
+        for offset in read_integers(data, order, entries.get(EXIF_DIRECTORY)):
+            directories.append(read_directory(data, order, offset)[0])
+        values = {ORIENTATION: 1}
+        values |= dict.fromkeys(WIDTHS, shape[1]) | dict.fromkeys(HEIGHTS, shape[0])
+        for entries in directories:
+            for tag in values.keys() & entries.keys():
+                kind, _, offset = entries[tag]
+                with contextlib.suppress(struct.error, KeyError):
+                    struct.pack_into(order + {3: "H", 4: "I"}[kind], data, offset, values[tag])
+        blank_directories(data, order, end, {start})
+    blank_jpegs(data)
     return bytes(data)
 
 
-def exif_entries(exif):
-    """The entries of the main and Exif directories: {tag: (type, count, offset of its value)}.
+def read_directory(data: bytes | bytearray, order: str, start: int) -> tuple[dict, int]:
+    """The entries {tag: (type, count, offset of the value)} of an EXIF or TIFF directory.
 
-    exif: EXIF, or a TIFF file, which is built alike. Returns with it the byte order, struct's, and
-    where the offset of the next directory, EXIF's of the thumbnail, stands. What is damaged is left
-    out.
+    Returns with them the place behind them, where the offset of the next directory stands. What the
+    data do not hold is left out.
     """
-    order = BYTE_ORDERS.get(exif[:2])
-    entries, follows = {}, None
-    if order is None:
-        return entries, order, follows
-    with contextlib.suppress(struct.error):
-        (start,) = struct.unpack_from(order + "I", exif, 4)
-        directories = [start]
-        for directory in directories:
-            (count,) = struct.unpack_from(order + "H", exif, directory)
-            for place in range(directory + 2, directory + 2 + 12 * count, 12):
-                tag, kind, number = struct.unpack_from(order + "HHI", exif, place)
-                offset = place + 8
-                if SIZES.get(kind, 1) * number > 4:
-                    (offset,) = struct.unpack_from(order + "I", exif, offset)
-                entries.setdefault(tag, (kind, number, offset))
-                if tag == EXIF_DIRECTORY and len(directories) == 1:
-                    directories += struct.unpack_from(order + "I", exif, place + 8)
-            if directory == start:
-                follows = directory + 2 + 12 * count
-    return entries, order, follows
+    entries: dict[int, tuple[int, int, int]] = {}
+    if start + 2 > len(data):
+        return entries, len(data)
+    (count,) = struct.unpack_from(order + "H", data, start)
+    end = start + 2 + 12 * count
+    for place in range(start + 2, min(end, len(data) - 11), 12):
+        tag, kind, number, offset = struct.unpack_from(order + "HHII", data, place)
+        if SIZES.get(kind, 1) * number <= 4:
+            offset = place + 8
+        entries.setdefault(tag, (kind, number, offset))
+    return entries, end
 
 
-def exif_value(exif, tag):
-    """A tag's number (the first, if several), or its text; None where there is none."""
-    entries, order, _ = exif_entries(exif)
-    if tag not in entries:
-        return None
-    kind, _, offset = entries[tag]
-    try:
-        if kind == 2:
-            return exif[offset : exif.index(b"\0", offset)].decode("ascii", "replace")
-        if kind in (5, 10):
-            above, below = struct.unpack_from(order + ("II" if kind == 5 else "ii"), exif, offset)
-            return above / below if below else None
-        return struct.unpack_from(order + {3: "H", 4: "I", 9: "i"}[kind], exif, offset)[0]
-    except (struct.error, ValueError, KeyError):
-        return None
+def read_integers(data: bytes | bytearray, order: str, entry: tuple | None) -> list[int]:
+    """The integers of a directory's entry; [] where there is none or it is of another type."""
+    kind, count, offset = entry or (0, 0, 0)
+    size = {3: 2, 4: 4}.get(kind, 0)
+    if not size or offset + size * count > len(data):
+        return []
+    return list(struct.unpack_from(f"{order}{count}{'H' if size == 2 else 'I'}", data, offset))
 
 
-def orientation(exif):
-    """EXIF's orientation, 1 (upright) to 8."""
-    return exif_value(exif, ORIENTATION) or 1
+def blank_directories(data: bytearray, order: str, place: int, seen: set[int]) -> None:
+    """Fills EXIF's directories of thumbnails and their pictures with zeros.
+
+    place: of the first one's offset. seen: offsets of directories that stay.
+    """
+    while place + 4 <= len(data):
+        (start,) = struct.unpack_from(order + "I", data, place)
+        blank(data, place, 4)
+        if start == 0 or start in seen:
+            return
+        seen.add(start)
+        entries, end = read_directory(data, order, start)
+        for tags in THUMBNAILS:
+            offsets, sizes = (read_integers(data, order, entries.get(tag)) for tag in tags)
+            for offset, size in zip(offsets, sizes, strict=False):  # damaged ones differ in number
+                blank(data, offset, size)
+        place = end
+        blank(data, start, end - start)
 
 
-def describe_anew(exif, shape):
-    """EXIF of an upright picture of a shape (H, W, ...), without the old one's thumbnail."""
-    entries, order, follows = exif_entries(exif)
-    exif = bytearray(exif)
-    values = {ORIENTATION: 1}
-    values |= dict.fromkeys(WIDTHS, shape[1]) | dict.fromkeys(HEIGHTS, shape[0])
-    with contextlib.suppress(struct.error):
-        for tag, value in values.items():
-            if tag in entries and entries[tag][0] in (3, 4):
-                kind, _, offset = entries[tag]
-                struct.pack_into(order + {3: "H", 4: "I"}[kind], exif, offset, value)
-        if follows is not None and follows + 4 <= len(exif):
-            struct.pack_into(order + "I", exif, follows, 0)
-    return bytes(exif)
+def blank_jpegs(data: bytearray) -> None:
+    """Fills the JPEG streams in EXIF, such as the previews of MakerNotes, with zeros."""
+    place = 0
+    while (place := data.find(b"\xd8\xff", place + 1)) > 0:
+        start = place - 1  # Minolta changes the first byte of its previews.
+        end = end_of_jpeg(data, start)
+        if end is not None:
+            blank(data, start, end - start)
 
 
-def storable_metadata(path, extension, metadata):
-    """What of the metadata a format can hold; the rest is left out with a warning."""
+def end_of_jpeg(data: bytearray, start: int) -> int | None:
+    """The place behind a JPEG stream, also one cut short; None where none begins at `start`.
+
+    A stream is segments, each with its length, and behind some of them the data of a scan. ITU-T
+    T.81, annex B.
+    """
+    place, pictured = start + 2, False
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker, length = struct.unpack_from(">BH", data, place + 1)
+        if marker == 0xFF:  # a byte of filling
+            place += 1
+            continue
+        if marker == 0xD9:
+            break
+        place += 2 + length
+        if marker == 0xDA:
+            pictured = True
+            following = JPEG_MARKER.search(data, place)
+            place = following.start() if following else len(data)
+    if data[place : place + 2] == b"\xff\xd9":
+        place += 2
+    return min(place, len(data)) if pictured else None
+
+
+def blank(data: bytearray, start: int, size: int) -> None:
+    """Fills bytes with zeros, but for the first 8, without which the rest cannot be read."""
+    start, end = max(start, 8), min(start + size, len(data))
+    data[start:end] = bytes(max(end - start, 0))
+
+
+def storable_metadata(path: str, extension: str, metadata: dict[str, bytes]) -> dict[str, bytes]:
+    """The metadata that this format can store; a warning names what is left out."""
     if extension in DESCRIBED:
-        held = METADATA
+        held = set(METADATA)
     else:
-        held = TIFF_TAGS if extension in (".tif", ".tiff") else ()
+        held = set(TIFF_TAGS) if extension in (".tif", ".tiff") else set()
     largest = JPEG_SEGMENT if extension in (".jpg", ".jpeg") else math.inf
-    foreign = set(metadata) - set(held)
+    foreign = set(metadata) - held
     large = {name for name, chunk in metadata.items() if len(chunk) > largest}
-    for lost, reason in ((foreign, "OpenCV cannot to"), (large, "too large for")):
+    for lost, reason in ((foreign, "OpenCV cannot write that to"), (large, "too large for")):
         if lost:
             listed = " and ".join(sorted(lost))
             warnings.warn(f"{path}: {listed} not written, {reason} {extension}", stacklevel=3)

@@ -1,43 +1,44 @@
-"""What is the network, and how is it stored? DeepFuse's luma CNN and its checkpoints.
+"""What is the network? DeepFuse's luma CNN, and its layers on a pyramid.
 
 K. R. Prabhakar, V. S. Srikar, R. V. Babu, "DeepFuse: A Deep Unsupervised Approach for Exposure
-Fusion with Extreme Exposure Image Pairs", ICCV 2017, Fig. 2. PyramidDeepFuse is the same layers on
-a coarse-to-fine pyramid, for a view of the whole picture instead of 25 pixels.
+Fusion with Extreme Exposure Image Pairs", ICCV 2017, Fig. 2. PyramidDeepFuse applies the same
+layers from coarse to fine and sees the whole picture instead of 25 pixels.
 """
 
 import copy
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-NATURAL = (0.38, 0.57)  # mean luma that tilted_mean aims at
-LARGEST_TILT = 1.0  # the brightest of two then weighs e times the darkest
-TRAINED_TILT = 1.5  # the largest that training shows; crops vary more than pictures
+NATURAL = (0.38, 0.57)  # range of mean luma that tilted_mean aims at
+LARGEST_TILT = 1.0  # At a tilt of 1 the brightest exposure weighs e times as much as the darkest.
+TRAINED_TILT = 1.5  # largest tilt in training, where crops vary more than whole pictures
 
 
 class DeepFuse(nn.Module):
     """Fuses the luma of K >= 2 exposures of one static scene.
 
-    C1 and C2 look at every exposure with the same weights (tied streams), their features are
-    added, and C3 to C5 reconstruct the fused luma.
+    C1 and C2 look at every exposure with the same weights (tied streams). Their features are added,
+    and C3 to C5 reconstruct the fused luma.
 
-    batch_norm: a BatchNorm after every convolution, as in the earlier implementation.
-    padding: what lies beyond the border. "replicate" repeats the picture's outermost pixels, once,
-        before C1; "zeros" fills every convolution's input with zeros, as in the earlier
-        implementation.
-    width: channels of C1 and C4; C2 and C3 have twice as many. The paper's is 16.
+    batch_norm: puts a BatchNorm after every convolution, as in the earlier implementation.
+    padding: "replicate" repeats the picture's outermost pixels, once, before C1; "zeros" pads the
+        input of every convolution with zeros, as in the earlier implementation.
+    width: channels of C1 and C4, half those of C2 and C3; 16 in the paper.
     """
 
     name = "deepfuse"
-    in_channels = 1  # of C1: the luma
+    in_channels = 1  # C1 sees the luma.
 
-    def __init__(self, batch_norm=False, padding="replicate", width=16):
+    def __init__(self, batch_norm: bool = False, padding: str = "replicate", width: int = 16):
         super().__init__()
         if padding not in ("replicate", "zeros"):
             raise ValueError(f"padding must be 'replicate' or 'zeros', not {padding!r}")
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "name": self.name,
             "batch_norm": batch_norm,
             "padding": padding,
@@ -59,31 +60,35 @@ class DeepFuse(nn.Module):
         self.c5 = layer(width, 1, 5, nn.Tanh())
 
     @property
-    def reach(self):
-        """How far the layers see around a pixel, in pixels."""
-        return sum(layer[0].kernel_size[0] // 2 for layer in self.children())
+    def reach(self) -> int:
+        """Pixels around a pixel that the layers see."""
+        return sum(
+            layer[0].kernel_size[0] // 2 for layer in (self.c1, self.c2, self.c3, self.c4, self.c5)
+        )
 
     @property
-    def radius(self):
+    def radius(self) -> int:
         """Receptive radius in pixels: an output pixel depends on inputs at most this far away."""
         return self.reach
 
-    def forward(self, y_1, y_2, *more):
+    def forward(self, y_1: torch.Tensor, y_2: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         """Fuses two or more luma pictures; their order does not matter.
 
-        Takes K tensors of shape (N, 1, H, W), values in [0, 1]; returns the fused luma, same shape
-        and range. The sum over exposures is scaled by 2/K, so that a pair is merged by the
-        paper's plain sum and a longer stack has features of the same magnitude.
+        The sum of the streams is scaled by 2/K. A pair is thus merged by the paper's plain sum, and
+        a longer stack has features of the same magnitude.
+
+        Takes K tensors of shape (N, 1, H, W), values in [0, 1]; returns the fused luma, of the same
+        shape and range.
 
         Raises ValueError where the shapes differ or are not (N, 1, H, W).
         """
         stack = check_luma(y_1, y_2, *more)
         fused = self.merge([y * 2 - 1 for y in stack])
-        return (fused.to(y_1.dtype) + 1) / 2  # whatever the layers compute in
+        return (fused.to(y_1.dtype) + 1) / 2  # The layers may compute in a narrower type.
 
-    def merge(self, streams):
-        """The layers: K tensors (N, in_channels, H, W) in [-1, 1] to one (N, 1, H, W)."""
-        x = torch.cat(streams)  # (K*N, in_channels, H, W)
+    def merge(self, streams: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Runs the layers on K tensors (N, in_channels, H, W) in [-1, 1]; returns (N, 1, H, W)."""
+        x = torch.cat(list(streams))  # (K*N, in_channels, H, W)
         if self.settings["padding"] == "replicate":
             x = F.pad(x, [self.reach] * 4, mode="replicate")
         features = self.c2(self.c1(x)).chunk(len(streams))  # K of (N, 32, ...)
@@ -96,51 +101,60 @@ class DeepFuse(nn.Module):
 class PyramidDeepFuse(DeepFuse):
     """DeepFuse's layers on a pyramid of the exposures, from its coarsest level to the finest.
 
-    Every level is half as wide and high as the next finer one. There, a stream sees an exposure
-    and, as a second channel, what the coarser level has fused (at the coarsest: tilted_mean).
-    What the layers give is detail that is added to it: it has no local mean, so that brightness is
-    that of the exposures' mean however many levels there are. All levels have the same weights. A
-    picture of any size is seen as a whole, at 4/3 of the cost.
+    Every level is half as wide and high as the next finer one. A stream sees an exposure and, as a
+    second channel, the luma that the coarser level has fused; at the coarsest level that is
+    tilted_mean. The layers give detail, which is added to the second channel. The detail's local
+    mean is taken away first: brightness remains that of the exposures' mean, however many levels
+    there are. All levels have the same weights. The network sees a picture of any size as a whole,
+    at 4/3 of the cost of DeepFuse.
     """
 
     name = "pyramid"
-    in_channels = 2  # of C1: the luma, and the coarser level's fused luma
-    COARSEST = 32  # pixels: a level is halved while its shorter side is at least twice as long
-    LOCAL = 17  # side of the square that a detail's local mean is of, in pixels of its level
+    in_channels = 2  # C1 sees the luma, and the coarser level's fused luma.
+    COARSEST = 32  # pixels; a level is halved while its shorter side is at least twice as long
+    LOCAL = (
+        17  # side of the square over which a detail's local mean is taken, in the level's pixels
+    )
 
-    def __init__(self, batch_norm=False, padding="replicate", width=16):
+    def __init__(self, batch_norm: bool = False, padding: str = "replicate", width: int = 16):
         super().__init__(batch_norm, padding, width)
-        nn.init.zeros_(self.c5[0].weight)  # training starts from the exposures' mean
+        nn.init.zeros_(self.c5[0].weight)  # Training starts from the exposures' mean.
 
     @property
-    def radius(self):
-        """As DeepFuse.radius, within a level."""
+    def radius(self) -> int:
+        """Receptive radius within a level, in its pixels."""
         return self.reach + self.LOCAL // 2
 
-    def forward(self, y_1, y_2, *more):
-        """As DeepFuse.forward; the result may leave [0, 1] a little."""
+    def forward(self, y_1: torch.Tensor, y_2: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        """Fuses luma like DeepFuse.forward; the result may leave [0, 1] a little."""
         stack = check_luma(y_1, y_2, *more)
         return self.fuse_level(stack, self.context(stack, self.fuse_level))
 
-    def fuse_level(self, stack, context):
-        """One level: K exposures and the coarser level's result, all (N, 1, H, W), to a finer."""
+    def fuse_level(self, stack: Sequence[torch.Tensor], context: torch.Tensor) -> torch.Tensor:
+        """Fuses one level, from K exposures and the coarser level's result; all (N, 1, H, W)."""
         detail = self.merge([torch.cat([y, context], dim=1) * 2 - 1 for y in stack])
-        detail = detail.to(context.dtype)  # whatever the layers compute in
+        detail = detail.to(context.dtype)  # The layers may compute in a narrower type.
         return context + (detail - local_mean(detail, self.LOCAL)) / 2
 
-    def is_coarsest(self, height, width):
-        """Whether a picture of this size is not halved any more."""
+    def is_coarsest(self, height: int, width: int) -> bool:
+        """Returns True for a size that is not halved any more."""
         return min(height, width) < 2 * self.COARSEST
 
-    def context(self, stack, fuse_level):
-        """What the level above `stack` has fused, at the size of `stack`.
+    def context(
+        self,
+        stack: Sequence[torch.Tensor],
+        fuse_level: Callable[[Sequence[torch.Tensor], torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """Returns the luma that the next coarser level has fused, at the size of `stack`.
 
         fuse_level: self.fuse_level, or a function that computes the same in parts.
         """
         height, width = stack[0].shape[-2:]
         if self.is_coarsest(height, width):
             tilt = None
-            if self.training:  # A crop's brightness is not its picture's: any may come, often none.
+            if self.training:
+                # A crop may be brighter or darker than its picture: every tilt may occur, small
+                # ones most often.
                 tilt = TRAINED_TILT * (2 * torch.rand_like(stack[0][:, :, :1, :1]) - 1) ** 3
             return tilted_mean(stack, tilt)
         coarser = [F.avg_pool2d(y, 2, ceil_mode=True) for y in stack]
@@ -148,20 +162,22 @@ class PyramidDeepFuse(DeepFuse):
         return F.interpolate(fused, scale_factor=2, mode="bilinear")[..., :height, :width]
 
 
-def tilted_mean(stack, tilt=None):
-    """Weighted mean of K exposures (N, 1, H, W), by default of natural brightness: (N, 1, H, W).
+def tilted_mean(stack: Sequence[torch.Tensor], tilt: torch.Tensor | None = None) -> torch.Tensor:
+    """Returns a weighted mean of K exposures, by default one of natural brightness.
 
-    The weights are one number an exposure, exp(t z_k) with z_k the place of its mean luma L_k
-    between the darkest's, -1/2, and the brightest's, 1/2.
-    tilt: t, shape (N, 1, 1, 1). By default 0, equal weights, where that gives a mean luma within
-    NATURAL, else the nearest that does, up to LARGEST_TILT.
+    Every exposure has one weight, exp(t z_k). z_k is the place of its mean luma between that of the
+    darkest exposure, -1/2, and that of the brightest, 1/2.
+
+    stack: K tensors (N, 1, H, W), as is the result.
+    tilt: t, shape (N, 1, 1, 1). The default is the t nearest to 0 that gives a mean luma within
+        NATURAL, at most LARGEST_TILT either way. At 0 the weights are equal.
     """
-    y = torch.cat(stack, dim=1)  # (N, K, H, W)
+    y = torch.cat(list(stack), dim=1)  # (N, K, H, W)
     level = y.mean(dim=(2, 3), keepdim=True)
     darkest, brightest = level.amin(dim=1, keepdim=True), level.amax(dim=1, keepdim=True)
     place = (level - (darkest + brightest) / 2) / (brightest - darkest).clamp(min=1e-3)
 
-    def weights(tilt):
+    def weights(tilt: torch.Tensor) -> torch.Tensor:
         return torch.softmax(tilt * place, dim=1)
 
     if tilt is None:
@@ -169,7 +185,7 @@ def tilted_mean(stack, tilt=None):
         target = mean.clamp(*NATURAL)
         low = torch.full_like(target, -LARGEST_TILT)
         high = -low
-        for _ in range(20):  # bisection: the mean luma grows with t
+        for _ in range(20):  # The mean luma grows with t, so bisection finds it.
             tilt = (low + high) / 2
             bright = (weights(tilt) * level).sum(dim=1, keepdim=True) > target
             low, high = torch.where(bright, low, tilt), torch.where(bright, tilt, high)
@@ -177,26 +193,34 @@ def tilted_mean(stack, tilt=None):
     return (weights(tilt) * y).sum(dim=1, keepdim=True)
 
 
-def local_mean(image, side):
-    """Mean over the square of an odd side around every pixel; borders repeated. (N, C, H, W)."""
+def local_mean(image: torch.Tensor, side: int) -> torch.Tensor:
+    """Returns the mean over a square around every pixel, borders repeated.
+
+    image: (N, C, H, W), as is the result. side: of the square, an odd number of pixels.
+    """
     image = F.pad(image, [side // 2] * 4, mode="replicate")
     for window in ((side, 1), (1, side)):
         image = F.avg_pool2d(image, window, stride=1)
     return image
 
 
-NETWORKS = {network.name: network for network in (DeepFuse, PyramidDeepFuse)}
+NETWORKS: dict[str, type[DeepFuse]] = {
+    network.name: network for network in (DeepFuse, PyramidDeepFuse)
+}
 
 
-def build(name=DeepFuse.name, **settings):
-    """The network of that name with its constructor's settings; ValueError where there is none."""
+def build(name: str = DeepFuse.name, **settings) -> DeepFuse:
+    """Returns a new network; ValueError where there is none of that name.
+
+    settings: arguments of the network's constructor.
+    """
     if name not in NETWORKS:
         raise ValueError(f"there is no network {name!r}; there are {', '.join(NETWORKS)}")
     return NETWORKS[name](**settings)
 
 
-def check_luma(*stack):
-    """The stack, or ValueError where it is not luma of one shape (N, 1, H, W)."""
+def check_luma(*stack: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Returns the stack; ValueError where it is not luma of one shape (N, 1, H, W)."""
     shape = stack[0].shape
     if any(y.shape != shape for y in stack) or len(shape) != 4 or shape[1] != 1:
         raise ValueError(
@@ -206,29 +230,31 @@ def check_luma(*stack):
     return stack
 
 
-def fold_batch_norm(model):
+def fold_batch_norm(model: DeepFuse) -> DeepFuse:
     """Returns the network without BatchNorm that equals `model` in eval mode.
 
-    Every BatchNorm's running statistics, scale and shift go into the convolution before it.
+    The convolution before a BatchNorm takes over its running statistics, scale and shift.
     """
     folded = build(**{**model.settings, "batch_norm": False})
-    for name, layer in model.eval().named_children():
+    model.eval()
+    for name in ("c1", "c2", "c3", "c4", "c5"):
+        layer = getattr(model, name)
         getattr(folded, name)[0] = fuse_conv_bn_eval(layer[0], layer[1])
     return folded.eval()
 
 
-def prepare(model, precision="auto"):
-    """The network made ready for fusing fast: the same function, but for rounding.
+def prepare(model: DeepFuse, precision: str = "auto") -> DeepFuse:
+    """Returns a network that fuses faster and equals `model` but for rounding.
 
-    precision: of C2 to C4, which are 99 % of the arithmetic: "float32", "bfloat16", "float16", or
-    "auto" for what the network's device is fast in. C1 and C5 stay in float32, so that neither the
-    pictures nor the result are rounded to a half's few levels.
+    precision: type of C2 to C4, which do 99 % of the arithmetic: "float32", "bfloat16", "float16",
+        or "auto" for the one that is fast on the network's device. C1 and C5 stay in float32, so
+        that neither the pictures nor the result are rounded to the few levels of 16-bit floats.
     """
     device = next(model.parameters()).device
     dtype = choose_precision(precision, device)
     if model.settings["batch_norm"]:
         model = fold_batch_norm(model)
-    model = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)
+    model = copy.deepcopy(model).eval().to(device).to(memory_format=torch.channels_last)
     for layer in (model.c2, model.c3, model.c4):
         layer.to(dtype)
     model.c1.register_forward_hook(lambda _, _x, y: y.to(dtype))
@@ -239,21 +265,21 @@ def prepare(model, precision="auto"):
 
 
 class ShiftedSum(nn.Module):
-    """A convolution to one channel as one matrix product and a sum of shifted planes.
+    """A convolution to one channel, as one matrix product and a sum of shifted planes.
 
-    Convolution kernels compute sixteen output channels at once; with one they idle.
+    A CPU's convolution kernels compute sixteen output channels at once; for one channel they idle.
     """
 
-    def __init__(self, convolution):
+    def __init__(self, convolution: nn.Conv2d):
         super().__init__()
         weight = convolution.weight.detach()[0]  # (C, k, k)
         self.kernel_size = weight.shape[1:]
-        self.padding = convolution.padding
+        self.padding = [int(side) for side in convolution.padding]
         self.taps = weight.flatten(1).T.contiguous()  # (k*k, C)
-        self.bias = convolution.bias.detach()
+        self.bias = convolution.bias.detach()  # type: ignore[union-attr]
 
-    def forward(self, x):
-        """(N, C, H, W) to (N, 1, H', W'), as the convolution does."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns what the convolution gives: (N, 1, H', W') of (N, C, H, W)."""
         x = F.pad(x, [self.padding[1]] * 2 + [self.padding[0]] * 2)
         count, channels, height, width = x.shape
         planes = self.taps @ x.permute(1, 0, 2, 3).reshape(channels, -1)
@@ -266,13 +292,13 @@ class ShiftedSum(nn.Module):
         return total[:, None]
 
 
-def is_finite(model):
-    """Whether all parameters are finite numbers."""
+def is_finite(model: nn.Module) -> bool:
+    """Returns True where all parameters are finite numbers."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
-def choose_device(name):
-    """The torch device of that name, "auto" being CUDA where there is a GPU, else the CPU.
+def choose_device(name: str) -> torch.device:
+    """Returns the device of that name; "auto" is CUDA where there is a GPU, else the CPU.
 
     Raises ValueError where this machine has no such device.
     """
@@ -288,12 +314,12 @@ def choose_device(name):
     return device
 
 
-def choose_precision(name, device):
-    """The dtype of the convolutions; auto is the one that this device is fast in."""
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Returns the type of the convolutions; "auto" is the one that is fast on this device."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    # Older versions of torch do not tell; float32 is right everywhere.
-    has = getattr(torch.cpu, "get_capabilities", dict)()
+    # Older versions of PyTorch do not tell; float32 is right everywhere.
+    has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32

@@ -9,103 +9,131 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # as malloc.h numbers them
 WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights", "deepfuse.pth")
 
 
 class Parser(argparse.ArgumentParser):
-    def __init__(self, description):
+    """A parser whose --help shows defaults, and whose errors are one line."""
+
+    def __init__(self, description: str):
         super().__init__(
             description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
 
-    def error(self, message):
+    def error(self, message: str):
+        """Prints the mistake and ends the program with status 2."""
         self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
 
 
 class TrainOptions:
-    """Options of train.py; parse() returns them as a namespace."""
+    """The options of train.py."""
 
     def __init__(self):
-        self.parser = parser = Parser("Train DeepFuse without ground truth on exposure brackets.")
-        data = parser.add_argument_group("data")
+        self.parser = Parser("Train DeepFuse without ground truth on exposure brackets.")
+        self.add_data_options()
+        self.add_run_options()
+        self.add_network_options()
+        self.add_loss_options()
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Returns the options of a command line, the program's own by default."""
+        return self.parser.parse_args(argv)
+
+    def add_data_options(self) -> None:
+        """Adds the options that say what is trained on."""
+        data = self.parser.add_argument_group("data")
         data.add_argument(
             "--folder",
             nargs="+",
             required=True,
-            help="folders that hold one sub-folder a scene, with that scene's exposures",
+            help="folders with one sub-folder a scene, which holds that scene's exposures",
         )
         data.add_argument(
-            "--val_folder", nargs="+", default=[], help="folders of scenes to choose best.pth by"
+            "--val_folder",
+            nargs="+",
+            default=[],
+            help="folders of the scenes by which best.pth is chosen",
         )
         data.add_argument(
-            "--crop_size", type=at_least(41), default=256, help="side of the crops, in pixels"
+            "--crop_size", type=number(int, 41), default=256, help="side of the crops, in pixels"
         )
-        data.add_argument("--batch_size", type=at_least(1), default=8, help="crop stacks a step")
+        data.add_argument(
+            "--batch_size", type=number(int, 1), default=8, help="scenes a step, one crop of each"
+        )
         data.add_argument(
             "--pairs",
             choices=("any", "extreme"),
             default="any",
-            help="a random under- and over-exposed picture, or the darkest and the brightest",
+            help="a random under- and a random over-exposed picture, or the darkest and the "
+            "brightest",
         )
         data.add_argument(
             "--stacks",
-            type=number(0, 1),
+            type=number(float, 0, 1),
             default=0.0,
             help="share of draws that are three to five exposures instead of a pair",
         )
         data.add_argument(
             "--zoom",
-            type=number(1),
+            type=number(float, 1),
             default=1.0,
-            help="crops show an area up to so many times as wide, reduced to --crop_size",
+            help="largest side of the area that a crop shows, as a multiple of --crop_size",
         )
         data.add_argument(
             "--gamma",
-            type=number(1),
+            type=number(float, 1),
             default=1.0,
-            help="all exposures of a crop are raised to a power between 1/gamma and gamma",
+            help="largest power to which all exposures of a crop are raised; the smallest is its "
+            "inverse",
         )
         data.add_argument(
             "--noise",
-            type=number(0),
+            type=number(float, 0),
             default=0.0,
-            help="highest standard deviation of noise on the luma that the network sees, on the "
-            "scale [0, 1]; the loss is of the pictures without it",
+            help="largest standard deviation of noise on the luma that the network sees, on the "
+            "scale [0, 1]; the loss uses the pictures without it",
         )
         data.add_argument(
             "--cache", help="folder of the decoded training pictures; DET/cache unless given"
         )
         data.add_argument(
-            "--workers", type=at_least(0), default=2, help="processes that prepare crops"
+            "--workers", type=number(int, 0), default=2, help="processes that prepare crops"
         )
 
-        run = parser.add_argument_group("run")
+    def add_run_options(self) -> None:
+        """Adds the options that say how long to train, and what is written where."""
+        run = self.parser.add_argument_group("run")
         run.add_argument(
             "--epoch",
-            type=at_least(1),
+            type=number(int, 1),
             default=15000,
             help="epochs in all; one epoch is one random under/over pair a scene",
         )
-        run.add_argument("--resume", metavar="CHECKPOINT", help="continue from such a latest.pth")
+        run.add_argument("--resume", metavar="CHECKPOINT", help="latest.pth of a run to continue")
         run.add_argument("--det", default="train_result", help="folder of all results")
         run.add_argument(
-            "--record_epoch", type=at_least(1), default=100, help="epochs from figure to figure"
+            "--record_epoch", type=number(int, 1), default=100, help="epochs between two figures"
         )
         run.add_argument(
-            "--val_epoch", type=at_least(1), default=50, help="epochs from validation to validation"
+            "--val_epoch", type=number(int, 1), default=50, help="epochs between two validations"
         )
         run.add_argument(
             "--tensorboard",
             action="store_true",
             help="write DET/tensorboard too; needs the package tensorboard",
         )
-        run.add_argument("--seed", type=at_least(0), default=0, help="of weights and crops")
+        run.add_argument(
+            "--seed", type=number(int, 0), default=0, help="seed of the weights and crops"
+        )
         add_machine_options(run)
         add_precision_option(run)
 
-        network = parser.add_argument_group("network")
+    def add_network_options(self) -> None:
+        """Adds the options that say what is trained."""
+        network = self.parser.add_argument_group("network")
         network.add_argument(
             "--network",
             choices=("deepfuse", "pyramid"),
@@ -114,50 +142,54 @@ class TrainOptions:
         )
         network.add_argument(
             "--width",
-            type=at_least(1),
+            type=number(int, 1),
             default=16,
-            help="channels of C1 and C4, half those of C2 and C3; the paper's are 16",
+            help="channels of C1 and C4, half those of C2 and C3; 16 in the paper",
         )
         network.add_argument(
-            "--init", metavar="CHECKPOINT", help="weights to start from, of the same network"
+            "--init", metavar="CHECKPOINT", help="weights of the same network to start from"
         )
         network.add_argument(
             "--ema",
-            type=number(0, 0.9999),
+            type=number(float, 0, 0.9999),
             default=0.0,
-            help="decay a step of the average of the weights that is validated and saved; 0 is no "
-            "average",
+            help="decay, a step, of the average of the weights, which is validated and saved; 0 "
+            "takes no average",
         )
         network.add_argument(
             "--batch_norm",
             action="store_true",
-            help="BatchNorm after every convolution; in several processes on GPUs only",
+            help="BatchNorm after every convolution; several processes need GPUs for it",
         )
         network.add_argument(
             "--uncentred",
             action="store_true",
-            help="do not keep the mean of C2's to C5's kernels at zero, which makes more of their "
-            "channels useful",
+            help="free the mean of the kernels of C2 to C5, which is else kept at zero and makes "
+            "more of their channels useful",
         )
 
-        loss = parser.add_argument_group("loss and optimiser")
+    def add_loss_options(self) -> None:
+        """Adds the options of the loss and of the optimiser."""
+        loss = self.parser.add_argument_group("loss and optimiser")
         loss.add_argument(
             "--loss",
             choices=("patch", "global"),
             default="patch",
-            help="MEF-SSIM's y_hat: of every window (Ma et al.), or the earlier implementation's "
-            "blend of the two pictures",
+            help="y_hat of every window (Ma et al.), or the blend of the two pictures that the "
+            "earlier implementation has",
         )
         loss.add_argument(
             "--scales", type=int, choices=(1, 3), default=3, help="scales of MEF-SSIM"
         )
         loss.add_argument(
             "--luminance_weight",
-            type=number(0),
+            type=number(float, 0),
             default=0.1,
-            help="weight of the term that keeps brightness natural; the paper has none (0)",
+            help="weight of the term that keeps brightness natural; 0 in the paper",
         )
-        loss.add_argument("--lr", type=number(0), default=2e-3, help="Adam's peak learning rate")
+        loss.add_argument(
+            "--lr", type=number(float, 0), default=2e-3, help="highest learning rate of Adam"
+        )
         loss.add_argument(
             "--schedule",
             choices=("cosine", "constant"),
@@ -165,125 +197,37 @@ class TrainOptions:
             help="course of the learning rate after the warm-up",
         )
         loss.add_argument(
-            "--warmup", type=at_least(0), default=100, help="steps in which it rises from 0"
+            "--warmup",
+            type=number(int, 0),
+            default=100,
+            help="steps in which the learning rate rises from 0",
         )
-
-    def parse(self, argv=None):
-        return self.parser.parse_args(argv)
 
 
 class TestOptions:
-    """Options of inference.py; parse() returns them as a namespace."""
+    """The options of inference.py."""
 
-    __test__ = False  # pytest takes classes of such a name for tests
+    __test__ = False  # Without this, pytest takes the class for tests because of its name.
 
     def __init__(self):
-        self.parser = parser = Parser(
+        self.parser = Parser(
             "Fuse an under- and an over-exposed photo of one scene, or any number of exposures."
         )
-        source = parser.add_argument_group("which pictures")
-        source.add_argument("--image1", help="one exposure")
-        source.add_argument("--image2", help="the other; their order is free")
-        source.add_argument(
-            "--images", nargs="+", metavar="IMAGE", help="two or more exposures, in any order"
-        )
-        source.add_argument(
-            "--folder",
-            help="fuse every sub-folder of it, all files as one bracket, and its own photos, in "
-            "brackets as their EXIF times and exposures tell",
-        )
-        source.add_argument(
-            "--group",
-            type=at_least(2),
-            metavar="N",
-            help="brackets of the folder's own photos: N each",
-        )
-        source.add_argument("--model", default=WEIGHTS, help="checkpoint file")
-        source.add_argument(
-            "--describe", action="store_true", help="say what the checkpoint is, and fuse nothing"
-        )
-
-        result = parser.add_argument_group("the result")
-        result.add_argument(
-            "--res",
-            help="picture file to write (result.png unless given); with --folder, the folder to "
-            "write to (fused unless given)",
-        )
-        result.add_argument(
-            "--name",
-            default="{scene}_fused.jpg",
-            help="with --folder, a result's file name, without a folder; {scene} is the name of "
-            "the sub-folder or of the bracket's first file",
-        )
-        result.add_argument(
-            "--skip_existing",
-            action="store_true",
-            help="with --folder, leave results that are there",
-        )
-        result.add_argument("--H", type=at_least(1), help="height to resize to, with --W")
-        result.add_argument("--W", type=at_least(1), help="width to resize to, with --H")
-        result.add_argument(
-            "--depth",
-            choices=("8", "16", "float"),
-            help="bits of a channel, where the format has them (float: TIFF); as the pictures have "
-            "unless given",
-        )
-        result.add_argument(
-            "--quality", type=between(1, 100), default=95, help="of JPEG, WebP and AVIF, to 100"
-        )
-        result.add_argument(
-            "--preview",
-            action="store_true",
-            help="write exposures and result as a contact sheet beside it, as <result>_preview.jpg",
-        )
-        result.add_argument(
-            "--panel",
-            action="store_true",
-            help="write under | over | fused | y_hat side by side instead of the fused picture",
-        )
-
-        scene = parser.add_argument_group("hand-held photos and moving scenes")
-        scene.add_argument(
-            "--align",
-            nargs="?",
-            choices=("yes", "try"),
-            const="yes",
-            help="register all exposures to the middle one first; what cannot be registered is not "
-            "fused, or with --align=try, fused as it is",
-        )
-        scene.add_argument(
-            "--no_crop",
-            action="store_true",
-            help="after --align, keep the middle exposure's size; without, what all exposures show",
-        )
-        scene.add_argument(
-            "--deghost",
-            action="store_true",
-            help="where an exposure shows something else than the middle one, show the latter",
-        )
-
-        look = parser.add_argument_group("how it is fused")
-        add_fast_option(look)
-        add_refine_option(
-            look,
-            "steps of gradient ascent on the fused luma's own MEF-SSIM; 5 of reduced pictures, "
-            "else 0, unless given",
-            None,
-        )
-        add_chroma_option(look)
-        look.add_argument(
-            "--strength",
-            type=number(0, 1),
-            default=1.0,
-            help="share of the network's luma; the rest is the exposures' plain average",
-        )
-        add_precision_option(look)
-        add_machine_options(parser)
-        parser.add_argument(
+        self.add_source_options()
+        self.add_result_options()
+        self.add_scene_options()
+        self.add_fusion_options()
+        add_machine_options(self.parser)
+        self.parser.add_argument(
             "--verbose", action="store_true", help="say what --align and --deghost did"
         )
 
-    def parse(self, argv=None):
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Returns the options of a command line, the program's own by default.
+
+        `images` holds the files of --image1 and --image2 too. Ends the program with status 2 where
+        options contradict each other.
+        """
         options = self.parser.parse_args(argv)
         error = self.parser.error
         if (options.H is None) != (options.W is None):
@@ -312,9 +256,119 @@ class TestOptions:
             options.res = "result.png" if options.folder is None else "fused"
         return options
 
+    def add_source_options(self) -> None:
+        """Adds the options that name the pictures and the network."""
+        source = self.parser.add_argument_group("which pictures")
+        source.add_argument("--image1", help="one exposure")
+        source.add_argument("--image2", help="the other exposure; their order is free")
+        source.add_argument(
+            "--images", nargs="+", metavar="IMAGE", help="two or more exposures, in any order"
+        )
+        source.add_argument(
+            "--folder",
+            help="folder of brackets: every sub-folder is one, and the folder's own photos are "
+            "grouped by their EXIF times and exposures",
+        )
+        source.add_argument(
+            "--group",
+            type=number(int, 2),
+            metavar="N",
+            help="photos a bracket among the folder's own, instead of grouping by EXIF",
+        )
+        source.add_argument("--model", default=WEIGHTS, help="checkpoint file")
+        source.add_argument(
+            "--describe", action="store_true", help="say what the checkpoint is, and fuse nothing"
+        )
+
+    def add_result_options(self) -> None:
+        """Adds the options that say what is written."""
+        result = self.parser.add_argument_group("the result")
+        result.add_argument(
+            "--res",
+            help="picture file to write, or with --folder, the folder to write to; result.png or "
+            "fused unless given",
+        )
+        result.add_argument(
+            "--name",
+            default="{scene}_fused.jpg",
+            help="file name of a result of --folder, without a folder; {scene} is the name of the "
+            "sub-folder or of the bracket's first file",
+        )
+        result.add_argument(
+            "--skip_existing",
+            action="store_true",
+            help="with --folder, leave results that are there",
+        )
+        result.add_argument("--H", type=number(int, 1), help="height to resize to, with --W")
+        result.add_argument("--W", type=number(int, 1), help="width to resize to, with --H")
+        result.add_argument(
+            "--depth",
+            choices=("8", "16", "float"),
+            help="bits of a channel, where the format has them (float: TIFF); those of the "
+            "pictures unless given",
+        )
+        result.add_argument(
+            "--quality",
+            type=number(int, 1, 100),
+            default=95,
+            help="JPEG, WebP and AVIF quality, 1 to 100",
+        )
+        result.add_argument(
+            "--preview",
+            action="store_true",
+            help="write a contact sheet of exposures and result too, as <result>_preview.jpg",
+        )
+        result.add_argument(
+            "--panel",
+            action="store_true",
+            help="write under | over | fused | y_hat side by side instead of the fused picture",
+        )
+
+    def add_scene_options(self) -> None:
+        """Adds the options for hand-held photos and moving scenes."""
+        scene = self.parser.add_argument_group("hand-held photos and moving scenes")
+        scene.add_argument(
+            "--align",
+            nargs="?",
+            choices=("yes", "try"),
+            const="yes",
+            help="register all exposures to the middle one first; a bracket that does not fit is "
+            "refused, or with --align=try, fused as it is",
+        )
+        scene.add_argument(
+            "--no_crop",
+            action="store_true",
+            help="after --align, keep the middle exposure's size instead of cropping to the area "
+            "that all exposures show",
+        )
+        scene.add_argument(
+            "--deghost",
+            action="store_true",
+            help="show the middle exposure's scene wherever another exposure shows something else",
+        )
+
+    def add_fusion_options(self) -> None:
+        """Adds the options that say how exposures are fused."""
+        fusion = self.parser.add_argument_group("how it is fused")
+        add_fast_option(fusion)
+        add_refine_option(
+            fusion,
+            "steps of gradient ascent on the fused luma's own MEF-SSIM; 5 where the network runs "
+            "on reduced pictures, else 0, unless given",
+            None,
+        )
+        add_chroma_option(fusion)
+        fusion.add_argument(
+            "--strength",
+            type=number(float, 0, 1),
+            default=1.0,
+            help="share of the network's luma; the rest is the exposures' plain average",
+        )
+        add_precision_option(fusion)
+
 
 class EvaluateOptions:
-    """Options of evaluate.py; parse() returns them as a namespace."""
+    """The options of evaluate.py."""
 
     def __init__(self):
         self.parser = parser = Parser(
@@ -322,18 +376,19 @@ class EvaluateOptions:
             "pictures of native size, beside a plain average and OpenCV's MergeMertens. A scene's "
             "pair is its first and its last file, or <scene>_A.* and <scene>_B.* as in MEFB."
         )
-        parser.add_argument("--folder", required=True, help="holds one sub-folder a scene")
+        parser.add_argument("--folder", required=True, help="folder with one sub-folder a scene")
         parser.add_argument(
-            "--stack", action="store_true", help="all files of a scene instead of a pair"
+            "--stack", action="store_true", help="score all files of a scene instead of a pair"
         )
         parser.add_argument(
             "--model", nargs="*", default=[WEIGHTS], help="checkpoint files to score"
         )
         parser.add_argument(
             "--score_size",
-            type=at_least(41),
+            type=number(int, 41),
             metavar="N",
-            help="score pictures reduced to a longer side of N pixels; at native size unless given",
+            help="longer side, in pixels, to which pictures are reduced before they are scored; "
+            "native size unless given",
         )
         add_refine_option(parser, "score every checkpoint also with N steps of refinement", 0)
         add_fast_option(parser)
@@ -345,22 +400,22 @@ class EvaluateOptions:
             type=named_folder,
             default=[],
             metavar="NAME=DIR",
-            help="results on disk to score beside, a file a scene, found by the scene's name",
+            help="results on disk to score beside, one file a scene, found by the scene's name",
         )
-        parser.add_argument("--csv", help="file to write every scene's scores to")
+        parser.add_argument("--csv", help="file of all scores, written after every scene")
+        parser.add_argument("--sheet", help="picture file of thumbnails of all results and sources")
         parser.add_argument(
-            "--sheet", help="picture file to write thumbnails of all results and sources to"
-        )
-        parser.add_argument(
-            "--save", help="folder to write the fused pictures to, a folder a method"
+            "--save", help="folder to write the fused pictures to, in a folder a method"
         )
         add_machine_options(parser)
 
-    def parse(self, argv=None):
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Returns the options of a command line, the program's own by default."""
         return self.parser.parse_args(argv)
 
 
-def add_fast_option(parser):
+def add_fast_option(parser) -> None:
+    """Adds --fast and --full, which set `fast` to True or False; it is None without them."""
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--fast",
@@ -378,11 +433,13 @@ def add_fast_option(parser):
     )
 
 
-def add_refine_option(parser, text, default):
-    parser.add_argument("--refine", type=at_least(0), default=default, metavar="N", help=text)
+def add_refine_option(parser, text: str, default: int | None) -> None:
+    """Adds --refine, whose help text and default differ between the scripts."""
+    parser.add_argument("--refine", type=number(int, 0), default=default, metavar="N", help=text)
 
 
-def add_chroma_option(parser):
+def add_chroma_option(parser) -> None:
+    """Adds --chroma."""
     parser.add_argument(
         "--chroma",
         choices=("paper", "relative"),
@@ -391,39 +448,43 @@ def add_chroma_option(parser):
     )
 
 
-def add_precision_option(parser):
+def add_precision_option(parser) -> None:
+    """Adds --precision."""
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="of the convolutions; auto is what the device is fast in. All else is float32",
+        help="number type of the convolutions, auto being the one that the device is fast in; "
+        "everything else is float32",
     )
 
 
-def add_machine_options(parser):
+def add_machine_options(parser) -> None:
+    """Adds --device and --quiet."""
     parser.add_argument(
         "--device",
         default="auto",
         help="auto, cpu, cuda or cuda:N; auto is CUDA where there is one",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bars")
 
 
-def run(script, work, options):
-    """Calls work(options) and returns the script's exit status, which is what that returns, or 0.
+def run(script: str, work: Callable, options: argparse.Namespace) -> int:
+    """Calls work(options); returns the script's exit status: what `work` returns, or 0.
 
-    An OSError or ValueError is a mistake that the user can mend: one line on stderr, status 2. So
-    is too little memory. Warnings are lines like that.
+    An OSError or ValueError is a mistake that the user can mend, and gives one line on stderr and
+    status 2. So does a lack of memory. Warnings are such lines too.
     """
 
     keep_freed_memory()
-    atexit.register(gc.freeze)  # Looking for garbage in all of PyTorch at exit takes 0.4 s.
+    atexit.register(gc.freeze)  # The collector would search all of PyTorch at exit, for 0.4 s.
 
     def say(message, *_):
         print(f"{script}: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.showwarning = say
+        warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF; they name no file
         try:
             return work(options) or 0
         except (OSError, ValueError) as error:
@@ -436,65 +497,45 @@ def run(script, work, options):
             return 130  # as shells report SIGINT
 
 
-def keep_freed_memory():
-    """Has glibc keep the memory that is freed, which it else fetches anew, page by page.
+def keep_freed_memory() -> None:
+    """Makes glibc keep freed memory, which it would else return and fetch anew, page by page.
 
-    On a CPU that is a sixth of the time of a training step, and of fusing.
+    On a CPU that takes a sixth of the time of a training step, and of fusing.
     """
     if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # of a C library without it
+        with contextlib.suppress(AttributeError):  # Other C libraries do not have mallopt.
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
             mallopt(M_MMAP_MAX, 0)
 
 
-def one_line(error):
-    """An exception as one line."""
+def one_line(error: BaseException) -> str:
+    """Returns an exception's message as one line, with the file where it names one."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
 
 
-def named_folder(text):
-    """Parser of NAME=DIR: (name, folder)."""
+def named_folder(text: str) -> tuple[str, str]:
+    """Parses NAME=DIR to (name, folder)."""
     name, _, folder = text.partition("=")
     if not name or not folder:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIR")
     return name, folder
 
 
-def at_least(lowest):
-    """Parser of an integer >= lowest."""
-    return between(lowest, math.inf)
+def number(kind: type, lowest: float, highest: float = math.inf) -> Callable[[str], float]:
+    """Returns a parser of numbers, int or float as `kind` says, from lowest to highest."""
 
-
-def between(lowest, highest):
-    """Parser of an integer from lowest to highest."""
-
-    def parse(text):
+    def parse(text: str) -> float:
         try:
-            value = int(text)
-        except ValueError:
-            value = lowest - 1
-        if not lowest <= value <= highest:
-            range_ = f"of at least {lowest}" if highest == math.inf else f"in {lowest} to {highest}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer {range_}")
-        return value
-
-    return parse
-
-
-def number(lowest, highest=math.inf):
-    """Parser of a finite float from lowest to highest."""
-
-    def parse(text):
-        try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and lowest <= value <= highest):
-            range_ = f"of at least {lowest}" if highest == math.inf else f"in {lowest} to {highest}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number {range_}")
+            name = "an integer" if kind is int else "a number"
+            limits = f"of at least {lowest}" if highest == math.inf else f"in {lowest} to {highest}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {name} {limits}")
         return value
 
     return parse

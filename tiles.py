@@ -1,42 +1,67 @@
-"""How is a large picture worked on in parts?"""
+"""How is a large picture worked on in parts?
+
+A tile is a rectangle of a picture, given as an Area: a pair of slices, of its rows and columns.
+"""
 
 import contextlib
 import itertools
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
+Area = tuple[slice, slice]
+
 CPU = torch.device("cpu")
-TILES = {2: 384, 4: 320}  # pixels a side on a CPU, by the bytes of a feature: its cache's size
-PLAIN_TILE = 384  # those of all that is not the network
-WORKERS = 4  # tiles that are worked on at a time, at most: each needs its own memory
-SMALLEST_TILE = 16  # running out of memory halves tiles down to this
+WHOLE = (slice(None), slice(None))  # the Area of a whole picture
+# Pixels a side of a tile on a CPU, by the bytes of a feature: its features then fit in the cache.
+NETWORK_TILES = {2: 384, 4: 320}
+PLAIN_TILE = 384  # pixels a side of a tile of everything but the network
+WORKERS = 4  # tiles worked on at a time, at most; each needs memory of its own
+SMALLEST_TILE = 16  # pixels a side; running out of memory halves tiles down to this
 
 
-def tile_size(model):
-    """Pixels a side of a tile that suits the device and the precision of a network."""
-    weight = model.c2[0].weight
+def tile_size(model: nn.Module) -> int:
+    """Returns the pixels a side of a tile that suits a network's device and precision."""
+    weight = model.get_parameter("c2.0.weight")
     if weight.device.type != "cuda":
-        return TILES[weight.element_size()]
+        return NETWORK_TILES[weight.element_size()]
     free, _ = torch.cuda.mem_get_info(weight.device)
-    pixels = free / WORKERS / 4096  # bytes that a pixel's features need, with much to spare
+    pixels = free / WORKERS / 4096  # A pixel's features need fewer bytes than that.
     return min(4096, 2 ** int(np.log2(max(pixels, 1)) / 2))
 
 
-def in_tiles(work, shape, size, halo, device, progress=False, workers=WORKERS):
-    """Calls work(outer, inner, place) for rectangles that cover a picture of a shape (H, W).
+def in_tiles(
+    work: Callable[[Area, Area, Area], None],
+    shape: Sequence[int],
+    size: int,
+    halo: int,
+    device: torch.device,
+    progress: bool = False,
+    workers: int = WORKERS,
+) -> None:
+    """Calls work(outer, inner, place) for tiles that cover a picture.
 
-    place: the tile within the picture, of at most `size` pixels a side; outer: what it reads of the
-    picture, up to `halo` pixels more on each side; inner: the tile within that; each a pair of
-    slices. Several threads, `workers` at most, call `work` at a time, on a GPU each in a stream of
-    its own, so that one's copies and another's arithmetic overlap. Where memory runs out in `work`,
-    what is left goes on in tiles of half the size; MemoryError where SMALLEST_TILE is too large.
+    Several threads call `work` at a time. On a GPU each has a stream of its own, so that one
+    thread's copies and another's arithmetic overlap. Where `work` runs out of memory, the tiles
+    that are left are halved.
+
+    work: takes three Areas. `place` is the tile in the picture. `outer` is the tile with its halo,
+        which is what `work` may read of the picture. `inner` is the tile within `outer`.
+    shape: height and width of the picture.
+    size: pixels a side of a tile, at most.
+    halo: pixels beyond a tile that `outer` shows on every side, within the picture.
+    progress: shows a bar on stderr where that is a terminal.
+    workers: threads, at most.
+
+    Raises MemoryError where even tiles of SMALLEST_TILE do not fit, and what `work` raises.
     """
-    pending = tiles((slice(0, shape[0]), slice(0, shape[1])), size)
+    pending = cut((slice(0, shape[0]), slice(0, shape[1])), size)
 
-    def attempt(place):
+    def attempt(place: Area) -> None:
         work(*with_halo(place, halo, shape), place)
         if device.type == "cuda":
             torch.cuda.current_stream(device).synchronize()
@@ -68,34 +93,37 @@ def in_tiles(work, shape, size, halo, device, progress=False, workers=WORKERS):
                 else:
                     bar.update((place[0].stop - place[0].start) * (place[1].stop - place[1].start))
             size //= 2
-            pending = [part for area in left for part in tiles(area, size)]
+            pending = [part for area in left for part in cut(area, size)]
 
 
 @contextlib.contextmanager
-def several_threads(device, count):
-    """A function as ThreadPoolExecutor.submit, for threads that share out PyTorch's among them."""
-    threads = torch.get_num_threads()
-    count = min(count, threads)
+def several_threads(device: torch.device, count: int) -> Iterator[Callable[..., Future]]:
+    """Gives a function start(work, place) -> Future that calls work(place) in another thread.
+
+    PyTorch's own threads are shared out among `count` threads of this pool.
+    """
+    torch_threads = torch.get_num_threads()
+    count = min(count, torch_threads)
     inference = torch.is_inference_mode_enabled()
 
-    def prepare_thread():
-        torch.set_num_threads(threads // count)
+    def prepare_thread() -> None:
+        torch.set_num_threads(torch_threads // count)
         if device.type == "cuda":
             torch.cuda.set_device(device)
             torch.cuda.set_stream(torch.cuda.Stream(device))
 
     if device.type == "cuda":
-        torch.cuda.synchronize(device)  # what the tiles read is there for all streams
+        torch.cuda.synchronize(device)  # All streams then see what the tiles read.
     pool = ThreadPoolExecutor(count, initializer=prepare_thread)
     try:
         yield lambda work, place: pool.submit(torch.inference_mode(inference)(work), place)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(torch_threads)
 
 
-def tiles(area, size):
-    """Rectangles of equal size, at most `size` a side, that make up an area: pairs of slices."""
+def cut(area: Area, size: int) -> list[Area]:
+    """Returns tiles of equal size, at most `size` pixels a side, that make up an area."""
     cuts = []
     for side in area:
         length = side.stop - side.start
@@ -105,27 +133,25 @@ def tiles(area, size):
     return [(row, column) for row in cuts[0] for column in cuts[1]]
 
 
-def with_halo(place, halo, shape):
-    """What a tile reads, with a halo that ends at the picture's borders; the tile within that."""
-    outer = tuple(
-        slice(max(side.start - halo, 0), min(side.stop + halo, length))
-        for side, length in zip(place, shape, strict=True)
-    )
-    inner = tuple(
-        slice(side.start - read.start, side.stop - read.start)
-        for side, read in zip(place, outer, strict=True)
-    )
+def with_halo(place: Area, halo: int, shape: Sequence[int]) -> tuple[Area, Area]:
+    """Returns a tile with its halo, which ends at the picture's border, and the tile within it."""
+    (top, left), (bottom, right) = ((side.start for side in place), (side.stop for side in place))
+    first = max(top - halo, 0), max(left - halo, 0)
+    last = min(bottom + halo, shape[0]), min(right + halo, shape[1])
+    outer = slice(first[0], last[0]), slice(first[1], last[1])
+    inner = slice(top - first[0], bottom - first[0]), slice(left - first[1], right - first[1])
     return outer, inner
 
 
-def is_out_of_memory(error):
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns True where an error says that memory, a GPU's or the machine's, has run out."""
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        "DefaultCPUAllocator" in str(error)  # torch has no type for it
+        "DefaultCPUAllocator" in str(error)  # PyTorch has no type for it.
     )
 
 
-def to_device(tensor, device):
-    """The tensor on a device, copied there, from page-locked memory, while the CPU goes on."""
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Returns the tensor on a device; the CPU goes on while it is copied to a GPU."""
     if device.type == "cuda":
-        tensor = tensor.pin_memory()
+        tensor = tensor.pin_memory()  # Only page-locked memory is copied meanwhile.
     return tensor.to(device, non_blocking=True)

@@ -44,7 +44,7 @@ from checkpoint import (
     short,
 )
 from dataset import BracketedDataset, EpochBatches, as_8_bit_rgb, make_loader
-from engine import Learner, Plan, Processes, StopOnSignal, TrainingError, read_pair, validate
+from engine import Learner, Processes, Schedule, StopOnSignal, TrainingError, read_pair, validate
 from loss import MEF_SSIM_Loss
 from model import DeepFuse, build, choose_precision
 from opts import TrainOptions, run
@@ -80,26 +80,26 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
     learner = make_learner(options, processes)
     dataset = make_dataset(options, processes)
     note_data(learner.state, dataset.fingerprint(), options.resume)
-    plan = make_plan(options, processes, len(dataset))
+    schedule = make_schedule(options, processes, len(dataset))
     figures = figure_pairs(validation, dataset, options.crop_size)
     outputs = Outputs(options, processes, learner.state, figures)
     batches = make_batches(options, processes, learner.state, dataset)
     state, stopped = learner.state, False
-    with StopOnSignal() as stop, progress_bar(plan, state, outputs.quiet) as bar:
-        while state.epoch < plan.epochs and not stopped:
+    with StopOnSignal() as stop, progress_bar(schedule, state, outputs.quiet) as bar:
+        while state.epoch < schedule.epochs and not stopped:
             started = time.monotonic()
-            while state.step < plan.steps and not stopped:
-                stopped = learner.step(next(batches), plan, stop)
+            while state.step < schedule.steps and not stopped:
+                stopped = learner.step(next(batches), schedule, stop)
                 bar.update()
-            finished = state.step == plan.steps
+            finished = state.step == schedule.steps
             if finished:
-                if validation and is_due(state.epoch + 1, options.val_epoch, plan.epochs):
+                if validation and is_due(state.epoch + 1, options.val_epoch, schedule.epochs):
                     outputs.save(learner)  # Validation may be cut short.
                     score = mean_score(learner, validation, options.precision, outputs.quiet)
                     state.val[state.epoch + 1] = score
-                rate = plan.learning_rate((state.epoch + 1) * plan.steps - 1)
+                rate = schedule.learning_rate((state.epoch + 1) * schedule.steps - 1)
                 seconds = round(time.monotonic() - started, 2)
-                state.finish_epoch(state.loss_sum / plan.scenes, rate, seconds)
+                state.finish_epoch(state.loss_sum / schedule.scenes, rate, seconds)
             outputs.write(learner, finished)
             # A signal may have come since the last step; all processes have to agree.
             stopped = stopped or processes.any(stop.requested)
@@ -216,10 +216,10 @@ def note_data(state: State, data: dict[str, str], resumed: str | None) -> None:
     )
 
 
-def make_plan(options: argparse.Namespace, processes: Processes, scenes: int) -> Plan:
+def make_schedule(options: argparse.Namespace, processes: Processes, scenes: int) -> Schedule:
     """Returns the steps of the run."""
     batch = options.batch_size * processes.count
-    return Plan(scenes, batch, options.epoch, options.lr, options.schedule, options.warmup)
+    return Schedule(scenes, batch, options.epoch, options.lr, options.schedule, options.warmup)
 
 
 def make_batches(
@@ -255,11 +255,11 @@ def mean_score(
     return sum(scores) / len(scores)
 
 
-def progress_bar(plan: Plan, state: State, quiet: bool) -> tqdm:
+def progress_bar(schedule: Schedule, state: State, quiet: bool) -> tqdm:
     """Returns a bar of all steps of the run on stderr, where that is a terminal."""
     return tqdm(
-        total=plan.epochs * plan.steps,
-        initial=state.epoch * plan.steps + state.step,
+        total=schedule.epochs * schedule.steps,
+        initial=state.epoch * schedule.steps + state.step,
         unit="step",
         disable=True if quiet else None,
     )

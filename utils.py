@@ -8,7 +8,8 @@ or Y alone. PyTorch is imported where a tensor is made: reading and writing do n
 import contextlib
 import os
 import warnings
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,19 +18,23 @@ from metadata import (
     METADATA,
     XMP_HEADER,
     as_metadata,
-    describe_anew,
+    exif_values,
     orientation,
     storable_metadata,
     tiff_metadata,
     tiff_with,
+    updated,
 )
 
-# What is wrong with a file is said once, by read_image. OpenCV 5 has moved the function.
+if TYPE_CHECKING:
+    import torch
+
+# read_image says once what is wrong with a file; OpenCV need not. OpenCV 5 has moved the function.
 (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
-LUMA = (0.299, 0.587, 0.114)  # of R, G, B; ITU-R BT.601
-LZW = 5  # TIFF's number for it; OpenCV 4 stores floats with loss unless told otherwise
+LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B; ITU-R BT.601
+LZW = 5  # TIFF's number of this compression; OpenCV 4's default loses floats' last digits
 NEUTRAL = 0.5  # Cb and Cr of grey; 128 in the paper's 8-bit terms
-TO_YCBCR = np.array(  # of (R, G, B, 1)
+TO_YCBCR = np.array(  # the matrix that takes (R, G, B, 1) to (Y, Cb, Cr)
     [
         [*LUMA, 0],
         [*np.subtract((0, 0, 1), LUMA) / (2 * (1 - LUMA[2])), NEUTRAL],
@@ -37,87 +42,100 @@ TO_YCBCR = np.array(  # of (R, G, B, 1)
     ]
 )
 FROM_YCBCR = np.linalg.inv([*TO_YCBCR, (0, 0, 0, 1)])[:3]
-QUALITY = 95  # of JPEG, WebP and AVIF
+DTYPES = (np.uint8, np.uint16, np.float32, np.float64)  # types of pixels that are read
+QUALITY = 95  # of JPEG, WebP and AVIF, 1 to 100
 THUMBNAIL = 240  # width on contact sheets, in pixels
 CAPTION = 20  # height of the text below a thumbnail, in pixels
-DEEP = (".png", ".tif", ".tiff", ".jp2")  # formats of 16 bits,
-FLOAT = (".tif", ".tiff", ".exr", ".hdr", ".pfm")  # of floats,
-TRANSPARENT = (".png", ".tif", ".tiff", ".webp", ".avif")  # with alpha,
+DEEP = (".png", ".tif", ".tiff", ".jp2")  # formats that are written with 16 bits
+FLOAT = (".tif", ".tiff", ".exr", ".hdr", ".pfm")  # formats that are written with floats
+TRANSPARENT = (".png", ".tif", ".tiff", ".webp", ".avif")  # formats that are written with alpha
+PROBE = 64  # pixels a side of the picture by which a format is tried; JPEG 2000 needs 32
 
 
 class Picture(NamedTuple):
-    """What a file holds. pixels: (H, W, 3) RGB or (H, W) grey; alpha: (H, W) of that type or None.
+    """A decoded picture file.
 
-    metadata: some of "EXIF", "ICC" and "XMP", as bytes.
+    pixels: (H, W, 3) RGB or (H, W) grey, of uint8, uint16, float32 or float64. alpha: (H, W) of the
+    same type, or None. metadata: bytes under some of the names "EXIF", "ICC" and "XMP".
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None
-    metadata: dict
+    metadata: dict[str, bytes]
 
 
-def read_image(path):
-    """The pixels of a picture file, see read_picture."""
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Reads the pixels of a picture file, see read_picture."""
     return read_picture(path).pixels
 
 
-def read_picture(path):
-    """Reads a picture file in the depth that it is stored in: a Picture.
+def read_picture(path: str | os.PathLike) -> Picture:
+    """Reads a picture file in the depth that it is stored in.
 
-    Turned upright as its EXIF orientation says, which the metadata say no more then. Raises OSError
-    where the file cannot be read, ValueError naming it and the reason where it is no picture or is
-    cut short.
+    The picture is turned upright as its EXIF orientation says, and its metadata are updated to
+    that. Raises OSError where the file cannot be read, ValueError naming it and the reason where it
+    is no picture or is cut short.
     """
     with open(path, "rb") as file:
         data = file.read()
     if not data:
         raise ValueError(f"{path}: the file is empty")
-    # libpng writes to stderr by itself; a PNG cut short is found before it does.
-    complete = not data.startswith(b"\x89PNG") or b"IEND\xaeB\x60\x82" in data
-    # With alpha, OpenCV leaves pictures as they lie in the file; it turns JPEG, which has none.
+    # IMREAD_UNCHANGED keeps alpha and does not turn pictures; JPEG, without alpha, OpenCV may turn.
     jpeg = data.startswith(b"\xff\xd8")
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if jpeg else cv2.IMREAD_UNCHANGED
-    image, kinds, chunks = None, (), ()
-    if complete:
-        with contextlib.suppress(cv2.error):
-            image, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags)
+    image, found = decode(data, flags)
     if image is None:
         raise ValueError(f"{path}: not a picture that can be read, or damaged or cut short")
-    if image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
+    if image.dtype not in DTYPES:
         raise ValueError(f"{path}: {image.dtype} pixels are not supported")
-    found = as_metadata(kinds, chunks) | tiff_metadata(data)
     alpha = None
-    if not jpeg:
-        image = turn_upright(image, orientation(found.get("EXIF", b"")))
+    if "EXIF" in found and not jpeg:
+        image = turn_upright(image, orientation(exif_values(found["EXIF"])))
     if image.ndim == 3 and image.shape[2] == 4:
         alpha = np.ascontiguousarray(image[..., 3])
-        grey = data.startswith(b"\x89PNG") and data[25] == 4  # its header's type of colour
+        grey = data.startswith(b"\x89PNG") and data[25] == 4  # the type of colour in its header
         image = np.ascontiguousarray(image[..., 0] if grey else image[..., :3])
         if not alpha.any():
-            alpha = None  # of formats with a fourth byte that means nothing
-    if "EXIF" in found:
-        found["EXIF"] = describe_anew(found["EXIF"], image.shape)
+            alpha = None  # Some formats have a fourth byte that means nothing.
     if image.ndim == 3:
         exchange_red_and_blue(image)
-    return Picture(image, alpha, found)
+    return Picture(image, alpha, updated(found, image.shape))
 
 
-def turn_upright(image, orientation):
-    """A picture as its EXIF orientation, 1 to 8, wants it shown."""
-    if orientation in (5, 6, 7, 8):
+def decode(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]]:
+    """Decodes a picture file's bytes to its pixels, in OpenCV's order of channels, and metadata.
+
+    flags: as cv2.imread's. Pixels are None where the file is damaged or of an unknown format.
+    """
+    # libpng writes to stderr by itself; a PNG cut short is found before it does.
+    if data.startswith(b"\x89PNG") and b"IEND\xaeB\x60\x82" not in data:
+        return None, {}
+    try:
+        # By name, as OpenCV 4 has its arguments in another order than OpenCV 5.
+        image, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags=flags)
+    except cv2.error:
+        return None, {}
+    if image is None:
+        return None, {}
+    return image, as_metadata(kinds, chunks) | tiff_metadata(data)
+
+
+def turn_upright(image: np.ndarray, how: int) -> np.ndarray:
+    """Turns and mirrors a picture as an EXIF orientation, 1 to 8, says."""
+    if how in (5, 6, 7, 8):
         image = cv2.transpose(image)
-    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
+    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(how)
     return image if flip is None else cv2.flip(image, flip)
 
 
-def exchange_red_and_blue(image):
-    """RGB to BGR or back, in place and in strips, so that no second picture is in memory."""
+def exchange_red_and_blue(image: np.ndarray) -> None:
+    """Turns RGB into BGR or back, in place; in strips, so that memory holds no second picture."""
     for start in range(0, len(image), 64):
         strip = image[start : start + 64]
         strip[:] = cv2.merge(cv2.split(strip)[::-1])
 
 
-def check_writable(path):
+def check_writable(path: str | os.PathLike) -> None:
     """Raises OSError naming the file where no file could be written under that name."""
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
@@ -128,21 +146,51 @@ def check_writable(path):
         raise OSError(f"{path}: no permission to write")
 
 
-def check_picture_writable(path):
-    """check_writable, and ValueError where the extension names no format that can be written."""
+def check_picture_writable(
+    path: str, dtype: np.dtype | type = np.uint8, grey: bool = False, alpha: bool = False
+) -> None:
+    """Raises OSError or ValueError naming the file where write_image would not write a picture.
+
+    dtype, grey, alpha: the type of the picture, of which a small one is encoded.
+    """
+    extension = picture_extension(path)
+    probe = np.zeros((PROBE, PROBE) if grey else (PROBE, PROBE, 3), dtype)
+    opaque = np.ones((PROBE, PROBE), dtype) if alpha and extension in TRANSPARENT else None
+    try:
+        encode(path, probe, opaque, {}, QUALITY)
+    except ValueError as error:
+        kind = "grey" if grey else "colour"
+        raise ValueError(
+            f"{path}: {kind} pictures cannot be stored as {extension}; try .png, .jpg or .tif"
+        ) from error
+
+
+def picture_extension(path: str) -> str:
+    """The extension of a picture file that could be written, in small letters.
+
+    Raises OSError as check_writable does, and ValueError where the extension names no format that
+    can be written.
+    """
     check_writable(path)
     extension = os.path.splitext(path)[1]
-    # OpenCV looks for an encoder by the name's ending alone.
-    if not extension or not cv2.haveImageWriter(f"picture{extension}"):
+    known = False
+    with contextlib.suppress(cv2.error):  # OpenCV 4 raises it of EXR.
+        # OpenCV looks for an encoder by the name's ending alone.
+        known = bool(extension) and cv2.haveImageWriter(f"picture{extension}")
+    if not known:
         raise ValueError(f"{path}: unknown picture format {extension!r}; try .png, .jpg or .tif")
+    return extension.lower()
 
 
 @contextlib.contextmanager
-def replacing(path, mode="wb", flush=False, **options):
-    """A file to write that becomes `path` once it is complete, and else leaves no trace.
+def replacing(
+    path: str | os.PathLike, mode: str = "wb", flush: bool = False, **options
+) -> Iterator[IO]:
+    """Opens a file to write that becomes `path` once it is complete, and else leaves no trace.
 
-    flush: whether it is on the disk before it does. mode and options are open's. Raises OSError
-    naming `path`, not the temporary file.
+    mode and options are open's. flush: the file is on the disk before it becomes `path`, so that
+    there is a whole one even after a power failure. Raises OSError naming `path`, not the
+    temporary file.
     """
     temporary = f"{path}.tmp{os.getpid()}"
     try:
@@ -160,24 +208,47 @@ def replacing(path, mode="wb", flush=False, **options):
         raise
 
 
-def write_image(path, image, alpha=None, metadata=None, quality=QUALITY):
+def write_image(
+    path: str,
+    image: np.ndarray,
+    alpha: np.ndarray | None = None,
+    metadata: dict[str, bytes] | None = None,
+    quality: int = QUALITY,
+) -> None:
     """Writes an RGB or grey array, its format chosen by the file's extension.
 
-    alpha, metadata: as a Picture has them; what the format cannot hold is left out with a warning.
+    alpha, metadata: as a Picture has them; a warning names what the format cannot store.
     quality: 1 to 100, of JPEG, WebP and AVIF.
 
-    Depths that a format cannot hold are reduced: float to 16 bit except in formats of floats, 16 to
-    8 bit except in PNG, TIFF and JPEG 2000. The file is complete or not there. Raises OSError and
-    ValueError as check_picture_writable does.
+    Depths that a format cannot store are reduced: float to 16 bit except in formats of floats, 16
+    to 8 bit except in PNG, TIFF and JPEG 2000. The file is complete or not there. Raises OSError
+    and ValueError naming the file where it cannot be written.
     """
-    check_picture_writable(path)
-    extension = os.path.splitext(path)[1].lower()
+    extension = picture_extension(path)
     if alpha is not None and extension not in TRANSPARENT:
         warnings.warn(f"{path}: written without alpha, which {extension} has not", stacklevel=2)
         alpha = None
     held = storable_metadata(path, extension, metadata or {})
+    data = encode(path, image, alpha, held, quality)
+    with replacing(path) as file:
+        file.write(data)
+
+
+def encode(
+    path: str,
+    image: np.ndarray,
+    alpha: np.ndarray | None,
+    metadata: dict[str, bytes],
+    quality: int,
+) -> bytes | np.ndarray:
+    """Returns the bytes of a picture file; arguments as write_image's, all of them storable.
+
+    Raises ValueError naming the file where OpenCV cannot store such a picture in its format.
+    """
+    extension = os.path.splitext(path)[1].lower()
     tiff = extension in (".tif", ".tiff")
-    image, alpha = (as_storable(plane, extension) for plane in (image, alpha))
+    image = as_storable(image, extension)
+    metadata = updated(metadata, image.shape)
     options = {
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
         ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality],
@@ -187,16 +258,14 @@ def write_image(path, image, alpha=None, metadata=None, quality=QUALITY):
         ".tiff": [cv2.IMWRITE_TIFF_COMPRESSION, LZW],
     }.get(extension, [])
     kinds, chunks = [], []
-    for name, chunk in () if tiff else held.items():
+    for name, chunk in () if tiff else metadata.items():
         if name == "XMP" and extension in (".jpg", ".jpeg"):
             chunk = XMP_HEADER + chunk
-        if name == "EXIF":
-            chunk = describe_anew(chunk, image.shape)
         kinds.append(METADATA[name])
         chunks.append(np.frombuffer(chunk, np.uint8))
     if alpha is not None:
         colours = [image] * 3 if image.ndim == 2 else cv2.split(image)[::-1]
-        image = cv2.merge([*colours, alpha])
+        image = cv2.merge([*colours, as_storable(alpha, extension)])
     elif image.ndim == 3:
         image = image.copy()
         exchange_red_and_blue(image)
@@ -209,56 +278,53 @@ def write_image(path, image, alpha=None, metadata=None, quality=QUALITY):
         raise ValueError(f"{path}: {error.err}") from error
     if not encoded:
         raise ValueError(f"{path}: this picture cannot be stored as {extension}")
-    if tiff and held:
-        data = tiff_with(data.tobytes(), held)
-    with replacing(path) as file:
-        file.write(data)
+    return tiff_with(data.tobytes(), metadata) if tiff and metadata else data
 
 
-def as_storable(image, extension):
-    """A picture, or None, in the deepest type up to its own that a format can hold."""
-    if image is not None and image.dtype.kind == "f" and extension not in FLOAT:
+def as_storable(image: np.ndarray, extension: str) -> np.ndarray:
+    """A picture in the deepest type, up to its own, that a format can store."""
+    if image.dtype.kind == "f" and extension not in FLOAT:
         image = quantise(image, np.uint16)
-    if image is not None and image.dtype == np.uint16 and extension not in DEEP:
+    if image.dtype == np.uint16 and extension not in DEEP:
         image = to_8_bit(image)
     return image
 
 
-def to_ycbcr(image):
-    """Array (H, W, 3) RGB or (H, W) grey to a float32 tensor (1, 3 or 1, H, W) in [0, 1].
+def to_ycbcr(image: np.ndarray) -> "torch.Tensor":
+    """Converts an array, (H, W, 3) RGB or (H, W) grey, to a float32 tensor (1, 3 or 1, H, W).
 
-    Y, Cb, Cr of ITU-R BT.601, full range, as in JPEG (JFIF): Cb = (B - Y)/1.772 + 1/2 and
-    Cr = (R - Y)/1.402 + 1/2. A grey picture is its own Y. Integers are divided by their type's
-    largest value.
+    Its values, in [0, 1], are Y, Cb, Cr of ITU-R BT.601, full range, as in JPEG (JFIF):
+    Cb = (B - Y)/1.772 + 1/2 and Cr = (R - Y)/1.402 + 1/2. A grey picture is its own Y. Integers are
+    divided by their type's largest value.
     """
     import torch
 
     if image.ndim == 2:
         return to_luma(image)
-    ycbcr = cv2.transform(image.astype(np.float32), TO_YCBCR / [*[highest(image)] * 3, 1])
+    ycbcr = cv2.transform(image.astype(np.float32), TO_YCBCR / [*[white_level(image)] * 3, 1])
     return torch.from_numpy(ycbcr).permute(2, 0, 1)[None].contiguous()
 
 
-def to_luma(image):
-    """The Y of to_ycbcr: (H, W, 3) RGB or (H, W) grey to (1, 1, H, W)."""
+def to_luma(image: np.ndarray) -> "torch.Tensor":
+    """Converts an array, (H, W, 3) RGB or (H, W) grey, to the Y of to_ycbcr, (1, 1, H, W)."""
     import torch
 
     if image.ndim == 2:
-        luma = image / np.float32(highest(image))
+        luma: np.ndarray = image / np.float32(white_level(image))
     else:
-        luma = cv2.transform(image.astype(np.float32), TO_YCBCR[:1, :3] / highest(image))
+        luma = cv2.transform(image.astype(np.float32), TO_YCBCR[:1, :3] / white_level(image))
     return torch.from_numpy(luma.astype(np.float32, copy=False))[None, None]
 
 
-def highest(image):
-    """The value that stands for 1 in an array's type."""
+def white_level(image: np.ndarray) -> int:
+    """The value that stands for 1 in an array's type: 255, 65535, or 1 for floats."""
     return np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
 
 
-def from_ycbcr(ycbcr, dtype):
-    """The inverse of to_ycbcr: a tensor (1, 3 or 1, H, W) to an array of the given type.
+def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type) -> np.ndarray:
+    """Converts a tensor of to_ycbcr's, (1, 3 or 1, H, W), back to an array of the given type.
 
-    Clipped to the range and, for integers, rounded to the nearest level.
+    Values are clipped to the range and, for integers, rounded to the nearest level.
     """
     if ycbcr.shape[1] == 1:
         return quantise(ycbcr[0, 0].numpy(), dtype)
@@ -266,21 +332,21 @@ def from_ycbcr(ycbcr, dtype):
     return quantise(cv2.transform(image, FROM_YCBCR), dtype)
 
 
-def quantise(image, dtype):
-    """Float array in [0, 1], clipped, as `dtype`: unsigned integers over their full range."""
+def quantise(image: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
+    """Converts floats, clipped to [0, 1], to `dtype`; unsigned integers take their full range."""
     if np.dtype(dtype).kind != "u":
         return np.clip(image, 0, 1).astype(dtype)
     levels = np.iinfo(dtype).max
     return np.rint(np.clip(image * image.dtype.type(levels), 0, levels)).astype(dtype)
 
 
-def to_8_bit(image):
-    """A picture of any depth as uint8, rounded to the nearest level."""
+def to_8_bit(image: np.ndarray) -> np.ndarray:
+    """Converts a picture of any depth to uint8, rounded to the nearest level."""
     return as_type(image, np.uint8)
 
 
-def as_type(image, dtype):
-    """A picture of any depth in another, rounded to the nearest level."""
+def as_type(image: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
+    """Converts a picture of any depth to another, rounded to the nearest level."""
     if image.dtype == dtype:
         return image
     if image.dtype.kind == "u":
@@ -288,15 +354,23 @@ def as_type(image, dtype):
     return quantise(image, dtype)
 
 
-def contact_sheet_row(pictures, captions, width=THUMBNAIL):
-    """Pictures of one size as a row of captioned thumbnails, (h, w, 3) 8-bit RGB."""
-    shape = pictures[0].shape
-    size = (width, max(1, round(shape[0] * width / shape[1])))
+def thumbnail(picture: np.ndarray, width: int = THUMBNAIL) -> np.ndarray:
+    """Returns a picture reduced, or enlarged, to a width in pixels: 8-bit RGB (h, width, 3)."""
+    size = (width, max(1, round(picture.shape[0] * width / picture.shape[1])))
+    small = cv2.resize(to_8_bit(picture), size, interpolation=cv2.INTER_AREA)
+    return np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small
+
+
+def contact_sheet_row(
+    pictures: Sequence[np.ndarray], captions: Sequence[str], width: int = THUMBNAIL
+) -> np.ndarray:
+    """Returns pictures of one size as a row of captioned thumbnails, 8-bit RGB (h, w, 3).
+
+    width: of a thumbnail, in pixels.
+    """
     cells = []
     for picture, caption in zip(pictures, captions, strict=True):
-        small = cv2.resize(to_8_bit(picture), size, interpolation=cv2.INTER_AREA)
-        small = np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small
         label = np.full((CAPTION, width, 3), 255, np.uint8)
         cv2.putText(label, caption, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0))
-        cells.append(np.concatenate([small, label]))
+        cells.append(np.concatenate([thumbnail(picture, width), label]))
     return np.concatenate(cells, axis=1)

@@ -23,7 +23,7 @@ sys.path.insert(0, ROOT)
 import brackets  # noqa: E402
 import utils  # noqa: E402
 from dataset import BracketedDataset, EpochBatches, make_loader  # noqa: E402
-from engine import Learner, Plan, Processes  # noqa: E402
+from engine import Learner, Processes, Schedule  # noqa: E402
 from loss import MEF_SSIM_Loss  # noqa: E402
 from model import build, choose_device, choose_precision  # noqa: E402
 from opts import keep_freed_memory  # noqa: E402
@@ -106,17 +106,17 @@ def time_ours(folder, crop, batch, steps, device, precision, workers):
         learner = Learner(
             build(), MEF_SSIM_Loss(luminance_weight=0.1), Processes(str(device)), dtype
         )
-        plan = Plan(scenes=len(dataset), batch=batch, epochs=steps, lr=1e-4)
-        batches = EpochBatches(plan.scenes, batch, plan.epochs, seed=0)
+        schedule = Schedule(scenes=len(dataset), batch=batch, epochs=steps, lr=1e-4)
+        batches = EpochBatches(schedule.scenes, batch, schedule.epochs, seed=0)
         loader = iter(make_loader(dataset, batches, workers, pin_memory=device.type == "cuda"))
         seconds, waits = [], []
         for _ in range(steps):
             start = time.perf_counter()
             stacks = next(loader)
             waits.append(time.perf_counter() - start)
-            learner.step(stacks, plan)
+            learner.step(stacks, schedule)
             seconds.append(time.perf_counter() - start)
-            learner.state.finish_epoch(0.0, plan.lr, seconds[-1])  # of one batch
+            learner.state.finish_epoch(0.0, schedule.lr, seconds[-1])  # of one batch
         del loader
     return seconds, waits
 

@@ -1,9 +1,17 @@
-"""Photograph the render of render.py twice, as a camera bracketing a scene would.
+"""Photograph a render several times, as a camera bracketing a scene would.
 
-The linear picture is denoised once; under.jpg and over.jpg are then taken from that one picture,
-so they fit on each other exactly. Needs numpy, opencv-python-headless and pyoidn:
+Each linear picture is denoised once, and the pictures named are taken from it at the exposure
+values given, against the render's own scale; those of one render fit on each other exactly. Where
+there are several renders, of a scene in which something moves, each gives one picture. Needs
+numpy, opencv-python-headless and pyoidn:
 
-    python samples/expose.py RENDER_DIR OUT_DIR
+    python samples/expose.py RENDER_DIR.. OUT_DIR NAME=STOPS..
+
+The pictures of this folder come from
+
+    python samples/expose.py ROOM samples under=-1.6 over=3.15
+    python samples/expose.py SQUARE/1 SQUARE/2 SQUARE/3 samples/square 1=-1.6 2=0.6 3=2.8
+    python samples/expose.py NIGHT samples/night 1=-2.6 2=0 3=2.6
 """
 import sys
 from pathlib import Path
@@ -12,7 +20,6 @@ import cv2
 import numpy as np
 import pyoidn
 
-STOPS = {"under": -1.6, "over": 3.15}  # exposure values against the render's own scale
 FULL_WELL = 12000  # electrons at white: a mid-sized sensor at base sensitivity
 READ_NOISE = 4.0  # electrons
 
@@ -43,11 +50,15 @@ def developed(linear):
 
 
 def main():
-    source, out = Path(sys.argv[1]), Path(sys.argv[2])
-    linear = denoised(source)
+    *sources, out = [Path(given) for given in sys.argv[1:] if "=" not in given]
+    stops = dict(given.split("=") for given in sys.argv[1:] if "=" in given)
+    scenes = [denoised(source) for source in sources]
+    if len(scenes) == 1:
+        scenes *= len(stops)
+    out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(1)
-    for name, stops in STOPS.items():
-        picture = developed(sensor(linear * 2.0**stops, rng))
+    for linear, (name, value) in zip(scenes, stops.items(), strict=True):
+        picture = developed(sensor(linear * 2.0 ** float(value), rng))
         pixels = np.rint(picture[..., ::-1] * 255).astype(np.uint8)
         cv2.imwrite(str(out / f"{name}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
 

@@ -7,122 +7,22 @@ expose.py turns them into the under- and over-exposed pair:
     blender -b -P samples/render.py -- OUT_DIR [SAMPLES] [WIDTH]
 """
 import math
-import random
 import sys
-from array import array
 from pathlib import Path
 
-import bmesh
 import bpy
 from mathutils import Vector, noise
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from materials import (bricks, build_sky, bump, coords, drawn, fabric, finish, hazed, leafy,
+                       material, math_node, mix, node, noise_fac, paint, plaster, ramp, rgba, wood)
+from output import render
+from shapes import add, add_light, ball, box, gather, grid, lathe, panel, plant, rng, shape, \
+    tree_mesh, tube
 
 HALF, DEPTH, HEIGHT = 2.5, 5.2, 2.8  # the room, in metres; the window wall is at y = DEPTH
 WIN_X, WIN_Z = (-0.72, 2.02), (0.5, 2.42)
 LAKE_Z = -24.0
-PASSES = {"linear": "Image", "albedo": "Denoising Albedo", "normal": "Denoising Normal"}
-rng = random.Random(7)
-
-
-# --- materials ---------------------------------------------------------------------------------
-
-def node(tree, kind, ins=None, **attrs):
-    """Add a shader node; each input is set to a value or linked to a socket."""
-    made = tree.nodes.new("ShaderNode" + kind)
-    for name, value in attrs.items():
-        setattr(made, name, value)
-    for name, value in (ins or {}).items():
-        if isinstance(value, bpy.types.NodeSocket):
-            tree.links.new(value, made.inputs[name])
-        else:
-            made.inputs[name].default_value = value
-    return made
-
-
-def rgba(color):
-    return (*color, 1.0)
-
-
-def material(name):
-    mat = bpy.data.materials.new(name)
-    mat.use_nodes = True
-    mat.node_tree.nodes.clear()
-    return mat, mat.node_tree
-
-
-def finish(tree, **inputs):
-    """Close a material with a Principled BSDF; input names have _ for a space."""
-    bsdf = node(tree, "BsdfPrincipled", {k.replace("_", " "): v for k, v in inputs.items()})
-    node(tree, "OutputMaterial", {"Surface": bsdf.outputs[0]})
-
-
-def mix(tree, fac, one, two, blend="MIX"):
-    ins = {"Fac": fac, "Color1": one, "Color2": two}
-    return node(tree, "MixRGB", ins, blend_type=blend).outputs[0]
-
-
-def math_node(tree, operation, a, b=0.0):
-    made = node(tree, "Math", {0: a, 1: b}, operation=operation)
-    return made.outputs[0]
-
-
-def ramp(tree, fac, stops, interpolation="LINEAR"):
-    made = node(tree, "ValToRGB", {"Fac": fac})
-    made.color_ramp.interpolation = interpolation
-    elements = made.color_ramp.elements
-    while len(elements) < len(stops):
-        elements.new(0.5)
-    for element, (position, color) in zip(elements, stops):
-        element.position, element.color = position, rgba(color)
-    return made.outputs[0]
-
-
-def noise_fac(tree, vector, scale, detail=4.0, distortion=0.0):
-    ins = {"Vector": vector, "Scale": scale, "Detail": detail, "Distortion": distortion}
-    return node(tree, "TexNoise", ins).outputs["Fac"]
-
-
-def coords(tree, kind="Object", scale=(1, 1, 1)):
-    source = node(tree, "TexCoord").outputs[kind]
-    return node(tree, "Mapping", {"Vector": source, "Scale": scale}).outputs[0]
-
-
-def bump(tree, height, strength=0.3, distance=0.01):
-    ins = {"Height": height, "Strength": strength, "Distance": distance}
-    return node(tree, "Bump", ins).outputs[0]
-
-
-def paint(name, color, rough=0.5, spread=0.12, scale=6.0, **more):
-    """A plain surface, with faint uneven tone so that nothing is perfectly flat."""
-    mat, tree = material(name)
-    spots = noise_fac(tree, coords(tree), scale)
-    dark = tuple(c * (1 - spread) for c in color)
-    light = tuple(min(1, c * (1 + spread)) for c in color)
-    color = ramp(tree, spots, [(0.3, dark), (0.7, light)])
-    finish(tree, Base_Color=color, Roughness=rough, **more)
-    return mat
-
-
-def plaster(name, color):
-    mat, tree = material(name)
-    grain = noise_fac(tree, coords(tree), 45, 6)
-    tone = noise_fac(tree, coords(tree), 1.3)
-    dark = tuple(c * 0.9 for c in color)
-    base = ramp(tree, tone, [(0.3, dark), (0.7, color)])
-    finish(tree, Base_Color=base, Roughness=0.9, Normal=bump(tree, grain, 0.35, 0.006))
-    return mat
-
-
-def wood(name, dark, light, along="X", rough=0.45):
-    """Furniture wood: noise stretched along the grain, shifted from object to object."""
-    mat, tree = material(name)
-    scale = {"X": (1.2, 14, 14), "Y": (14, 1.2, 14), "Z": (14, 14, 1.2)}[along]
-    shift = math_node(tree, "MULTIPLY", node(tree, "ObjectInfo").outputs["Random"], 30.0)
-    source = node(tree, "TexCoord").outputs["Object"]
-    place = node(tree, "Mapping", {"Vector": source, "Scale": scale, "Location": shift})
-    grain = noise_fac(tree, place.outputs[0], 2.2, 8, 1.2)
-    color = ramp(tree, grain, [(0.3, dark), (0.72, light)])
-    finish(tree, Base_Color=color, Roughness=rough, Normal=bump(tree, grain, 0.15, 0.004))
-    return mat
 
 
 def floor_wood():
@@ -143,178 +43,6 @@ def floor_wood():
     height = math_node(tree, "ADD", gaps, math_node(tree, "MULTIPLY", grain, 0.25))
     finish(tree, Base_Color=color, Roughness=0.32, Normal=bump(tree, height, 0.5, 0.003))
     return mat
-
-
-def bricks():
-    mat, tree = material("bricks")
-    metres = coords(tree, "UV")
-    ins = {"Vector": metres, "Color1": rgba((0.50, 0.16, 0.08)), "Color2": rgba((0.62, 0.30, 0.17)),
-           "Mortar": rgba((0.62, 0.57, 0.50)), "Scale": 1.0, "Mortar Size": 0.008,
-           "Mortar Smooth": 0.25, "Brick Width": 0.23, "Row Height": 0.075}
-    wall = node(tree, "TexBrick", ins)
-    grain = noise_fac(tree, metres, 38, 6)
-    shade = ramp(tree, grain, [(0.25, (0.6, 0.6, 0.6)), (0.75, (1.1, 1.1, 1.1))])
-    color = mix(tree, 1.0, wall.outputs["Color"], shade, "MULTIPLY")
-    gaps = math_node(tree, "MULTIPLY", wall.outputs["Fac"], -1.0)
-    height = math_node(tree, "ADD", gaps, math_node(tree, "MULTIPLY", grain, 0.5))
-    finish(tree, Base_Color=color, Roughness=0.85, Normal=bump(tree, height, 0.8, 0.008))
-    return mat
-
-
-def fabric(name, color, stripe=None, scale=90.0, stripes=22.0):
-    """Woven cloth: fine waves crossing; stripe is a second colour in bands."""
-    mat, tree = material(name)
-    place = coords(tree)
-    ins = {"Vector": place, "Scale": scale, "Distortion": 1.5, "Detail": 2.0}
-    weft = node(tree, "TexWave", ins, bands_direction="X").outputs["Fac"]
-    warp = node(tree, "TexWave", ins, bands_direction="Z").outputs["Fac"]
-    weave = math_node(tree, "ADD", weft, warp)
-    mottled = noise_fac(tree, place, 12, 8)
-    dark = tuple(c * 0.6 for c in color)
-    base = ramp(tree, mottled, [(0.3, dark), (0.7, color)])
-    if stripe:
-        ins = {"Vector": place, "Scale": stripes, "Distortion": 0.0}
-        bands = node(tree, "TexWave", ins, bands_direction="X").outputs["Fac"]
-        base = mix(tree, math_node(tree, "GREATER_THAN", bands, 0.55), base, rgba(stripe))
-    finish(tree, Base_Color=base, Roughness=0.95, Sheen=0.4, Normal=bump(tree, weave, 0.5, 0.003))
-    return mat
-
-
-def drawn(name, width, height, color_at, rough=0.7, rugged=False):
-    """A material showing a picture drawn by color_at(u, v), each pixel in linear light."""
-    image = bpy.data.images.new(name, width, height, float_buffer=True)
-    pixels = []
-    for row in range(height):
-        for column in range(width):
-            pixels.extend(rgba(color_at((column + 0.5) / width, (row + 0.5) / height)))
-    image.pixels.foreach_set(pixels)
-    image.update()
-    mat, tree = material(name)
-    color = node(tree, "TexImage", {"Vector": coords(tree, "UV")}, image=image).outputs["Color"]
-    fine = noise_fac(tree, coords(tree), 220 if rugged else 60, 3)
-    normal = bump(tree, fine, 0.9 if rugged else 0.2, 0.006)
-    shade = ramp(tree, fine, [(0.3, (0.75, 0.75, 0.75)), (0.7, (1.1, 1.1, 1.1))])
-    color = mix(tree, 1.0, color, shade, "MULTIPLY")
-    finish(tree, Base_Color=color, Roughness=rough, Normal=normal)
-    return mat
-
-
-def leafy(name, dark, light, haze=False):
-    """Leaves: two-sided, letting light through, each of its own tone."""
-    mat, tree = material(name)
-    pick = node(tree, "NewGeometry").outputs["Random Per Island"]
-    color = ramp(tree, pick, [(0.0, dark), (1.0, light)])
-    front = node(tree, "BsdfPrincipled", {"Base Color": color, "Roughness": 0.5}).outputs[0]
-    through = node(tree, "BsdfTranslucent", {"Color": color}).outputs[0]
-    leaf = node(tree, "MixShader", {0: 0.35, 1: front, 2: through}).outputs[0]
-    node(tree, "OutputMaterial", {"Surface": hazed(tree, leaf) if haze else leaf})
-    return mat
-
-
-def hazed(tree, shader):
-    """Fade to the colour of the air with distance, as far hills do."""
-    far = math_node(tree, "DIVIDE", node(tree, "CameraData").outputs["View Distance"], -2600.0)
-    fade = math_node(tree, "SUBTRACT", 1.0, math_node(tree, "EXPONENT", far))
-    air = node(tree, "Emission", {"Color": rgba((0.50, 0.68, 1.0)), "Strength": 1.25}).outputs[0]
-    return node(tree, "MixShader", {0: fade, 1: shader, 2: air}).outputs[0]
-
-
-# --- shapes ------------------------------------------------------------------------------------
-
-def add(name, mesh, mat, loc=(0, 0, 0), rot=(0, 0, 0), smooth=False):
-    obj = bpy.data.objects.new(name, mesh)
-    obj.location, obj.rotation_euler = loc, rot
-    if mat:
-        mesh.materials.append(mat)
-    if smooth:
-        mesh.polygons.foreach_set("use_smooth", [True] * len(mesh.polygons))
-    bpy.context.scene.collection.objects.link(obj)
-    return obj
-
-
-def shape(name, verts, faces, mat, loc=(0, 0, 0), rot=(0, 0, 0), smooth=False):
-    mesh = bpy.data.meshes.new(name)
-    mesh.from_pydata(verts, [], faces)
-    return add(name, mesh, mat, loc, rot, smooth)
-
-
-def box(size, loc, mat, bevel=0.008, rot=(0, 0, 0), segments=2):
-    mesh = bpy.data.meshes.new("box")
-    solid = bmesh.new()
-    bmesh.ops.create_cube(solid, size=1.0)
-    bmesh.ops.scale(solid, vec=size, verts=solid.verts)
-    solid.to_mesh(mesh)
-    obj = add("box", mesh, mat, loc, rot, smooth=segments > 2)
-    if bevel:
-        made = obj.modifiers.new("bevel", "BEVEL")
-        made.width, made.segments = bevel, segments
-    return obj
-
-
-def ball(radius, loc, mat, scale=(1, 1, 1), rot=(0, 0, 0)):
-    mesh = bpy.data.meshes.new("ball")
-    solid = bmesh.new()
-    bmesh.ops.create_uvsphere(solid, u_segments=32, v_segments=20, radius=radius)
-    solid.to_mesh(mesh)
-    obj = add("ball", mesh, mat, loc, rot, smooth=True)
-    obj.scale = scale
-    return obj
-
-
-def panel(origin, across, up, mat, unit=True):
-    """A flat rectangle; its UVs run 0 to 1, or in metres where unit is False."""
-    origin, across, up = Vector(origin), Vector(across), Vector(up)
-    corners = [origin, origin + across, origin + across + up, origin + up]
-    obj = shape("panel", corners, [(0, 1, 2, 3)], mat)
-    width, height = (1, 1) if unit else (across.length, up.length)
-    layer = obj.data.uv_layers.new()
-    for loop, uv in zip(layer.data, [(0, 0), (width, 0), (width, height), (0, height)]):
-        loop.uv = uv
-    return obj
-
-
-def lathe(profile, loc, mat, segments=48):
-    """Turn (radius, height) points round the vertical axis."""
-    verts, faces = [], []
-    for radius, z in profile:
-        for k in range(segments):
-            angle = 2 * math.pi * k / segments
-            verts.append((radius * math.cos(angle), radius * math.sin(angle), z))
-    for i in range(len(profile) - 1):
-        for k in range(segments):
-            n = (k + 1) % segments
-            low, high = i * segments, (i + 1) * segments
-            faces.append((low + k, low + n, high + n, high + k))
-    obj = shape("lathe", verts, faces, mat, loc, smooth=True)
-    obj.data.use_auto_smooth = True
-    obj.data.auto_smooth_angle = math.radians(50)
-    return obj
-
-
-def tube(points, radius, mat):
-    curve = bpy.data.curves.new("tube", "CURVE")
-    curve.dimensions, curve.bevel_depth, curve.use_fill_caps = "3D", radius, True
-    spline = curve.splines.new("POLY")
-    spline.points.add(len(points) - 1)
-    for point, place in zip(spline.points, points):
-        point.co = (*place, 1)
-    obj = bpy.data.objects.new("tube", curve)
-    curve.materials.append(mat)
-    bpy.context.scene.collection.objects.link(obj)
-    return obj
-
-
-def grid(columns, rows, point, mat, smooth=True, loc=(0, 0, 0), rot=(0, 0, 0)):
-    """A sheet of point(u, v) over the unit square, with UVs."""
-    steps = [(i / columns, j / rows) for j in range(rows + 1) for i in range(columns + 1)]
-    faces = [(j * (columns + 1) + i, j * (columns + 1) + i + 1,
-              (j + 1) * (columns + 1) + i + 1, (j + 1) * (columns + 1) + i)
-             for j in range(rows) for i in range(columns)]
-    obj = shape("sheet", [point(u, v) for u, v in steps], faces, mat, loc, rot, smooth)
-    layer = obj.data.uv_layers.new()
-    for loop in obj.data.loops:
-        layer.data[loop.index].uv = steps[loop.vertex_index]
-    return obj
 
 
 def pillow(size, loc, rot, mat):
@@ -472,22 +200,6 @@ def globe_skin():
     return mat
 
 
-def plant(loc, count, length, width):
-    """Arching leaves from one point."""
-    mat = leafy("plant", (0.03, 0.13, 0.03), (0.16, 0.38, 0.07))
-    for k in range(count):
-        turn = k * 2.4 + rng.uniform(-0.3, 0.3)
-        rise, size = rng.uniform(0.5, 1.35), length * rng.uniform(0.7, 1.1)
-
-        def point(u, v):
-            angle = rise - 1.5 * v
-            reach = size * v * (0.55 + 0.45 * math.cos(angle))
-            up = size * v * math.sin(rise) - size * 0.55 * v * v * math.cos(rise)
-            wide = width * math.sin(math.pi * v ** 0.75) * (2 * u - 1)
-            return (reach * math.cos(rise) ** 0.5, wide, up - abs(2 * u - 1) * width * 0.3)
-        grid(4, 12, point, mat, loc=loc, rot=(0, 0, turn))
-
-
 def rug_at(u, v):
     """A carpet: borders, a diamond medallion and small motifs in wine, navy, gold and cream."""
     wine, navy, gold, cream = (0.36, 0.03, 0.04), (0.03, 0.06, 0.20), (0.70, 0.40, 0.08), \
@@ -571,11 +283,7 @@ def build_armchair():
     pillow(0.4, (0.02, 0.12, 0.68), (-0.3, 0.12, 0),
            fabric("cushion e", (0.06, 0.30, 0.28), (0.75, 0.66, 0.5), stripes=7))
     parts += [obj for obj in bpy.data.objects if obj not in before]
-    hub = bpy.data.objects.new("armchair", None)
-    bpy.context.scene.collection.objects.link(hub)
-    for part in parts:
-        part.parent = hub
-    hub.location, hub.rotation_euler = (-1.42, 3.62, 0), (0, 0, 0.62)
+    gather(parts, (-1.42, 3.62, 0), 0.62)
 
 
 def build_table():
@@ -843,37 +551,6 @@ def lake():
     panel((-400, 180, LAKE_Z), (800, 0, 0), (0, 330, 0), mat)
 
 
-def tree_mesh(name, leaf, bark, crowns, leaves, size):
-    """A trunk and many small leaf cards spread over the shells of a few round crowns."""
-    verts, faces = [], []
-    for k in range(leaves):
-        center, radius = crowns[k % len(crowns)]
-        way = Vector([rng.gauss(0, 1) for _ in range(3)]).normalized()
-        spot = Vector(center) + way * radius * rng.uniform(0.55, 1.0)
-        flat = (way + Vector([rng.gauss(0, 0.6) for _ in range(3)])).normalized()
-        a = flat.orthogonal().normalized() * size * rng.uniform(0.6, 1.2)
-        b = flat.cross(a)
-        start = len(verts)
-        verts += [spot - a, spot - b * 0.6, spot + a, spot + b * 0.6]
-        faces.append((start, start + 1, start + 2, start + 3))
-    trunk = len(faces)
-    top = crowns[0][0][2]
-    for k in range(8):
-        a, b = math.pi * k / 4, math.pi * (k + 1) / 4
-        start = len(verts)
-        verts += [(0.22 * math.cos(a), 0.22 * math.sin(a), -0.5),
-                  (0.22 * math.cos(b), 0.22 * math.sin(b), -0.5),
-                  (0.08 * math.cos(b), 0.08 * math.sin(b), top),
-                  (0.08 * math.cos(a), 0.08 * math.sin(a), top)]
-        faces.append((start, start + 1, start + 2, start + 3))
-    mesh = bpy.data.meshes.new(name)
-    mesh.from_pydata(verts, [], faces)
-    mesh.materials.append(leaf)
-    mesh.materials.append(bark)
-    mesh.polygons.foreach_set("material_index", [int(k >= trunk) for k in range(len(faces))])
-    return mesh
-
-
 def tree_kinds():
     bark = paint("bark", (0.12, 0.08, 0.05), 0.9)
     round_ = [((0, 0, 4.2), 1.9), ((1.1, 0.3, 3.4), 1.3), ((-1.0, 0.5, 3.6), 1.4),
@@ -917,8 +594,6 @@ def build_trees():
 def house(x, y, turn, wall, roof, glass, size=1.0, tower=False):
     z = ground(x, y) - 0.3
     wide, deep, tall = 8.5 * size, 6.0 * size, 3.6 * size
-    hub = bpy.data.objects.new("house", None)
-    bpy.context.scene.collection.objects.link(hub)
     parts = [box((wide, deep, tall), (0, 0, tall / 2), wall, 0)]
     a, b, top = wide / 2 + 0.4, deep / 2 + 0.5, 2.8 * size
     verts = [(-a, -b, tall - 0.3), (a, -b, tall - 0.3), (a, b, tall - 0.3), (-a, b, tall - 0.3),
@@ -934,9 +609,7 @@ def house(x, y, turn, wall, roof, glass, size=1.0, tower=False):
         spire = [(-1.8, -1.8, 0), (1.8, -1.8, 0), (1.8, 1.8, 0), (-1.8, 1.8, 0), (0, 0, 6)]
         sides = [(0, 1, 4), (1, 2, 4), (2, 3, 4), (3, 0, 4)]
         parts.append(shape("spire", spire, sides, roof, (-wide / 2, 0, 10)))
-    for part in parts:
-        part.parent = hub
-    hub.location, hub.rotation_euler = (x, y, z), (0, 0, turn)
+    gather(parts, (x, y, z), turn)
 
 
 def build_village():
@@ -952,38 +625,7 @@ def build_village():
         house(x, y, turn, walls[k % 4], roofs[k % 3 == 2], glass, tower=k == 4)
 
 
-def build_sky(sun_way):
-    """A clear sky with broken clouds drawn on a flat layer high above."""
-    world = bpy.data.worlds.new("sky")
-    bpy.context.scene.world = world
-    world.use_nodes = True
-    tree = world.node_tree
-    tree.nodes.clear()
-    sky = node(tree, "TexSky", sky_type="NISHITA", sun_disc=False, dust_density=0.6)
-    sky.sun_elevation, sky.sun_rotation = math.asin(sun_way.z), math.atan2(sun_way.x, sun_way.y)
-    way = node(tree, "SeparateXYZ", {0: node(tree, "TexCoord").outputs["Generated"]}).outputs
-    lift = math_node(tree, "ADD", math_node(tree, "MAXIMUM", way["Z"], 0.0), 0.09)
-    flat = {"X": math_node(tree, "DIVIDE", way["X"], lift),
-            "Y": math_node(tree, "DIVIDE", way["Y"], lift)}
-    layer = node(tree, "CombineXYZ", flat).outputs[0]
-    puffs = noise_fac(tree, layer, 0.85, 9, 0.35)
-    cover = ramp(tree, puffs, [(0.46, (0, 0, 0)), (0.60, (1, 1, 1))])
-    tone = ramp(tree, puffs, [(0.52, (10.5, 10.5, 10.7)), (0.75, (6.5, 6.8, 7.4))])
-    both = mix(tree, cover, sky.outputs[0], tone)
-    light = node(tree, "Background", {"Color": both, "Strength": 0.16})
-    node(tree, "OutputWorld", {"Surface": light.outputs[0]})
-
-
 # --- light, camera, render ---------------------------------------------------------------------
-
-def add_light(data, loc, toward=None):
-    obj = bpy.data.objects.new(data.name, data)
-    obj.location = loc
-    if toward:
-        obj.rotation_euler = Vector(toward).to_track_quat("-Z", "Y").to_euler()
-    bpy.context.scene.collection.objects.link(obj)
-    return obj
-
 
 def build_light():
     azimuth, elevation = math.radians(46), math.radians(33)
@@ -1012,57 +654,6 @@ def build_camera():
     obj.location, obj.rotation_euler = (0, 0.12, 1.5), (math.pi / 2, 0, -0.02)
     bpy.context.scene.collection.objects.link(obj)
     bpy.context.scene.camera = obj
-
-
-def save_passes(out):
-    """Write the picture and its albedo and normals, each as one float EXR."""
-    scene = bpy.context.scene
-    scene.use_nodes = True
-    tree = scene.node_tree
-    tree.nodes.clear()
-    layers = tree.nodes.new("CompositorNodeRLayers")
-    files = tree.nodes.new("CompositorNodeOutputFile")
-    files.base_path = str(out)
-    files.format.file_format = "OPEN_EXR"
-    files.format.color_mode, files.format.color_depth = "RGB", "32"
-    files.file_slots.clear()
-    for name, source in PASSES.items():
-        files.file_slots.new(name + "_")
-        tree.links.new(layers.outputs[source], files.inputs[-1])
-
-
-def write_pfm(exr, pfm):
-    """Turn an EXR file into a PFM one, which every build of OpenCV can read."""
-    image = bpy.data.images.load(str(exr))
-    image.colorspace_settings.name = "Non-Color"
-    width, height = image.size
-    pixels = array("f", bytes(16 * width * height))
-    image.pixels.foreach_get(pixels)
-    rgb = array("f", bytes(12 * width * height))
-    for channel in range(3):
-        rgb[channel::3] = pixels[channel::4]
-    pfm.write_bytes(f"PF\n{width} {height}\n-1.0\n".encode() + rgb.tobytes())
-
-
-def render(out, samples, width):
-    scene = bpy.context.scene
-    scene.render.engine = "CYCLES"
-    scene.render.resolution_x, scene.render.resolution_y = width, width * 2 // 3
-    scene.render.resolution_percentage = 100
-    cycles = scene.cycles
-    cycles.samples, cycles.seed = samples, 1
-    cycles.use_adaptive_sampling, cycles.adaptive_threshold = True, 0.015
-    cycles.use_denoising = False
-    cycles.max_bounces, cycles.diffuse_bounces, cycles.glossy_bounces = 8, 6, 3
-    cycles.caustics_reflective = cycles.caustics_refractive = False
-    cycles.sample_clamp_indirect = 3.0
-    scene.view_layers[0].cycles.denoising_store_passes = True
-    save_passes(out)
-    bpy.ops.render.render(write_still=False)
-    for name in PASSES:
-        exr = out / f"{name}_{scene.frame_current:04d}.exr"
-        write_pfm(exr, out / f"{name}.pfm")
-        exr.unlink()
 
 
 def main():

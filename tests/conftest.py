@@ -1,4 +1,7 @@
-"""Exposure brackets, luma and networks that the tests make for themselves."""
+"""Pictures, brackets, metadata and networks that the tests make for themselves."""
+
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -48,6 +51,138 @@ def brackets(tmp_path_factory):
     write_bracket(folder / "scene10", height=80, width=150, seed=2, gains=(0.3, 8.0))
     write_bracket(folder / "scene1", height=130, width=70, seed=3, extension=".jpg")
     return folder
+
+
+SIZE = (300, 420)  # height, width of the pictures of hand-held cameras
+
+
+def blocks(height, width, seed):
+    """A radiance map with edges as well as texture: overlapping rectangles of random brightness."""
+    rng = np.random.default_rng(seed)
+    picture = scene(height, width, seed) * 0.3
+    for _ in range(150):
+        x, y = rng.integers(0, width), rng.integers(0, height)
+        w, h = rng.integers(8, 60, 2)
+        picture[y : y + h, x : x + w] *= rng.uniform(0.3, 3, 3)
+    return cv2.GaussianBlur(np.clip(picture, 0, 1).astype(np.float32), (0, 0), 0.7)
+
+
+def motion(shift=(0, 0), rotation=0.0, perspective=(0, 0), shape=SIZE):
+    """A homography about the picture's centre; perspective: relative enlargement at its edge."""
+    height, width = shape
+    centre = np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1.0]])
+    angle = np.radians(rotation)
+    turn = np.array(
+        [
+            [np.cos(angle), -np.sin(angle), shift[0]],
+            [np.sin(angle), np.cos(angle), shift[1]],
+            [2 * perspective[0] / width, 2 * perspective[1] / width, 1],
+        ]
+    )
+    return centre @ turn @ np.linalg.inv(centre)
+
+
+def see(radiance, homography, shape=SIZE):
+    """What a camera moved by a homography sees: of a larger radiance map, so without a border."""
+    margin = [(n - m) // 2 for n, m in zip(radiance.shape[:2], shape, strict=True)]
+    offset = np.array([[1, 0, margin[1]], [0, 1, margin[0]], [0, 0, 1.0]])
+    return cv2.warpPerspective(
+        radiance,
+        offset @ np.linalg.inv(homography),
+        shape[::-1],
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+    ).clip(0, 1)
+
+
+def moving(radiance, dtype=np.uint8):
+    """Three exposures, an object pasted into the brightest; the pictures, the truth, its mask."""
+    view = see(radiance, np.eye(3))
+    images = [utils.quantise((view * gain) ** (1 / 2.2), dtype) for gain in (0.3, 1, 3)]
+    object_ = utils.quantise((see(radiance, motion(shift=(0, 30))) * 0.4) ** (1 / 2.2), dtype)
+    mask = cv2.ellipse(np.zeros(SIZE, np.uint8), (200, 150), (30, 60), 0, 0, 360, 1, -1) > 0
+    truth = images[2].copy()
+    images[2][mask] = object_[mask]
+    return images, truth, mask
+
+
+def picture(dtype=np.uint8, shape=(20, 30, 3)):
+    """A picture of noise."""
+    return utils.quantise(np.random.default_rng(0).random(shape), dtype)
+
+
+def exif(orientation=6, width=6, height=4, order=">"):
+    """EXIF as cameras write it: orientation, size, time, exposure time and a thumbnail."""
+    mark = b"MM" if order == ">" else b"II"
+    time = b"2026:11:24 12:00:00\0"
+
+    def entry(tag, kind, count, value):
+        value = struct.pack(order + {3: "HH", 4: "I"}[kind], value, *[0] * (kind == 3))
+        return struct.pack(order + "HHI", tag, kind, count) + value
+
+    def directory(entries, following):
+        return (
+            struct.pack(order + "H", len(entries))
+            + b"".join(entries)
+            + struct.pack(order + "I", following)
+        )
+
+    # Offsets: header 8, main directory 2 + 2*12 + 4 = 30, Exif directory 2 + 4*12 + 4 = 54.
+    times, exposure, thumbnail = 92, 112, 120
+    main = directory(
+        [entry(0x0112, 3, 1, orientation), entry(0x8769, 4, 1, 38)],
+        following=thumbnail,
+    )
+    shot = directory(
+        [
+            struct.pack(order + "HHII", 0x829A, 5, 1, exposure),
+            struct.pack(order + "HHII", 0x9003, 2, len(time), times),
+            entry(0xA002, 4, 1, width),
+            entry(0xA003, 4, 1, height),
+        ],
+        following=0,
+    )
+    header = mark + struct.pack(order + "HI", 42, 8)
+    values = time + struct.pack(order + "II", 1, 250)
+    return header + main + shot + values + directory([entry(0x0100, 4, 1, 160)], following=0)
+
+
+def icc():
+    """A small profile that libpng takes: a header, and tags that all have one value."""
+    tags = b"".join(
+        name + struct.pack(">II", 132 + 9 * 12, 20)
+        for name in (
+            b"rXYZ",
+            b"gXYZ",
+            b"bXYZ",
+            b"rTRC",
+            b"gTRC",
+            b"bTRC",
+            b"wtpt",
+            b"cprt",
+            b"desc",
+        )
+    )
+    body = struct.pack(">I", 9) + tags + b"XYZ \0\0\0\0" + struct.pack(">iii", 63190, 65536, 54061)
+    profile = bytearray(128) + body
+    profile[:4] = len(profile).to_bytes(4, "big")
+    profile[8:24] = b"\x02\x10\0\0mntrRGB XYZ "
+    profile[36:40] = b"acsp"
+    profile[68:80] = struct.pack(">iii", 63190, 65536, 54061)
+    return bytes(profile)
+
+
+XMP = (
+    b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'</x:xmpmeta><?xpacket end="w"?>'
+)
+
+
+def huge_png(path, height, width):
+    """Writes the beginning of a large PNG file; returns the path."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", 99) + b"IDAT")
+    return path
 
 
 def luma(*shape, seed=0):

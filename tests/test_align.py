@@ -1,52 +1,11 @@
 """Registration and movement, on scenes whose motion is known."""
 
-import cv2
 import numpy as np
 import pytest
-from conftest import expose, scene
+from conftest import SIZE, blocks, expose, motion, moving, see
 
 import align
 import utils
-
-SIZE = (300, 420)  # height, width
-
-
-def blocks(height, width, seed):
-    """A radiance map with edges as well as texture: overlapping rectangles of random brightness."""
-    rng = np.random.default_rng(seed)
-    picture = scene(height, width, seed) * 0.3
-    for _ in range(150):
-        x, y = rng.integers(0, width), rng.integers(0, height)
-        w, h = rng.integers(8, 60, 2)
-        picture[y : y + h, x : x + w] *= rng.uniform(0.3, 3, 3)
-    return cv2.GaussianBlur(np.clip(picture, 0, 1).astype(np.float32), (0, 0), 0.7)
-
-
-def motion(shift=(0, 0), rotation=0.0, perspective=(0, 0), shape=SIZE):
-    """A homography about the picture's centre; perspective: relative enlargement at its edge."""
-    height, width = shape
-    centre = np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1.0]])
-    angle = np.radians(rotation)
-    turn = np.array(
-        [
-            [np.cos(angle), -np.sin(angle), shift[0]],
-            [np.sin(angle), np.cos(angle), shift[1]],
-            [2 * perspective[0] / width, 2 * perspective[1] / width, 1],
-        ]
-    )
-    return centre @ turn @ np.linalg.inv(centre)
-
-
-def see(radiance, homography, shape=SIZE):
-    """What a camera moved by a homography sees: of a larger radiance map, so without a border."""
-    margin = [(n - m) // 2 for n, m in zip(radiance.shape[:2], shape, strict=True)]
-    offset = np.array([[1, 0, margin[1]], [0, 1, margin[0]], [0, 0, 1.0]])
-    return cv2.warpPerspective(
-        radiance,
-        offset @ np.linalg.inv(homography),
-        shape[::-1],
-        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-    ).clip(0, 1)
 
 
 def distances(found, expected, shape=SIZE):
@@ -180,17 +139,6 @@ def test_exposures_without_a_common_area():
     apart = motion(shift=(SIZE[1] + 5, 0))
     with pytest.raises(ValueError, match="no area in common"):
         align.common_area([np.eye(3), apart], [SIZE, SIZE])
-
-
-def moving(radiance, dtype=np.uint8):
-    """Three exposures, an object pasted into the brightest; the pictures, the truth, its mask."""
-    view = see(radiance, np.eye(3))
-    images = [utils.quantise((view * gain) ** (1 / 2.2), dtype) for gain in (0.3, 1, 3)]
-    object_ = utils.quantise((see(radiance, motion(shift=(0, 30))) * 0.4) ** (1 / 2.2), dtype)
-    mask = cv2.ellipse(np.zeros(SIZE, np.uint8), (200, 150), (30, 60), 0, 0, 360, 1, -1) > 0
-    truth = images[2].copy()
-    images[2][mask] = object_[mask]
-    return images, truth, mask
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

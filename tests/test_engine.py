@@ -13,7 +13,7 @@ from torch import nn
 import engine
 import loss
 from dataset import BracketedDataset, by_count
-from engine import Learner, Plan, Processes, StepLoss, StopOnSignal, TrainingError
+from engine import Learner, Processes, Schedule, StepLoss, StopOnSignal, TrainingError
 from model import DeepFuse
 
 ENTRIES = ["model", "network", "trained", "optimizer", "scaler"]
@@ -49,7 +49,7 @@ def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
     mean = sum(losses) / 8
     expected = torch.autograd.grad(mean, list(model.parameters()))
     learner = Learner(model, criterion, Processes("cpu"), centred=False)
-    learner.step(groups, Plan(scenes=8, batch=8, epochs=1, lr=0.0))
+    learner.step(groups, Schedule(scenes=8, batch=8, epochs=1, lr=0.0))
     assert learner.state.loss_sum == pytest.approx(8 * mean.item(), abs=8e-6)
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-3)
@@ -58,7 +58,7 @@ def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
 def test_a_step_does_not_draw_the_picture_y_hat(monkeypatch):
     """Which MEF_SSIM_Loss.forward returns besides the loss."""
     monkeypatch.delattr(loss, "y_hat")
-    make_learner().step(made_up_batches(1)[0], Plan(scenes=3, batch=3, epochs=1, lr=1e-3))
+    make_learner().step(made_up_batches(1)[0], Schedule(scenes=3, batch=3, epochs=1, lr=1e-3))
 
 
 class MeanLuma(nn.Module):
@@ -102,39 +102,39 @@ def test_a_process_without_samples_has_no_gradient():
 
 
 def test_learning_rate():
-    plan = Plan(scenes=20, batch=2, epochs=11, lr=1.0, schedule="cosine", warmup=10)
-    rates = [plan.learning_rate(step) for step in range(110)]
+    schedule = Schedule(scenes=20, batch=2, epochs=11, lr=1.0, decay="cosine", warmup=10)
+    rates = [schedule.learning_rate(step) for step in range(110)]
     assert rates[:10] == [(step + 1) / 10 for step in range(10)]
     assert rates[10] == 1
     assert rates[60] == pytest.approx(0.5)
     assert rates[109] == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
-    assert plan._replace(schedule="constant").learning_rate(109) == 1
+    assert schedule._replace(decay="constant").learning_rate(109) == 1
 
 
 def test_the_last_step_of_an_epoch_may_have_fewer_samples():
-    plan = Plan(scenes=10, batch=4, epochs=3, lr=1.0)
-    assert plan.steps == 3
-    assert [plan.samples(step) for step in range(3)] == [4, 4, 2]
-    assert Plan(scenes=8, batch=4, epochs=3, lr=1.0).steps == 2
+    schedule = Schedule(scenes=10, batch=4, epochs=3, lr=1.0)
+    assert schedule.steps == 3
+    assert [schedule.samples(step) for step in range(3)] == [4, 4, 2]
+    assert Schedule(scenes=8, batch=4, epochs=3, lr=1.0).steps == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_learner_that_is_saved_and_loaded_goes_on_as_before(dtype):
-    plan = Plan(scenes=12, batch=3, epochs=2, lr=1e-3, warmup=2)
+    schedule = Schedule(scenes=12, batch=3, epochs=2, lr=1e-3, warmup=2)
     settings = {"dtype": dtype, "ema": 0.9, "noise": 0.02, "seed": 5}
     batches = made_up_batches(4)
     one = make_learner(**settings)
     assert list(one.state_dict()) == ENTRIES + STATE
     for batch in batches[:2]:
-        one.step(batch, plan)
+        one.step(batch, schedule)
     saved = copy.deepcopy(one.state_dict())  # as a file is: it shares no tensors
     other = make_learner(DeepFuse(width=4), **settings)
     other.load_state_dict(saved)
     assert other.state == one.state
     assert other.state.step == 2
     for batch in batches[2:]:
-        one.step(batch, plan)
-        other.step(batch, plan)
+        one.step(batch, schedule)
+        other.step(batch, schedule)
     assert one.state.loss_sum == other.state.loss_sum
     for name in ("model", "trained"):
         pairs = zip(one.state_dict()[name].values(), other.state_dict()[name].values(), strict=True)
@@ -152,21 +152,21 @@ def test_what_does_not_fit_a_learner_is_refused():
 
 
 def test_weights_that_are_not_finite_stop_training():
-    plan = Plan(scenes=9, batch=3, epochs=1, lr=1e30)
+    schedule = Schedule(scenes=9, batch=3, epochs=1, lr=1e30)
     learner = make_learner()
     batches = made_up_batches(2)
-    learner.step(batches[0], plan)
+    learner.step(batches[0], schedule)
     with pytest.raises(TrainingError, match=r"epoch 1, step 2: the loss is .*a lower --lr"):
-        learner.step(batches[1], plan)
+        learner.step(batches[1], schedule)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_a_step_stops_after_it(number):
-    plan = Plan(scenes=9, batch=3, epochs=1, lr=1e-3)
+    schedule = Schedule(scenes=9, batch=3, epochs=1, lr=1e-3)
     learner = make_learner()
     batch = made_up_batches(1)[0]
     with StopOnSignal() as stop:
-        assert not learner.step(batch, plan, stop)
+        assert not learner.step(batch, schedule, stop)
         learner.optimizer.register_step_pre_hook(lambda *_: os.kill(os.getpid(), number))
-        assert learner.step(batch, plan, stop)
+        assert learner.step(batch, schedule, stop)
     assert learner.state.step == 2

@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import write_bracket
+from conftest import exif, write_bracket
 
 import evaluate
 import fusion
+import loss
+import scores
 import utils
 from checkpoint import load_model, save_checkpoint
 from model import DeepFuse, prepare
@@ -99,20 +101,20 @@ def test_scores_are_those_of_the_saved_pictures(folder, model, tmp_path, stack, 
 
     text = capsys.readouterr().out
     for method in methods:
-        scores = [float(rows[method, scene]["MEF-SSIM"]) for scene in ("a", "b")]
+        values = [float(rows[method, scene]["MEF-SSIM"]) for scene in ("a", "b")]
         summary = next(line for line in text.split("mean")[-1].splitlines() if method in line)
         columns = [float(word) for word in summary.replace(method, "").split()]
-        assert columns[:3] == pytest.approx([np.mean(scores), np.median(scores), min(scores)], 1e-4)
+        assert columns[:3] == pytest.approx([np.mean(values), np.median(values), min(values)], 1e-4)
         assert columns[3] == pytest.approx(
             np.mean([float(rows[method, scene]["Q^AB/F"]) for scene in ("a", "b")]), abs=1e-4
         )
 
 
 def test_wins():
-    def scores(*values):
+    def table_of(*values):
         return {scene: {"MEF-SSIM": value} for scene, value in zip("abc", values, strict=True)}
 
-    table = {"x": scores(0.9, 0.8, 0.7), "y": scores(0.8, 0.9, 0.6)}
+    table = {"x": table_of(0.9, 0.8, 0.7), "y": table_of(0.8, 0.9, 0.6)}
     assert evaluate.wins(table, "x") == [0, 2]
     assert evaluate.wins(table, "y") == [1, 0]
 
@@ -298,10 +300,87 @@ def test_mistakes_get_one_line(folder, model, tmp_path, capsys):
         err = capsys.readouterr().err
         assert err.startswith(f"evaluate.py: {message}"), err
         assert err.count("\n") == 1
-    (folder / "b" / "3.png").write_bytes(b"")
-    assert evaluate.main(["--folder", str(folder), "--model", "--quiet"]) == 2
-    assert f"{folder / 'b' / '3.png'}: the file is empty" in capsys.readouterr().err
     assert os.listdir(tmp_path / "empty") == []
+
+
+def test_a_scene_that_fails_is_named_and_the_others_are_reported(folder, tmp_path, capsys):
+    write_bracket(folder / "c", seed=3)
+    table, sheet = tmp_path / "scores.csv", tmp_path / "sheet.png"
+    run("--folder", folder, "--model", "--csv", table)
+    whole = read(table)
+    (folder / "b" / "3.png").write_bytes((folder / "b" / "3.png").read_bytes()[:2000])
+    argv = ["--folder", folder, "--model", "--csv", table, "--sheet", sheet, "--quiet"]
+    capsys.readouterr()
+    assert evaluate.main([*map(str, argv)]) == 1
+    out, err = capsys.readouterr()
+    assert f"evaluate.py: {folder / 'b'}: {folder / 'b' / '3.png'}: not a picture" in err
+    assert err.splitlines()[-1] == "evaluate.py: 1 of 3 scenes were not scored"
+    assert [line.split()[0] for line in out.splitlines()[4:7]] == ["MEF-SSIM", "a", "c"]
+    assert read(table) == {key: row for key, row in whole.items() if key[1] != "b"}
+    rows = utils.read_image(str(sheet)).shape[0] / (192 + utils.CAPTION)  # of 120x96 pixels
+    assert rows == 2
+
+
+def test_scores_are_written_as_they_come(folder, tmp_path, monkeypatch):
+    """After a run that is cut short, the table holds all scenes that were done."""
+    table = tmp_path / "scores.csv"
+    score_scene = evaluate.score_scene
+
+    def second_is_interrupted(scene, *rest):
+        if scene.name == "b":
+            raise KeyboardInterrupt
+        return score_scene(scene, *rest)
+
+    monkeypatch.setattr(evaluate, "score_scene", second_is_interrupted)
+    argv = ["--folder", str(folder), "--model", "--csv", str(table), "--quiet"]
+    assert evaluate.main(argv) == 130
+    assert {scene for _, scene in read(table)} == {"a"}
+
+
+def test_sizes_are_checked_before_anything_is_fused(folder, tmp_path, capsys):
+    """From headers: the last scene's mistake is found although the first cannot be decoded."""
+    path = folder / "a" / "3.png"
+    path.write_bytes(path.read_bytes()[:2000])
+    utils.write_image(str(folder / "b" / "3.png"), np.zeros((50, 60), np.uint8))
+    assert evaluate.main(["--folder", str(folder), "--model", "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert err == f"evaluate.py: {folder / 'b'}: the pictures differ in size: 120x96 and 60x50\n"
+    utils.write_image(str(folder / "b" / "1.png"), np.zeros((40, 60), np.uint8))
+    utils.write_image(str(folder / "b" / "3.png"), np.zeros((40, 60), np.uint8))
+    assert evaluate.main(["--folder", str(folder), "--model", "--quiet"]) == 2
+    assert f"{folder / 'b'}: MEF-SSIM at 3 scale(s) needs" in capsys.readouterr().err
+
+
+def test_a_result_without_its_sources_orientation_is_told(folder, tmp_path, capsys):
+    for number in ("1", "3"):
+        image = utils.read_image(str(folder / "a" / f"{number}.png"))
+        data = cv2.imencodeWithMetadata(
+            ".jpg", image, [cv2.IMAGE_METADATA_EXIF], [np.frombuffer(exif(6), np.uint8)]
+        )[1]
+        (folder / "a" / f"{number}.jpg").write_bytes(data.tobytes())
+    for name in ("1.png", "2.png", "3.png"):
+        (folder / "a" / name).unlink()
+    results = tmp_path / "results"
+    results.mkdir()
+    for scene in ("a", "b"):
+        utils.write_image(str(results / f"{scene}.png"), np.zeros((96, 120, 3), np.uint8))
+    argv = ["--folder", str(folder), "--model", "--fused", f"x={results}", "--quiet"]
+    assert evaluate.main(argv) == 2
+    message = (
+        f"{folder / 'a'}: {results / 'a.png'} has 120x96 pixels, the scene 96x120; "
+        "it lacks the EXIF orientation of the scene's pictures"
+    )
+    assert message in capsys.readouterr().err
+
+
+def test_score_does_not_depend_on_strips(pair, monkeypatch):
+    """Windows are compared in strips; the mean over all of them is that of loss.mef_ssim."""
+    fused = pair[0] // 2 + pair[1] // 2
+    planes = [torch.from_numpy(to_gray(x))[None, None] / 255 for x in (fused, *pair)]
+    whole = loss.mef_ssim(planes[0], torch.cat(planes[1:], dim=1)).item()
+    for maps in (1, 2500, 6500, 10**7):
+        monkeypatch.setattr(scores, "MAPS", maps)
+        assert mefb_score(fused, pair) == pytest.approx(whole, abs=1e-6)  # float32
 
 
 def test_fused_needs_a_name_and_a_folder(capsys):

@@ -233,12 +233,30 @@ def test_the_result_can_take_the_first_pictures_place(model):
     pair = large_pair(np.uint8)
     expected = fusion.fuse(model, pair, fast=True)
     first = pair[0].copy()
-    assert fusion.fuse(model, pair, fast=False, overwrite=True) is not pair[0]
+    assert fusion.fuse(model, pair, fast=True) is not pair[0]
     assert np.array_equal(pair[0], first)
-    assert fusion.fuse(model, pair, fast=True, overwrite=True, dtype=np.uint16) is not pair[0]
-    fused = fusion.fuse(model, pair, fast=True, overwrite=True)
+    fused = fusion.fuse(model, pair, fast=True, out=pair[0])
     assert fused is pair[0]
     assert np.array_equal(fused, expected)
+
+
+@pytest.mark.parametrize("refine", [0, 2])
+def test_no_tile_overwrites_what_its_neighbour_reads(model, refine):
+    """With halos the result has to wait until all tiles are done, as NumPy's out= does."""
+    pair = large_pair(np.uint8)
+    expected = fusion.fuse(model, pair, tile=64, fast=False, refine=refine)
+    assert fusion.fuse(model, pair, tile=64, fast=False, refine=refine, out=pair[1]) is pair[1]
+    assert np.array_equal(pair[1], expected)
+
+
+def test_out_has_to_fit(model, pair):
+    out = np.zeros(pair[0].shape, np.uint16)
+    fused = fusion.fuse(model, pair, out=out)
+    assert fused is out
+    assert np.array_equal(out, fusion.fuse(model, pair, dtype=np.uint16))
+    for bad in ({"out": out[:-1]}, {"out": out[..., 0]}, {"out": out, "dtype": np.uint8}):
+        with pytest.raises(ValueError, match="out must have shape"):
+            fusion.fuse(model, pair, **bad)
 
 
 def test_other_errors_are_not_taken_for_memory():
@@ -253,7 +271,7 @@ def test_other_errors_are_not_taken_for_memory():
 def test_parts_are_enlarged_as_the_whole_is(factor):
     image = torch.rand(1, 2, 9, 14, generator=torch.Generator().manual_seed(0))
     whole = torch.nn.functional.interpolate(image, scale_factor=factor, mode="bilinear")
-    for place in tiles.tiles((slice(0, 9 * factor - 1), slice(0, 14 * factor)), 7):
+    for place in tiles.cut((slice(0, 9 * factor - 1), slice(0, 14 * factor)), 7):
         part = fusion.enlarge(image, factor, place)
         torch.testing.assert_close(part, whole[(..., *place)], atol=1e-5, rtol=0)  # OpenCV's
 

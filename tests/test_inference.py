@@ -4,19 +4,15 @@ import math
 import os
 import pickle
 import shutil
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import expose, write_bracket
-from test_align import blocks, motion, moving, see
-from test_utils import exif
+from conftest import blocks, exif, expose, huge_png, motion, moving, see, write_bracket
 
 import align
 import fusion
@@ -25,7 +21,7 @@ import model
 import opts
 import scores
 import utils
-from brackets import Shot, begins_another, find_pictures, group_by_exif
+from brackets import find_pictures
 from checkpoint import load_model, save_checkpoint
 from model import DeepFuse
 
@@ -108,6 +104,7 @@ def test_16_bit_in_16_bit_out(files, pair):
     assert utils.read_image(files["--res"]).dtype == np.uint16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [None, "pyramid.pth"])
 def test_the_repositorys_weights_fuse_the_sample_pair(tmp_path, weights):
     """As a command, with the defaults that a newcomer gets, and with the other weights."""
@@ -135,7 +132,7 @@ import sys
 import inference
 print('torch' in sys.modules)
 options = inference.TestOptions().parse(['--images', 'a.png', 'b.png'])
-inference.load_network(options)
+inference.load_network(options.model, options.device, options.precision)
 print({'torchvision', 'matplotlib'} & set(sys.modules))
 """
     done = subprocess.run(
@@ -263,17 +260,9 @@ def test_sizes_that_cannot_be_had(files, capfd):
     assert err.count("\n") == 1
 
 
-def huge_png(path):
-    """The beginning of a PNG file of 20 000 x 20 000 pixels."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    crc = struct.pack(">I", zlib.crc32(header))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + crc)
-    return str(path)
-
-
 def test_too_little_memory_is_said_before_the_work(tmp_path, files, capfd, monkeypatch):
     monkeypatch.setattr(inference, "available_memory", lambda: 2e9)
-    huge = huge_png(tmp_path / "huge.png")
+    huge = str(huge_png(tmp_path / "huge.png", 20_000, 20_000))
     assert run({**files, "--image1": huge, "--image2": huge}) == 2
     reason = "pictures of 20000x20000 pixels need some 4.3 GB of memory, 2.0 GB are free"
     assert capfd.readouterr().err == f"inference.py: {huge} and {huge}: {reason}\n"
@@ -286,8 +275,50 @@ def test_too_little_memory_is_said_before_the_work(tmp_path, files, capfd, monke
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are not asked")
-def test_available_memory():
+def test_available_memory(tmp_path):
     assert 1e7 < inference.available_memory() < 1e13
+    machine = inference.available_memory(tmp_path / "none")
+    for name, text in [
+        ("max", "50000000\n"),
+        ("current", "45000000\n"),
+    ]:
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert inference.available_memory(tmp_path) == 5_000_000 < machine
+    # What has been read from files is given back when it is needed.
+    (tmp_path / "memory.stat").write_text("anon 3000000\nfile 42000000\ninactive_file 40000000\n")
+    assert inference.available_memory(tmp_path) == 45_000_000
+    (tmp_path / "memory.stat").write_text("damaged")
+    assert inference.available_memory(tmp_path) == 5_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert inference.available_memory(tmp_path) > 50_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "grey"),
+    [("x.ppm", True), ("x.gif", True), ("x.pgm", False), ("x.pbm", False)],
+)
+def test_results_that_no_format_stores_are_refused_before_reading(
+    tmp_path, files, pair, capfd, name, grey
+):
+    """Neither the damaged second exposure nor the missing network is noticed before."""
+    for flag, image in zip(("--image1", "--image2"), pair, strict=True):
+        utils.write_image(files[flag], image[..., 1] if grey else image)
+    with open(files["--image2"], "r+b") as file:
+        file.truncate(file.seek(0, os.SEEK_END) - 50)
+    result = str(tmp_path / name)
+    assert run({**files, "--res": result, "--model": "none.pth"}) == 2
+    kind = "grey" if grey else "colour"
+    reason = f"{kind} pictures cannot be stored as {name[1:]}; try .png, .jpg or .tif"
+    assert capfd.readouterr().err == f"inference.py: {result}: {reason}\n"
+    assert not os.path.exists(result)
+
+
+@pytest.mark.parametrize("name", ["x.pgm", "x.PGM", "x.jp2", "x.hdr", "x.png", "x.tif"])
+def test_results_of_grey_pictures(tmp_path, files, pair, name):
+    for flag, image in zip(("--image1", "--image2"), pair, strict=True):
+        utils.write_image(files[flag], image[..., 1])
+    assert run({**files, "--res": str(tmp_path / name)}) == 0
+    assert os.path.getsize(tmp_path / name) > 1000
 
 
 def test_memory_that_runs_out_gets_one_line(files, capfd, monkeypatch):
@@ -376,6 +407,7 @@ def unusual_brackets(folder, pair):
     yield "depths mixed", [deep, over], None
 
 
+@pytest.mark.slow
 def test_unusual_brackets(tmp_path, files, pair, capfd):
     (tmp_path / "in").mkdir()
     for name, paths, reason in unusual_brackets(tmp_path / "in", pair):
@@ -406,6 +438,7 @@ def test_a_read_only_target(tmp_path, files, capfd):
     assert "no permission" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX's")
 def test_a_full_disk(tmp_path, files):
     """As a process whose files may not grow beyond a kilobyte: the old result stays."""
@@ -429,6 +462,7 @@ def test_a_full_disk(tmp_path, files):
     assert sorted(os.listdir(tmp_path)) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--fast"], ["--refine", "2"]])
 def test_smooth_gradients_have_no_bands(tmp_path, files, flags):
     """A 16-bit gradient comes out with far more than 256 levels, and ever rising."""
@@ -512,6 +546,7 @@ def hand_held(tmp_path_factory):
     return paths
 
 
+@pytest.mark.slow
 def test_alignment(hand_held, tmp_path, files, capfd):
     assert fuse_files(files, hand_held, "--align", "--verbose") == 0
     lines = capfd.readouterr().err.splitlines()
@@ -646,6 +681,22 @@ def test_brackets_of_one_name_are_refused(tmp_path, files, capfd):
     assert "two brackets have the name 1" in capfd.readouterr().err
 
 
+def test_folders_whose_results_cannot_be_stored(tmp_path, files, capfd):
+    """Known from the headers of one scene, before a picture is decoded or the network is loaded."""
+    folder, results = tmp_path / "in", tmp_path / "out"
+    write_bracket(folder / "colours")
+    for path in write_bracket(folder / "grey"):
+        utils.write_image(str(path), utils.read_image(str(path))[..., 1])
+    missing = {**files, "--model": "none.pth"}
+    assert fuse_folder(missing, folder, results, "--name", "{scene}.ppm") == 2
+    result = os.path.join(results, "grey.ppm")
+    reason = "grey pictures cannot be stored as .ppm; try .png, .jpg or .tif"
+    assert capfd.readouterr().err == f"inference.py: {result}: {reason}\n"
+    assert os.listdir(results) == []
+    assert fuse_folder(files, folder, results, "--name", "{scene}.pnm", "--quiet") == 0
+    assert sorted(os.listdir(results)) == ["colours.pnm", "grey.pnm"]
+
+
 def test_panels_of_a_folder_need_pairs(brackets, tmp_path, files, capfd):
     assert fuse_folder(files, brackets, tmp_path / "out", "--panel", "--quiet") == 1
     lines = capfd.readouterr().err.splitlines()
@@ -659,63 +710,3 @@ def test_floats_are_checked_before_they_are_aligned(tmp_path, files, pair, capfd
         cv2.imwrite(str(path), image.astype(np.float32) / 128)
     assert fuse_files(files, paths, "--align") == 2
     assert "float pictures must lie in [0, 1]" in capfd.readouterr().err
-
-
-def shot(start, seconds, bias=0.0, iso=100):
-    return Shot(f"{start}", float(start), seconds, (seconds, 8.0, iso), bias)
-
-
-@pytest.mark.parametrize(
-    "brackets",
-    [
-        # By bias, the exposure that it is relative to having changed.
-        [
-            [shot(0, 1 / 60), shot(1, 1 / 240, -2), shot(2, 1 / 15, 2)],
-            [shot(14, 1 / 80), shot(15, 1 / 320, -2), shot(16, 1 / 20, 2)],
-        ],
-        # By hand: the bias is always 0.
-        [[shot(0, 1 / 60), shot(1, 1 / 15)], [shot(2, 1 / 60), shot(3, 1 / 15)]],
-        # Long ones: from start to start it is longer than the pause.
-        [[shot(0, 60), shot(61, 15), shot(77, 4)]],
-        # By ISO.
-        [[shot(0, 1 / 60), shot(1, 1 / 60, iso=400), shot(2, 1 / 60, iso=1600)]],
-        # One bracket after another of the same exposures, after a pause.
-        [[shot(0, 1 / 60), shot(1, 1 / 15)], [shot(50, 1 / 30), shot(51, 1 / 8)]],
-    ],
-)
-def test_where_brackets_end(brackets):
-    shots = [shot for bracket in brackets for shot in bracket]
-    found = []
-    for taken in shots:
-        if not found or begins_another(taken, found[-1]):
-            found.append([])
-        found[-1].append(taken)
-    assert found == brackets
-
-
-def test_photos_of_one_folder_by_their_exif(tmp_path):
-    """By time and exposure: whatever the names, a bracket ends where an exposure comes again."""
-    folder = tmp_path / "card"
-    paths = write_bracket(folder, height=20, width=20, extension=".jpg", gains=(1.0,) * 8)
-    shots = [  # seconds, exposure in 1/1000 s, the bracket
-        (0, 4, "a"),
-        (1, 16, "a"),
-        (2, 64, "a"),
-        (3, 4, "b"),
-        (4, 16, "b"),
-        (59, 64, "c"),
-        (60 + 1, 16, "c"),
-        (60 + 1, 4, "c"),
-    ]
-    order = np.random.default_rng(0).permutation(7).tolist()  # the last two keep their order
-    order = [k for k in order if k < 6] + [6, 7]
-    expected = {}
-    for path, k in zip(paths, order, strict=True):
-        second, exposure, bracket = shots[k]
-        data = exif(1).replace(b"12:00:00", f"12:{second // 60:02}:{second % 60:02}".encode())
-        data = data.replace(struct.pack(">II", 1, 250), struct.pack(">II", exposure, 1000))
-        utils.write_image(str(path), utils.read_image(str(path)), metadata={"EXIF": data})
-        expected.setdefault(bracket, []).append((k, str(path)))
-    found, problems = group_by_exif([str(path) for path in paths])
-    assert not problems
-    assert found == [[path for _, path in sorted(expected[name])] for name in "abc"]

@@ -93,7 +93,7 @@ def test_results(brackets, tmp_path):
 
 def score(det, images):
     fused = fusion.fuse(load_model(str(det / "model" / "best.pth")), images)
-    return scores.mefb_score(scores.to_gray(fused), [scores.to_gray(image) for image in images])
+    return scores.mefb_score(fused, images)
 
 
 @pytest.mark.slow
