@@ -1,26 +1,42 @@
-"""What is in a checkpoint?"""
+"""What is in a checkpoint? A dict, as torch.save writes it.
+
+    model       the network's weights, averaged where training averages (--ema); fusing takes these
+    network     the settings that build it
+    options     the options of train.py
+    run         the run_record: command, versions, machine
+    epoch, step, loss_sum, loss, lr, seconds, val, data
+                the State of training
+    trained, optimizer, scaler
+                in latest.pth and previous.pth only: what resuming needs beside the above
+
+Fusing needs `model` alone, with the paper's network where there is no `network`. The earlier
+PyTorch implementation's files, {"model", "loss"}, are read too.
+"""
 
 import contextlib
+import dataclasses
 import glob
 import hashlib
-import math
 import os
 import pickle
 import platform
 import shlex
 import shutil
 import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from model import build, fold_batch_norm, is_finite
+import utils
+from model import DeepFuse, build, fold_batch_norm, is_finite
 
 # The earlier PyTorch implementation (SunnerLi/DeepFuse.pytorch) numbers its layers so; layer3 is
 # the addition, which has no parameters.
 ORIGINAL_LAYERS = {"layer1": "c1", "layer2": "c2", "layer4": "c3", "layer5": "c4", "layer6": "c5"}
-# What a resumed run must have in common with the run that it continues.
+# Options that a resumed run must have in common with the run that it continues.
 FIXED_OPTIONS = (
     "network",
     "width",
@@ -42,31 +58,78 @@ FIXED_OPTIONS = (
     "schedule",
     "warmup",
 )
-STATE = ("epoch", "step", "loss_sum", "loss", "lr", "seconds", "val", "data")
+FOR_TRAINING = ("trained", "optimizer", "scaler")  # entries that best.pth does without
 
 
-def save_checkpoint(path, checkpoint):
+@dataclasses.dataclass
+class State:
+    """The progress of training.
+
+    epoch: how many epochs are finished.
+    step, loss_sum: steps taken in the epoch under way, and the sum of their samples' losses.
+    loss, lr, seconds: of every finished epoch the mean loss, the learning rate of its last step
+        and its duration.
+    val: {epoch: validation score}.
+    data: {scene: fingerprint}, see BracketedDataset.fingerprint.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss: list[float] = dataclasses.field(default_factory=list)
+    lr: list[float] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    val: dict[int, float] = dataclasses.field(default_factory=dict)
+    data: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def finish_epoch(self, loss: float, lr: float, seconds: float) -> None:
+        """Ends the epoch under way."""
+        self.loss.append(loss)
+        self.lr.append(lr)
+        self.seconds.append(seconds)
+        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+
+
+def save_checkpoint(path: str, checkpoint: Mapping[str, Any]) -> None:
     """Writes a dict with torch.save so that `path` holds the old or the new file, never half one.
 
     Raises OSError where it cannot be written; a file already at `path` is then untouched.
     """
-    temporary = f"{path}.tmp{os.getpid()}"
     try:
-        with open(temporary, "wb") as file:
+        with utils.replacing(path, flush=True) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    except (OSError, RuntimeError) as error:
         # A full disk may reach us as the RuntimeError of torch's zip writer.
-        if isinstance(error, OSError | RuntimeError):
-            raise OSError(f"{path}: cannot be written ({short(error)})") from error
-        raise
+        reason = short(error.__cause__ or error)
+        raise OSError(f"{path}: cannot be written ({reason})") from error
 
 
-def load_checkpoint(path):
+def save_latest(path: str, checkpoint: Mapping[str, Any]) -> None:
+    """Writes latest.pth as save_checkpoint does; the one of before becomes previous.pth."""
+    temporary = f"{path}.old"
+    with contextlib.suppress(OSError):  # A run's first latest.pth has none before it.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        try:
+            os.link(path, temporary)  # instead of renaming: there is a latest.pth at any moment
+        except OSError:
+            shutil.copy(path, temporary)  # where files cannot be linked
+        os.replace(temporary, previous_beside(path))
+    save_checkpoint(path, checkpoint)
+
+
+def save_best(path: str, checkpoint: Mapping[str, Any]) -> None:
+    """Writes best.pth as save_checkpoint does: the entries but those FOR_TRAINING."""
+    kept = {key: value for key, value in checkpoint.items() if key not in FOR_TRAINING}
+    save_checkpoint(path, kept)
+
+
+def previous_beside(latest: str) -> str:
+    """Returns the path of the previous.pth of a latest.pth."""
+    return os.path.join(os.path.dirname(latest), "previous.pth")
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Reads a checkpoint file, ours or the earlier implementation's, as the dict that was saved.
 
     Nothing in the file is executed (weights_only); tensors are on the CPU.
@@ -78,7 +141,7 @@ def load_checkpoint(path):
         torch.serialization.safe_globals(numpy_scalars()),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # torch's, on files that are refused anyway
+        warnings.simplefilter("ignore")  # torch warns of files that are refused anyway
         try:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
@@ -91,7 +154,7 @@ def load_checkpoint(path):
     return checkpoint
 
 
-def load_model(path, device="cpu"):
+def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> DeepFuse:
     """Returns the network of a checkpoint file on a device, in eval mode, ready for fusing.
 
     A file of the earlier implementation gives the network without BatchNorm that equals its
@@ -99,12 +162,17 @@ def load_model(path, device="cpu"):
     naming the keys where weights are missing, foreign or of another shape.
     """
     model = model_from_checkpoint(load_checkpoint(path), path)
-    return model.to(device, memory_format=torch.channels_last)  # the faster order for convolutions
+    # Convolutions are faster in this order of memory.
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def model_from_checkpoint(checkpoint, path):
-    """Builds the network that a checkpoint dict describes; `path` is named in errors."""
+def model_from_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> DeepFuse:
+    """Builds the network of a checkpoint dict, in eval mode on the CPU.
+
+    Raises ValueError, naming `path`, where the weights do not fit or are not finite.
+    """
     state = checkpoint["model"]
+    settings: dict[str, Any]
     original = any(str(key).partition(".")[0] in ORIGINAL_LAYERS for key in state)
     if original:
         state = {rename_original(key): value for key, value in state.items()}
@@ -122,14 +190,14 @@ def model_from_checkpoint(checkpoint, path):
     return fold_batch_norm(model) if original else model
 
 
-def rename_original(key):
-    """layer4.main.0.weight, the earlier implementation's name, is c3.0.weight here."""
+def rename_original(key: object) -> str:
+    """Renames the earlier implementation's layer4.main.0.weight to c3.0.weight, for example."""
     layer, _, rest = str(key).partition(".main.")
     return f"{ORIGINAL_LAYERS[layer]}.{rest}" if layer in ORIGINAL_LAYERS else str(key)
 
 
-def numpy_scalars():
-    """What unpickling a list of numpy scalars may call: the constructors of plain numbers.
+def numpy_scalars() -> list:
+    """Returns what unpickling numpy scalars may call: the constructors of plain numbers.
 
     The earlier implementation's loss list holds such scalars. numpy 2 has moved the function that
     rebuilds them, so both addresses are allowed.
@@ -143,125 +211,40 @@ def numpy_scalars():
     ]
 
 
-def short(error):
-    """An error of torch's, whose messages can run to pages, as part of one line."""
-    text = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return text if len(text) <= 200 else text[:200] + " ..."
+def load_latest(path: str, options: Mapping[str, Any], processes: int) -> dict[str, Any]:
+    """Reads the latest.pth from which a run resumes that has these options and processes.
 
-
-def describe(model, options, run_record):
-    """The part of a checkpoint that fusing needs, and how it came about."""
-    return {
-        "model": model.state_dict(),
-        "network": model.settings,
-        "options": vars(options),
-        "run": run_record,
-    }
-
-
-def describe_run(options, processes):
-    """How a checkpoint came about, for people: command, versions of code and packages, machine."""
-    sources = sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), "*.py")))
-    code = hashlib.sha256()
-    for source in sources:
-        with open(source, "rb") as file:
-            code.update(file.read())
-    flags = []
-    for name, value in vars(options).items():
-        if value is True:
-            flags.append(f"--{name}")
-        elif not (value is None or value is False or value == []):
-            values = value if isinstance(value, list) else [value]
-            flags += [f"--{name}", shlex.join(map(str, values))]
-    device = processes.device
-    return {
-        "command": f"train.py {' '.join(flags)}",
-        "processes": processes.count,
-        "code": code.hexdigest()[:16],
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-        },
-        "machine": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()} CPU",
-    }
-
-
-def write_checkpoint(path, checkpoint):
-    """save_checkpoint; TrainingError where it cannot be written, whatever was there being whole."""
-    try:
-        save_checkpoint(path, checkpoint)
-    except OSError as error:
-        raise TrainingError(f"{error}; the checkpoint of before is still there") from error
-
-
-def save_latest(path, model, average, optimizer, scaler, state, options, run_record):
-    """Writes latest.pth: the averaged weights, which fusing takes, and all that training needs.
-
-    The latest.pth of before becomes previous.pth.
+    Raises OSError and ValueError as load_checkpoint does, a damaged file's message naming the
+    previous.pth that is whole, and ValueError where entries are missing or the network does not
+    fit, or where the file's run had other options or processes. Only the options of the machine
+    and of the output may differ, and --epoch.
     """
-    training = {
-        "trained": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-    }
-    with contextlib.suppress(OSError):  # A link, so that there is a latest.pth at any moment.
-        temporary = f"{path}.old"
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        try:
-            os.link(path, temporary)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            shutil.copy(path, temporary)  # where files cannot be linked
-        os.replace(temporary, os.path.join(os.path.dirname(path), "previous.pth"))
-    write_checkpoint(path, {**describe(average.module, options, run_record), **training, **state})
-
-
-def restore(options, model, average, optimizer, scaler, processes):
-    """Loads the latest.pth to resume from; returns the training state.
-
-    Raises ValueError where it lacks something or was made with other options; only those of the
-    machine, of the output and --epoch may differ.
-    """
-    path = options.resume
     try:
         checkpoint = load_checkpoint(path)
     except ValueError as error:
-        raise ValueError(f"{error}{whole_checkpoint_beside(path)}") from error
-    needed = ("trained", "optimizer", "scaler", "options", "run", *STATE)
+        raise ValueError(f"{error}{advise_previous(path)}") from error
+    state = (field.name for field in dataclasses.fields(State))
+    needed = (*FOR_TRAINING, "options", "run", *state)
     missing = [key for key in needed if key not in checkpoint]
     if missing:
         raise ValueError(f"{path}: training cannot resume from it, it lacks {', '.join(missing)}")
+    before, count = checkpoint["options"], checkpoint["run"]["processes"]
     contradictions = [
-        f"--{name} {checkpoint['options'].get(name)}, not {getattr(options, name)}"
+        f"--{name} {before.get(name)}, not {options[name]}"
         for name in FIXED_OPTIONS
-        if checkpoint["options"].get(name) != getattr(options, name)
+        if before.get(name) != options[name]
     ]
-    if checkpoint["run"]["processes"] != processes.count:
-        contradictions.append(
-            f"{checkpoint['run']['processes']} process(es), not {processes.count}"
-        )
+    if count != processes:
+        contradictions.append(f"{count} process(es), not {processes}")
     if contradictions:
         raise ValueError(f"{path}: was trained with {'; '.join(contradictions)}")
-    average.module.load_state_dict(model_from_checkpoint(checkpoint, path).state_dict())
-    try:
-        model.load_state_dict(checkpoint["trained"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        if scaler.is_enabled() and checkpoint["scaler"]:
-            scaler.load_state_dict(checkpoint["scaler"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: its state of training does not fit") from error
-    return {key: checkpoint[key] for key in STATE}
+    model_from_checkpoint(checkpoint, path)  # raises where the weights cannot be used
+    return checkpoint
 
 
-def whole_checkpoint_beside(path):
-    """What to resume from instead of a damaged checkpoint, as the end of a message."""
-    previous = os.path.join(os.path.dirname(path), "previous.pth")
+def advise_previous(damaged: str) -> str:
+    """Returns the end of a message that names the previous.pth to resume from, "" without one."""
+    previous = previous_beside(damaged)
     try:
         epoch = load_checkpoint(previous)["epoch"]
     except (OSError, ValueError, KeyError):
@@ -269,24 +252,45 @@ def whole_checkpoint_beside(path):
     return f"; --resume {previous} is whole, of epoch {epoch}"
 
 
-def keep_best(model, state, options, run_record):
-    """Writes best.pth where the epoch's score is the best so far, or without scores at the end."""
-    epoch, scores = state["epoch"], state["val"]
-    best = epoch == options.epoch and not options.val_folder
-    if epoch in scores:
-        earlier = [score for other, score in scores.items() if other != epoch]
-        best = scores[epoch] > max(earlier, default=-math.inf)
-    if best:
-        path = os.path.join(options.det, "model", "best.pth")
-        write_checkpoint(path, {**describe(model, options, run_record), **state})
+def run_record(options: Mapping[str, Any], processes: int, device: torch.device) -> dict[str, Any]:
+    """Records for people how a checkpoint comes about: command, code, versions, machine."""
+    sources = sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), "*.py")))
+    code = hashlib.sha256()
+    for source in sources:
+        with open(source, "rb") as file:
+            code.update(file.read())
+    cuda = device.type == "cuda"
+    return {
+        "command": f"train.py {' '.join(as_flags(options))}",
+        "processes": processes,
+        "code": code.hexdigest()[:16],
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+        },
+        "machine": torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU",
+    }
 
 
-class TrainingError(Exception):
-    """Training cannot go on; the message says why."""
+def as_flags(options: Mapping[str, Any]) -> list[str]:
+    """Returns the command-line flags, quoted for a shell, that give these options."""
+    flags = []
+    for name, value in options.items():
+        if value is True:
+            flags.append(f"--{name}")
+        elif not (value is None or value is False or value == []):
+            values = value if isinstance(value, list) else [value]
+            flags += [f"--{name}", shlex.join(map(str, values))]
+    return flags
 
 
-def summary(path):
-    """What a checkpoint is, as lines: network, training, data, score. Raises as load_model does."""
+def summary(path: str | os.PathLike) -> Iterator[str]:
+    """Yields lines that say what a checkpoint is: network, training, score, command, data.
+
+    Raises as load_model does.
+    """
     checkpoint = load_checkpoint(path)
     network = model_from_checkpoint(checkpoint, path)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -301,14 +305,12 @@ def summary(path):
     if isinstance(scores, dict) and scores:
         epoch = max(scores)
         yield f"validation MEF-SSIM: {scores[epoch]:.4f}, of epoch {epoch}"
-    run_record = checkpoint.get("run", {})
-    if "command" in run_record:
-        yield f"command: {run_record['command']}"
-        versions = ", ".join(
-            f"{name} {version}" for name, version in run_record["versions"].items()
-        )
-        yield f"versions: {versions}, code {run_record['code']}"
-        yield f"machine: {run_record['machine']}, {run_record['processes']} process(es)"
+    run = checkpoint.get("run", {})
+    if "command" in run:
+        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+        yield f"command: {run['command']}"
+        yield f"versions: {versions}, code {run['code']}"
+        yield f"machine: {run['machine']}, {run['processes']} process(es)"
     elif "options" in checkpoint:
         options = checkpoint["options"].items()
         yield "options: " + ", ".join(f"{name} {value}" for name, value in options)
@@ -318,3 +320,9 @@ def summary(path):
         yield f"data: {len(data)} scenes, fingerprint {digest}"
     elif "scenes" in checkpoint:
         yield f"data: {checkpoint['scenes']} scenes"
+
+
+def short(error: BaseException) -> str:
+    """Returns an error's message, which of torch's can run to pages, as part of one line."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return text if len(text) <= 200 else text[:200] + " ..."

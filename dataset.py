@@ -6,7 +6,9 @@ import os
 import signal
 import threading
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +21,22 @@ import metadata
 import utils
 from brackets import find_scenes
 
-MAX_STACK = 5  # exposures drawn of a scene at most
+MAX_STACK = 5  # exposures of a scene that are drawn at most
+
+
+class TrainingScene(NamedTuple):
+    """A scene that training can use.
+
+    files: its pictures. path: of the decoded pixels, a numpy file of uint8 RGB, (K, 3, H, W).
+    size: (H, W). under, over: indices of the under- and of the over-exposed pictures, each dark to
+    bright.
+    """
+
+    files: list[str]
+    path: str
+    size: tuple[int, int]
+    under: list[int]
+    over: list[int]
 
 
 class BracketedDataset(Dataset):
@@ -30,7 +47,7 @@ class BracketedDataset(Dataset):
         ratio kept.
     seed: crops depend on (seed, epoch, scene) alone, in whatever order and process they are drawn.
     cache: folder for the decoded pixels, made where it is missing. Every scene is decoded once
-        into an array there and read through a memory map, by all workers and later runs alike.
+        into an array there, which all workers and later runs read through a memory map.
     progress: a bar on stderr while scenes are decoded, where that is a terminal.
     pairs: "any" draws one under- and one over-exposed picture, "extreme" takes a scene's darkest
         and brightest.
@@ -40,10 +57,12 @@ class BracketedDataset(Dataset):
     batch_size: how many scenes there have to be.
 
     Exposures brighter than the scene's mean luma, taken on a grid of pixels, are "over", the others
-    "under". Scenes that cannot be used are named in a warning and left out. Raises ValueError where
-    none, or fewer than batch_size, can be used, a folder has none, the crops are larger than all
-    scenes or a picture of floats has pixels that are no numbers: before the cache is written, where
-    the files' headers tell. OSError where a folder or the cache is not accessible.
+    "under". Scenes that cannot be used are named in a warning and left out.
+
+    Raises OSError where a folder or the cache is not accessible. Raises ValueError where a folder
+    has no scenes, none or fewer than batch_size can be used, the crops are larger than all scenes,
+    or a picture of floats has pixels that are no numbers. Where the files' headers tell, that
+    happens before the cache is written.
 
     Item i is scene i % len(self) in epoch i // len(self): a float32 tensor (K, 3, crop_size,
     crop_size) of Y, Cb, Cr in [0, 1], the exposures from dark to bright: (under, over) of a pair.
@@ -51,17 +70,17 @@ class BracketedDataset(Dataset):
 
     def __init__(
         self,
-        folders,
-        crop_size=256,
-        seed=0,
-        cache="train_result/cache",
-        progress=False,
-        pairs="any",
-        stacks=0.0,
-        zoom=1.0,
-        gamma=1.0,
-        batch_size=1,
-    ):
+        folders: str | os.PathLike | Iterable[str | os.PathLike],
+        crop_size: int = 256,
+        seed: int = 0,
+        cache: str = "train_result/cache",
+        progress: bool = False,
+        pairs: str = "any",
+        stacks: float = 0.0,
+        zoom: float = 1.0,
+        gamma: float = 1.0,
+        batch_size: int = 1,
+    ) -> None:
         if pairs not in ("any", "extreme"):
             raise ValueError(f"pairs must be 'any' or 'extreme', not {pairs!r}")
         self.crop_size = crop_size
@@ -73,76 +92,49 @@ class BracketedDataset(Dataset):
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         found = [scene for folder in folders for scene in find_scenes(folder)]
         check_before_decoding(found, crop_size, batch_size)
-        os.makedirs(cache, exist_ok=True)
-        with ThreadPoolExecutor(
-            os.cpu_count()
-        ) as pool:  # OpenCV decodes without holding the interpreter
-            decoded = pool.map(lambda scene: decode_once(scene, cache), found)
-            bar = tqdm(
-                zip(found, decoded, strict=True),
-                "reading scenes",
-                total=len(found),
-                unit="scene",
-                leave=False,
-                disable=None if progress else True,
-            )
-            self.scenes, self.files = [], []
-            for (folder, files), (path, under, over, fault) in bar:
-                if fault:
-                    warnings.warn(f"{folder}: skipped, {fault}", stacklevel=2)
-                else:
-                    self.scenes.append((path, under, over))
-                    self.files.append(files)
+        self.scenes = decode_all(found, cache, progress)
         if not self.scenes:
             raise ValueError(f"{', '.join(map(str, folders))}: no scene in it can be used")
-        self.sizes = [np.load(path, mmap_mode="r").shape[-2:] for path, _, _ in self.scenes]
-        check_plan(self.sizes, crop_size, batch_size)
+        check_crops([scene.size for scene in self.scenes], crop_size, batch_size)
         self.turn = v2.Compose(
             [
                 v2.RandomHorizontalFlip(),
                 v2.RandomVerticalFlip(),
-                v2.RandomApply([v2.Lambda(transpose)]),  # with the flips, all quarter turns
+                v2.RandomApply([v2.Lambda(transpose)]),  # With the flips, this makes all turns.
             ]
         )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.scenes)
 
-    def fingerprint(self):
-        """What the data are: {scene: "files, width x height, hash of the files"}, in order.
+    def fingerprint(self) -> dict[str, str]:
+        """Identifies the data: {scene: "files, width x height, hash of the files"}, in order.
 
         Scenes of one name in several folders are told apart by a number.
         """
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            hashes = list(pool.map(hash_files, self.files))
-        result = {}
-        for (height, width), files, digest in zip(self.sizes, self.files, hashes, strict=True):
-            name = scene = os.path.basename(os.path.dirname(files[0]))
+            hashes = list(pool.map(hash_files, [scene.files for scene in self.scenes]))
+        result: dict[str, str] = {}
+        for scene, digest in zip(self.scenes, hashes, strict=True):
+            name = folder = os.path.basename(os.path.dirname(scene.files[0]))
             number = 1
             while name in result:
                 number += 1
-                name = f"{scene} ({number})"
-            result[name] = f"{len(files)} of {width}x{height}, {digest}"
+                name = f"{folder} ({number})"
+            height, width = scene.size
+            result[name] = f"{len(scene.files)} of {width}x{height}, {digest}"
         return result
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: int) -> torch.Tensor:
         epoch, index = divmod(item, len(self))
-        path, under, over = self.scenes[index]
+        scene = self.scenes[index]
         # Copy-on-write, because torch wants an array that could be written to.
-        scene = torch.from_numpy(np.load(path, mmap_mode="c"))  # (K, 3, H, W) RGB
+        stack = torch.from_numpy(np.load(scene.path, mmap_mode="c"))  # (K, 3, H, W) RGB
         state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(state[0]))
-            chosen = self.choose(under, over)
-            area = self.crop_size * self.zoom ** float(torch.rand(()))
-            area = min(round(area), max(self.crop_size, min(scene.shape[-2:])))
-            images = [tv_tensors.Image(scene[k]) for k in chosen]
-            if min(scene.shape[-2:]) < area:
-                images = [v2.functional.resize(image, area) for image in images]
-            images = v2.RandomCrop(area)(*images)
-            if area > self.crop_size:
-                size = [self.crop_size] * 2
-                images = [v2.functional.resize(image, size, antialias=True) for image in images]
+            chosen = self.choose(scene.under, scene.over)
+            images = self.crop([tv_tensors.Image(stack[k]) for k in chosen])
             images = self.turn(*images)
             power = self.gamma ** (2 * float(torch.rand(())) - 1)
         pixels = [image.permute(1, 2, 0).contiguous().numpy() for image in images]
@@ -150,8 +142,21 @@ class BracketedDataset(Dataset):
             pixels = [(image / np.float32(255)) ** np.float32(power) for image in pixels]
         return torch.cat([utils.to_ycbcr(image) for image in pixels])
 
-    def choose(self, under, over):
-        """Indices of the exposures that are drawn, dark to bright; under and over are so sorted."""
+    def crop(self, images: list[tv_tensors.Image]) -> list[tv_tensors.Image]:
+        """Cuts one random square out of all images (3, H, W) and brings it to crop_size."""
+        shorter = min(images[0].shape[-2:])
+        area = self.crop_size * self.zoom ** float(torch.rand(()))
+        area = min(round(area), max(self.crop_size, shorter))
+        if shorter < area:
+            images = [v2.functional.resize(image, area) for image in images]
+        images = v2.RandomCrop(area)(*images)
+        if area > self.crop_size:
+            size = [self.crop_size] * 2
+            images = [v2.functional.resize(image, size, antialias=True) for image in images]
+        return images
+
+    def choose(self, under: list[int], over: list[int]) -> list[int]:
+        """Draws exposures. Returns their indices, dark to bright, as under and over are sorted."""
         everything = [*under, *over]
         if len(everything) > 2 and float(torch.rand(())) < self.stacks:
             longest = min(len(everything), MAX_STACK)
@@ -163,8 +168,13 @@ class BracketedDataset(Dataset):
         return [group[int(torch.randint(len(group), ()))] for group in (under, over)]
 
 
-def check_before_decoding(scenes, crop_size, batch_size):
-    """ValueError for mistakes that would be found too late when all pictures have been decoded."""
+def check_before_decoding(
+    scenes: list[tuple[str, list[str]]], crop_size: int, batch_size: int
+) -> None:
+    """Raises ValueError for mistakes that would be found too late once all pictures are decoded.
+
+    scenes: (folder, files) each.
+    """
     sizes = []
     for _, files in scenes:
         try:
@@ -181,11 +191,11 @@ def check_before_decoding(scenes, crop_size, batch_size):
         if len(files) > 1:
             sizes.append(headers[0][:2] if headers[0] else (math.inf, math.inf))
     if sizes:
-        check_plan(sizes, crop_size, batch_size)
+        check_crops(sizes, crop_size, batch_size)
 
 
-def check_plan(sizes, crop_size, batch_size):
-    """ValueError where scenes of sizes (H, W) are too few for batches or too small for crops."""
+def check_crops(sizes: Sequence[tuple[float, float]], crop_size: int, batch_size: int) -> None:
+    """Raises ValueError where scenes of sizes (H, W) are too few for a batch or all too small."""
     if batch_size > len(sizes):
         raise ValueError(
             f"a batch of {batch_size} is more than the {len(sizes)} scenes that there are"
@@ -197,41 +207,82 @@ def check_plan(sizes, crop_size, batch_size):
         )
 
 
-def decode_once(scene, cache):
-    """Decodes a scene into the cache unless it is there already.
+def decode_all(
+    found: list[tuple[str, list[str]]], cache: str, progress: bool
+) -> list[TrainingScene]:
+    """Decodes scenes, (folder, files) each, into the cache. Returns those that can be used.
 
-    Returns (path of the array, indices of under, of over exposures, each dark to bright, None), or
-    (None, None, None, the reason) where the scene cannot be used. The array is uint8 RGB,
-    (K, 3, H, W).
+    The others are named in a warning.
+    """
+    os.makedirs(cache, exist_ok=True)
+    scenes = []
+    # Threads are enough: OpenCV decodes without holding the interpreter's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = tqdm(
+            pool.map(lambda scene: decode_once(scene, cache), found),
+            "reading scenes",
+            total=len(found),
+            unit="scene",
+            leave=False,
+            disable=None if progress else True,
+        )
+        for (folder, _), scene in zip(found, bar, strict=True):
+            if isinstance(scene, str):
+                warnings.warn(f"{folder}: skipped, {scene}", stacklevel=3)
+            else:
+                scenes.append(scene)
+    return scenes
+
+
+def decode_once(scene: tuple[str, list[str]], cache: str) -> TrainingScene | str:
+    """Decodes a scene, (folder, files), into the cache unless it is there already.
+
+    Returns the reason instead where the scene cannot be used. Raises OSError where the cache cannot
+    be written.
     """
     folder, files = scene
     if len(files) < 2:
-        return None, None, None, "it has one picture only"
+        return "it has one picture only"
     try:
-        # The name changes with the sources, so that a changed scene is decoded again.
-        stamp = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
-        digest = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
-        path = os.path.join(cache, f"{os.path.basename(folder)}-{digest}.npy")
+        path = cache_path(folder, files, cache)
         stack = cached(path)
         if stack is None:
-            stack = decode(files)
+            stack = read_stack(files)
     except (OSError, ValueError) as error:
-        return None, None, None, str(error)
+        return str(error)
     if not os.path.exists(path):
         with utils.replacing(path) as file:
             np.save(file, stack)
+    under, over = split_by_brightness(stack)
+    if not over or not under:
+        return "its pictures are equally bright"
+    return TrainingScene(files, path, stack.shape[-2:], under, over)
+
+
+def cache_path(folder: str, files: list[str], cache: str) -> str:
+    """Returns a scene's file in the cache; another where its pictures have changed."""
+    stamp = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
+    digest = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
+    return os.path.join(cache, f"{os.path.basename(folder)}-{digest}.npy")
+
+
+def split_by_brightness(stack: np.ndarray) -> tuple[list[int], list[int]]:
+    """Returns the indices of the under- and over-exposed pictures of (K, 3, H, W), dark to bright.
+
+    One of the two has none where all are equally bright.
+    """
     # A grid of some thousand pixels is enough for a mean.
     step = max(1, min(stack.shape[-2:]) // 64)
     brightness = stack[:, :, ::step, ::step].mean(axis=(2, 3)) @ np.array(utils.LUMA)
+    if np.ptp(brightness) == 0:  # Their mean may round to another number.
+        return list(range(len(stack))), []
     order = np.argsort(brightness, kind="stable").tolist()
     over = [k for k in order if brightness[k] > brightness.mean()]
-    under = [k for k in order if k not in over]
-    if not over or not under or np.ptp(brightness) == 0:
-        return None, None, None, "its pictures are equally bright"
-    return path, under, over, None
+    return [k for k in order if k not in over], over
 
 
-def hash_files(files):
+def hash_files(files: Iterable[str]) -> str:
+    """Returns a hash of the files' contents."""
     digest = hashlib.sha256()
     for path in files:
         with open(path, "rb") as file:
@@ -239,8 +290,8 @@ def hash_files(files):
     return digest.hexdigest()[:16]
 
 
-def cached(path):
-    """The array of a cache file, or None where there is none or it is damaged, which removes it."""
+def cached(path: str) -> np.ndarray | None:
+    """Opens a cache file; None where there is none or it is damaged, which removes it."""
     if not os.path.exists(path):
         return None
     try:
@@ -250,7 +301,7 @@ def cached(path):
         return None
 
 
-def decode(files):
+def read_stack(files: list[str]) -> np.ndarray:
     """Reads a scene's pictures as one uint8 array (K, 3, H, W); ValueError where sizes differ."""
     images = [utils.read_image(file) for file in files]
     for image, file in zip(images, files, strict=True):
@@ -263,73 +314,96 @@ def decode(files):
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
 
 
-def check_finite(image, path):
-    """ValueError naming the file where floats in a picture are no numbers."""
+def check_finite(image: np.ndarray, path: str) -> None:
+    """Raises ValueError naming the file where floats in a picture are no numbers."""
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise ValueError(f"{path}: has pixels that are not finite numbers")
 
 
-def as_8_bit_rgb(image):
+def as_8_bit_rgb(image: np.ndarray) -> np.ndarray:
+    """Converts a picture of any depth, in colour or grey, to uint8 (H, W, 3)."""
     image = utils.to_8_bit(image)
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 
 
-def transpose(image):
+def transpose(image: torch.Tensor) -> torch.Tensor:
+    """Exchanges rows and columns. A function of its own, because workers have to pickle it."""
     return image.transpose(-1, -2)
 
 
 class EpochBatches:
-    """Batches of dataset items, every epoch's scenes in an order drawn from (seed, epoch).
+    """Batches of dataset items, in every epoch the scenes in an order drawn from (seed, epoch).
 
-    Of several processes, each has a part of --batch_size of every batch; of an epoch's last and
-    smaller one, some may have none.
+    scenes: how many there are. batch_size: of each process. start: epoch, and step in it, of the
+    first batch. rank, count: this process's number and how many there are.
+
+    Every process has its part of every batch. An epoch's last batch may be smaller; of that, some
+    processes may have none.
     """
 
-    def __init__(self, scenes, options, epoch, step, processes=None):
+    def __init__(
+        self,
+        scenes: int,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        start: tuple[int, int] = (0, 0),
+        rank: int = 0,
+        count: int = 1,
+    ) -> None:
         self.scenes = scenes
-        self.options = options
-        self.epoch = epoch
-        self.step = step
-        self.rank, self.count = (processes.rank, processes.count) if processes else (0, 1)
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.seed = seed
+        self.start = start
+        self.rank = rank
+        self.count = count
 
-    def __iter__(self):
-        size = self.options.batch_size * self.count
-        for epoch in range(self.epoch, self.options.epoch):
-            order = np.random.default_rng((self.options.seed, epoch)).permutation(self.scenes)
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.batch_size * self.count
+        first, step = self.start
+        for epoch in range(first, self.epochs):
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.scenes)
             items = (epoch * self.scenes + order).tolist()
-            skipped = self.step * size if epoch == self.epoch else 0
+            skipped = step * size if epoch == first else 0
             for start in range(skipped, self.scenes, size):
                 batch = items[start : start + size]
-                yield batch[self.rank * self.options.batch_size :][: self.options.batch_size]
+                yield batch[self.rank * self.batch_size :][: self.batch_size]
 
 
-def make_loader(dataset, options, state, device, start_method=None, processes=None):
-    """This process's batches from the state's epoch and step to the end, as one stream.
+def make_loader(
+    dataset: BracketedDataset,
+    batches: EpochBatches,
+    workers: int = 0,
+    pin_memory: bool = False,
+    start_method: str | None = None,
+) -> DataLoader:
+    """Returns the loader of these batches, each as by_count makes it.
 
-    One stream over all epochs keeps the workers busy across their boundaries. The last batch of
-    an epoch may be smaller.
+    As one stream over all epochs, it keeps the workers busy across the epochs' boundaries.
+    workers: processes that prepare crops. start_method: multiprocessing's.
     """
     return DataLoader(
         dataset,
-        batch_sampler=EpochBatches(len(dataset), options, state["epoch"], state["step"], processes),
+        batch_sampler=batches,
         collate_fn=by_count,
-        num_workers=options.workers,
+        num_workers=workers,
         worker_init_fn=ignore_signals,
-        pin_memory=device.type == "cuda",
-        multiprocessing_context=start_method if options.workers else None,
+        pin_memory=pin_memory,
+        multiprocessing_context=start_method if workers else None,
     )
 
 
-def by_count(samples):
-    """A batch's samples (K, 3, H, W) as one tensor (N, K, 3, H, W) for every K that occurs."""
+def by_count(samples: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Stacks samples (K, 3, H, W) to one tensor (N, K, 3, H, W) for every K that occurs."""
     counts = sorted({len(sample) for sample in samples})
     return [torch.stack([x for x in samples if len(x) == count]) for count in counts]
 
 
-def ignore_signals(_worker):
-    """In a worker: it leaves Ctrl-C and a cluster's SIGTERM to the main process, which saves.
+def ignore_signals(_worker: int) -> None:
+    """Makes a worker leave Ctrl-C and a cluster's SIGTERM to the main process, which saves.
 
-    The main process's own SIGTERM ends it as ever.
+    The main process's own SIGTERM ends the worker as ever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
@@ -337,7 +411,8 @@ def ignore_signals(_worker):
         threading.Thread(target=obey_parent, daemon=True).start()
 
 
-def obey_parent():
+def obey_parent() -> None:
+    """Ends this process at the first SIGTERM that its parent sends."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

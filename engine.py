@@ -1,44 +1,53 @@
 """How does one step run, in one process or several?"""
 
 import contextlib
-import functools
 import math
 import os
 import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Any, NamedTuple, Protocol, cast
 
+import numpy as np
 import torch
 from torch import distributed, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import fusion
 import loss
 import utils
-from model import choose_device, prepare
-from scores import mefb_score, to_gray
+from checkpoint import State
+from model import DeepFuse, choose_device, is_finite, prepare
+from scores import mefb_score
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message says why."""
 
 
 class Processes:
-    """The processes that train together: torchrun's, or this one alone.
+    """The processes that train together: torchrun's, or this one alone. A context.
 
-    rank, count: this one's number among them and how many they are. device: where it computes.
+    rank, count: this one's number among them and how many they are. first: True in the one that
+    reports and writes. device: where this one computes. attempt: how often torchrun has started
+    them again.
     """
 
-    def __init__(self, device):
+    def __init__(self, device: str) -> None:
         self.count = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0))
+        self.attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         if self.count > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         self.device = choose_device(device)
         self.first = self.rank == 0
 
-    def __enter__(self):
+    def __enter__(self) -> "Processes":
         if self.count > 1:
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
-            # Of its own for every restart: addresses of processes that have died must not be found.
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             store = distributed.TCPStore(
                 os.environ["MASTER_ADDR"],
                 int(os.environ["MASTER_PORT"]),
@@ -46,37 +55,43 @@ class Processes:
             )
             distributed.init_process_group(
                 "nccl" if self.device.type == "cuda" else "gloo",
-                store=distributed.PrefixStore(f"attempt {attempt}", store),
+                # Every attempt has its own names, under which it cannot find dead processes.
+                store=distributed.PrefixStore(f"attempt {self.attempt}", store),
                 rank=self.rank,
                 world_size=self.count,
-                timeout=timedelta(hours=12),  # in which the first may decode; torchrun sees deaths
+                # The first may decode for hours; torchrun sees deaths without a timeout.
+                timeout=timedelta(hours=12),
             )
         return self
 
-    def __exit__(self, *_error):
+    def __exit__(self, *_error: object) -> None:
         if self.count > 1:
             distributed.destroy_process_group()
 
-    def sum(self, *values):
-        """The sums of numbers over all processes."""
+    def sum(self, *values: float) -> Sequence[float]:
+        """Returns the sum over all processes of each of these numbers."""
         if self.count == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         distributed.all_reduce(total)
         return total.tolist()
 
-    def gather(self, values):
-        """The lists of all processes, dealt out as values[rank::count], as one list again."""
+    def any(self, flag: bool) -> bool:
+        """Returns True where the flag is True in one process at least."""
+        return self.sum(float(flag))[0] > 0
+
+    def gather(self, values: list) -> list:
+        """Joins the lists of all processes, dealt out as values[rank::count], to one list again."""
         if self.count == 1:
             return values
-        parts = [None] * self.count
+        parts: list[Any] = [None] * self.count
         distributed.all_gather_object(parts, values)
         total = sum(map(len, parts))
         return [parts[i % self.count][i // self.count] for i in range(total)]
 
     @contextlib.contextmanager
-    def first_alone(self):
-        """The first process does what is in the context before the others do."""
+    def first_alone(self) -> Iterator[None]:
+        """Runs the context in the first process before the others enter it."""
         if self.count > 1 and not self.first:
             distributed.barrier()
         yield
@@ -84,49 +99,250 @@ class Processes:
             distributed.barrier()
 
 
+class StopOnSignal:
+    """Context in which a SIGTERM or the first SIGINT asks to stop; a second SIGINT interrupts.
+
+    requested: True from then on.
+    """
+
+    def __enter__(self) -> "StopOnSignal":
+        self.requested = False
+        self.previous = {
+            number: signal.signal(number, self.request)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def request(self, number: int, _frame: object) -> None:
+        """Handles the signals."""
+        self.requested = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+class Schedule(NamedTuple):
+    """The steps of a run and their learning rates.
+
+    scenes: samples of an epoch. batch: samples of a step, in all processes together. epochs: of the
+    run. lr: the highest learning rate. decay: "cosine" or "constant". warmup: steps in which the
+    learning rate rises from 0.
+    """
+
+    scenes: int
+    batch: int
+    epochs: int
+    lr: float
+    decay: str = "cosine"
+    warmup: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return math.ceil(self.scenes / self.batch)
+
+    def samples(self, step: int) -> int:
+        """Returns the samples of a step of an epoch; its last may have fewer than the others."""
+        return min(self.batch, self.scenes - step * self.batch)
+
+    def learning_rate(self, step: int) -> float:
+        """Returns the learning rate of a step, counted from the run's first, 0.
+
+        A linear warm-up to lr, then lr or, for "cosine", a half cosine down to 0.
+        """
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        if self.decay == "constant":
+            return self.lr
+        progress = (step - self.warmup) / max(1, self.epochs * self.steps - self.warmup)
+        return self.lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Criterion(Protocol):
+    """A loss that training can use, such as loss.MEF_SSIM_Loss."""
+
+    def sample_losses(self, y_f: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+        """Returns (N,) losses of fused luma (N, 1, H, W) and sources (N, K, H, W)."""
+
+
+class Learner:
+    """All that training changes, and one step of it.
+
+    model: the network. average: the average of its weights. optimizer, scaler: Adam, and the
+    scaling of float16 gradients. state: the progress, a checkpoint.State.
+    """
+
+    def __init__(
+        self,
+        model: DeepFuse,
+        criterion: Criterion,
+        processes: Processes,
+        dtype: torch.dtype = torch.float32,
+        ema: float = 0.0,
+        noise: float = 0.0,
+        centred: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """Moves the network to the processes' device and, where centred, centres it.
+
+        dtype: of the convolutions. ema: the average's decay. noise: see exposure_noise. centred:
+        see centre. seed: what a step draws depends on (seed, step, rank) alone.
+        """
+        self.processes = processes
+        self.noise = noise
+        self.centred = centred
+        self.seed = seed
+        self.state = State()
+        device = processes.device
+        if centred:
+            centre(model)
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model
+        rule = moving_average(ema)
+        self.average = AveragedModel(model, multi_avg_fn=rule, use_buffers=True)
+        self.optimizer = torch.optim.Adam(model.parameters())  # every step sets its learning rate
+        # float16 gradients would vanish unscaled; bfloat16 has float32's range.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.step_loss: nn.Module = StepLoss(model, criterion, dtype)
+        if processes.count > 1:
+            cuda = device.type == "cuda"
+            if cuda:
+                self.step_loss = nn.SyncBatchNorm.convert_sync_batchnorm(self.step_loss)
+            self.step_loss = DistributedDataParallel(
+                self.step_loss, device_ids=[device] if cuda else None
+            )
+
+    @property
+    def averaged(self) -> DeepFuse:
+        """The network with the averaged weights, in eval mode."""
+        return cast(DeepFuse, self.average.module.eval())
+
+    def step(
+        self, stacks: Sequence[torch.Tensor], schedule: Schedule, stop: StopOnSignal | None = None
+    ) -> bool:
+        """Trains on this process's part of the state's next batch.
+
+        stacks: exposures (n, K, 3, H, W), a tensor for every K, on any device; see by_count.
+        stop: a request that this process may get during the step. All learn of it with the loss.
+
+        Returns True where any process is requested to stop. Raises TrainingError where the loss or
+        the weights are no longer finite.
+        """
+        state, device = self.state, self.processes.device
+        stacks = [stack.to(device, non_blocking=True) for stack in stacks]
+        number = state.epoch * schedule.steps + state.step
+        samples = schedule.samples(state.step)
+        self.seed_step(number)
+        noise = [exposure_noise(stack, self.noise) for stack in stacks]
+        share = self.processes.count / samples  # DistributedDataParallel divides by the count
+        value = self.descend(stacks, noise, schedule.learning_rate(number), share)
+        if self.centred:
+            centre(self.model)
+        self.average.n_averaged.fill_(number)  # which checkpoints do not hold
+        self.average.update_parameters(self.model)
+        requested = float(stop is not None and stop.requested)
+        total, requests = self.processes.sum(value / self.processes.count, requested)
+        state.step += 1
+        state.loss_sum += total * samples
+        if not (math.isfinite(total) and is_finite(self.model)):
+            raise TrainingError(
+                f"epoch {state.epoch + 1}, step {state.step}: the loss is {total} or the "
+                "weights are not finite; a lower --lr may help"
+            )
+        return requests > 0
+
+    def seed_step(self, number: int) -> None:
+        """Seeds PyTorch for a step, so that resuming needs no generators' states."""
+        sequence = np.random.SeedSequence((self.seed, number, self.processes.rank))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+
+    def descend(
+        self,
+        stacks: Sequence[torch.Tensor],
+        noise: Sequence[torch.Tensor | float],
+        rate: float,
+        share: float,
+    ) -> float:
+        """Takes the optimiser's step at a learning rate. stacks, noise: see StepLoss.forward.
+
+        share: what the sum of the samples' losses is multiplied by to make the loss. Returns that.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        total = self.step_loss(stacks, noise) * share
+        self.optimizer.zero_grad()
+        self.scaler.scale(total).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return total.item()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns a checkpoint's entries, see checkpoint.py, but for "options" and "run"."""
+        return {
+            "model": self.average.module.state_dict(),
+            "network": self.model.settings,
+            "trained": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            **vars(self.state),
+        }
+
+    def load_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Continues from a checkpoint's entries, as load_latest returns them.
+
+        Raises KeyError, TypeError, ValueError or RuntimeError where they do not fit.
+        """
+        self.average.module.load_state_dict(checkpoint["model"])
+        self.model.load_state_dict(checkpoint["trained"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.scaler.is_enabled() and checkpoint["scaler"]:
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        self.state = State(**{name: checkpoint[name] for name in vars(self.state)})
+
+
 class StepLoss(nn.Module):
     """The network and its loss as one module, which DistributedDataParallel calls once a step.
 
-    forward takes a batch, grouped by the number of exposures, tensors (N, K, 3, H, W), and what is
-    added to the luma that the network sees, a tensor (N, K, H, W) or 0 a group. It returns the sum
-    of the samples' losses, which are 1 less the score of fused luma (N, 1, H, W) and sources
-    (N, K, H, W).
+    criterion: gives the samples' losses. dtype: of the network's convolutions.
     """
 
-    def __init__(self, model, score, dtype):
+    def __init__(self, model: nn.Module, criterion: Criterion, dtype: torch.dtype) -> None:
         super().__init__()
         self.model = model
-        self.score = score
+        self.criterion = criterion
         self.dtype = dtype
 
-    def forward(self, stacks, noise):
-        total = 0.0
+    def forward(
+        self, stacks: Sequence[torch.Tensor], noise: Sequence[torch.Tensor | float]
+    ) -> torch.Tensor:
+        """Returns the sum of the samples' losses, a scalar.
+
+        stacks: a batch, grouped by the number of exposures: tensors (N, K, 3, H, W) of Y, Cb, Cr
+        in [0, 1]. noise: for every group, what is added to the luma that the network sees, though
+        not to the luma of the loss: a tensor (N, K, H, W), or 0.
+        """
+        if not stacks:  # A process may get nothing of an epoch's last batch.
+            zeros = [(0 * parameter).sum() for parameter in self.model.parameters()]
+            return torch.stack(zeros).sum()
+        losses = []
         for stack, disturbance in zip(stacks, noise, strict=True):
             y = stack[:, :, 0]  # (N, K, H, W)
             with torch.autocast(y.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                y_f = self.model(*(y + disturbance).split(1, dim=1))
-            total = total + (1 - self.score(y_f.float(), y)).sum()
-        if not stacks:  # a process may go away empty-handed from an epoch's last batch
-            total = sum((0 * parameter).sum() for parameter in self.model.parameters())
-        return total
+                y_f = self.model(*(y + disturbance).split(1, dim=1))  # (N, 1, H, W)
+            losses.append(self.criterion.sample_losses(y_f.float(), y).sum())
+        return sum(losses[1:], losses[0])
 
 
-def training_score(options):
-    """MEF-SSIM as the options want it; MEF_SSIM_Loss would compute the picture y_hat as well."""
-    return functools.partial(
-        loss.mef_ssim,
-        scales=options.scales,
-        target=options.loss,
-        luminance_weight=options.luminance_weight,
-    )
+def centre(model: DeepFuse) -> None:
+    """Subtracts from every kernel of C2 to C5 its mean, in place.
 
-
-def centre(model):
-    """Takes the mean of every kernel of C2 to C5 away from it.
-
-    Their inputs are positive and large beside their variation: without this, the first steps push
-    most of C3's and C4's channels below zero everywhere, where they stay. After L. Huang et al.,
-    "Centered Weight Normalization in Accelerating Training of Deep Neural Networks", ICCV 2017.
+    Their inputs are positive, and large beside their variation. With kernels of any mean, the first
+    steps push most channels of C3 and C4 below zero everywhere, where they stay. After L. Huang et
+    al., "Centered Weight Normalization in Accelerating Training of Deep Neural Networks", ICCV
+    2017.
     """
     with torch.no_grad():
         for layer in (model.c2, model.c3, model.c4, model.c5):
@@ -134,8 +350,8 @@ def centre(model):
             kernels -= kernels.mean(dim=(1, 2, 3), keepdim=True)
 
 
-def moving_average(decay):
-    """AveragedModel's rule: w <- d w + (1 - d) trained, d rising to `decay`.
+def moving_average(decay: float) -> Callable:
+    """Returns AveragedModel's rule: w <- d w + (1 - d) trained, where d rises to `decay`.
 
     At step n, d is at most n/(n + 9), so that the first steps' weights are soon forgotten.
     """
@@ -147,67 +363,23 @@ def moving_average(decay):
     return update
 
 
-def take_step(step_loss, optimizer, scaler, stacks, noise, rate, share):
-    """One optimiser step at the given learning rate, on a StepLoss and what it takes.
+def exposure_noise(stack: torch.Tensor, largest: float) -> torch.Tensor | float:
+    """Draws Gaussian noise (N, K, H, W) for exposures (N, K, 3, H, W); 0 where `largest` is 0.
 
-    share: what the sum of the samples' losses is multiplied by to make the loss. Returns that.
+    Every sample's standard deviation is drawn between 0 and `largest`.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    total = step_loss(stacks, noise) * share
-    optimizer.zero_grad()
-    scaler.scale(total).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    return total.item()
-
-
-def exposure_noise(stack, highest):
-    """Gaussian noise (N, K, H, W) for exposures (N, K, 3, H, W), or 0 where `highest` is 0.
-
-    Every sample's standard deviation is drawn between 0 and `highest`.
-    """
-    if not highest:
+    if not largest:
         return 0
     y = stack[:, :, 0]
-    return highest * torch.rand_like(y[:, :1, :1, :1]) * torch.randn_like(y)
+    return largest * torch.rand_like(y[:, :1, :1, :1]) * torch.randn_like(y)
 
 
-def learning_rate(step, steps, options):
-    """Linear warm-up to --lr, then a half cosine to 0 or constant."""
-    if step < options.warmup:
-        return options.lr * (step + 1) / options.warmup
-    if options.schedule == "constant":
-        return options.lr
-    progress = (step - options.warmup) / max(1, steps - options.warmup)
-    return options.lr * (1 + math.cos(math.pi * progress)) / 2
+def validate(
+    model: DeepFuse, pairs: Sequence[Sequence[str]], precision: str = "auto", quiet: bool = False
+) -> list[float]:
+    """Returns the multi-scale MEF-SSIM of every fused pair, on 8-bit gray at native size.
 
-
-class StopOnSignal:
-    """Context in which a SIGTERM or the first SIGINT asks to stop; a second SIGINT interrupts."""
-
-    def __enter__(self):
-        self.requested = False
-        self.previous = {
-            number: signal.signal(number, self.request)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def request(self, number, _frame):
-        self.requested = True
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def __exit__(self, *_error):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def validate(model, pairs, precision, quiet):
-    """Multi-scale MEF-SSIM of the fused pairs, on 8-bit gray at native size, as a list.
-
-    precision: as prepare's.
+    model: in eval mode. pairs: picture files. precision: see prepare. quiet: no progress bar.
     """
     device = next(model.parameters()).device
     model = prepare(model, precision)
@@ -215,12 +387,11 @@ def validate(model, pairs, precision, quiet):
     for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):
         images = read_pair(paths)
         fused = fusion.fuse(model, images, fast=False, refine=0)
-        gray = [to_gray(image) for image in images]
-        scores.append(mefb_score(to_gray(fused), gray, device))
+        scores.append(mefb_score(fused, images, device))
     return scores
 
 
-def read_pair(paths):
+def read_pair(paths: Sequence[str]) -> list[np.ndarray]:
     """Reads a pair of picture files; ValueError naming them where they cannot be scored."""
     images = [utils.read_image(path) for path in paths]
     try:

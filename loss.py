@@ -92,21 +92,28 @@ class MEF_SSIM_Loss(nn.Module):
     The options are mef_ssim's. forward takes two source lumas, the fused luma and, after it, any
     further sources, each (N, 1, H, W) in [0, 1]; for target "global" y_1 is the under- and y_2
     the over-exposed one. Returns (loss, y_hat): a scalar and, without gradient, (N, 1, H, W).
+    Training calls sample_losses, which does without y_hat.
     """
 
-    def __init__(self, scales=3, target="patch", luminance_weight=0.0):
+    def __init__(
+        self, scales: int = 3, target: str = "patch", luminance_weight: float = 0.0
+    ) -> None:
         super().__init__()
-        self.options = {
-            "scales": scales,
-            "target": target,
-            "luminance_weight": luminance_weight,
-        }
+        self.scales = scales
+        self.target = target
+        self.luminance_weight = luminance_weight
 
-    def forward(self, y_1, y_2, y_f, *more):
+    def sample_losses(self, y_f: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+        """Returns every sample's loss, shape (N,). Takes tensors and raises as mef_ssim does."""
+        return 1 - mef_ssim(y_f, sources, self.scales, self.target, self.luminance_weight)
+
+    def forward(
+        self, y_1: torch.Tensor, y_2: torch.Tensor, y_f: torch.Tensor, *more: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         sources = torch.cat([y_1, y_2, *more], dim=1)
-        loss = 1 - mef_ssim(y_f, sources, **self.options).mean()
+        loss = self.sample_losses(y_f, sources).mean()
         with torch.no_grad():
-            return loss, y_hat(sources, self.options["target"])
+            return loss, y_hat(sources, self.target)
 
 
 def coefficients_of(target: str) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -9,11 +9,14 @@ Results, below --det:
     run.json            command, options, versions, data
     log.csv             a line an epoch
     loss.png            loss and validation score over the epochs
+    tensorboard/        the same for TensorBoard, where --tensorboard asks for it
     cache/              decoded training pictures; can be deleted
 
 torchrun --nproc_per_node=N train.py ... trains in N processes.
 """
 
+import argparse
+import copy
 import csv
 import glob
 import json
@@ -21,57 +24,40 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 import fusion
 import utils
 from brackets import find_brackets
 from checkpoint import (
-    TrainingError,
-    describe_run,
-    keep_best,
+    State,
+    load_latest,
     load_model,
-    restore,
+    run_record,
+    save_best,
     save_latest,
     short,
 )
-from dataset import BracketedDataset, make_loader
-from engine import (
-    Processes,
-    StepLoss,
-    StopOnSignal,
-    centre,
-    exposure_noise,
-    learning_rate,
-    moving_average,
-    read_pair,
-    take_step,
-    training_score,
-    validate,
-)
-from model import (
-    build,
-    choose_precision,
-    is_finite,
-)
+from dataset import BracketedDataset, EpochBatches, as_8_bit_rgb, make_loader
+from engine import Learner, Processes, Schedule, StopOnSignal, TrainingError, read_pair, validate
+from loss import MEF_SSIM_Loss
+from model import DeepFuse, build, choose_precision
 from opts import TrainOptions, run
 
 LOG_FIELDS = ("epoch", "loss", "val_mef_ssim", "lr", "seconds")
 SHOWN = 3  # validation scenes in a figure, at most
 
 
-def train(options):
+def train(options: argparse.Namespace) -> list[float]:
     """Trains as a TrainOptions namespace says. Returns the epochs' mean losses.
 
-    In a process of torchrun's it does its share of every step. Stops after the step under way,
-    saved, when it receives SIGINT or SIGTERM. Raises OSError or ValueError where data, checkpoint
+    A process that torchrun has started does its share of every step. On SIGINT or SIGTERM, training
+    saves and stops after the step under way. Raises OSError or ValueError where data, checkpoint
     or folders cannot be used, TrainingError where loss or weights are no longer finite or a
     checkpoint cannot be written; latest.pth is then that of the epoch before.
     """
@@ -86,40 +72,122 @@ def train(options):
         raise
 
 
-def train_in(processes, options):
+def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
+    """Trains as `train` does, in one of the processes."""
+    check_options(options, processes)
+    options = with_restart(options, processes.attempt)
+    validation = find_validation(options.val_folder)
+    learner = make_learner(options, processes)
+    dataset = make_dataset(options, processes)
+    note_data(learner.state, dataset.fingerprint(), options.resume)
+    schedule = make_schedule(options, processes, len(dataset))
+    figures = figure_pairs(validation, dataset, options.crop_size)
+    outputs = Outputs(options, processes, learner.state, figures)
+    batches = make_batches(options, processes, learner.state, dataset)
+    state, stopped = learner.state, False
+    with StopOnSignal() as stop, progress_bar(schedule, state, outputs.quiet) as bar:
+        while state.epoch < schedule.epochs and not stopped:
+            started = time.monotonic()
+            while state.step < schedule.steps and not stopped:
+                stopped = learner.step(next(batches), schedule, stop)
+                bar.update()
+            finished = state.step == schedule.steps
+            if finished:
+                if validation and is_due(state.epoch + 1, options.val_epoch, schedule.epochs):
+                    outputs.save(learner)  # Validation may be cut short.
+                    score = mean_score(learner, validation, options.precision, outputs.quiet)
+                    state.val[state.epoch + 1] = score
+                rate = schedule.learning_rate((state.epoch + 1) * schedule.steps - 1)
+                seconds = round(time.monotonic() - started, 2)
+                state.finish_epoch(state.loss_sum / schedule.scenes, rate, seconds)
+            outputs.write(learner, finished)
+            # A signal may have come since the last step; all processes have to agree.
+            stopped = stopped or processes.any(stop.requested)
+            bar.set_postfix(progress_values(state))
+    outputs.finish(state)
+    return state.loss
+
+
+def check_options(options: argparse.Namespace, processes: Processes) -> None:
+    """Raises ValueError where options contradict each other or this machine."""
     if options.loss == "global" and options.stacks:
         raise ValueError("--loss global is defined for pairs, not with --stacks")
-    device = processes.device
-    if options.batch_norm and processes.count > 1 and device.type != "cuda":
+    if options.batch_norm and processes.count > 1 and processes.device.type != "cuda":
         # PyTorch's SyncBatchNorm is CUDA's; without it N processes would not train as one.
         raise ValueError("--batch_norm: in several processes on GPUs only")
-    dtype = choose_precision(options.precision, device)
-    writer = tensorboard(options) if processes.first else None
+    if options.tensorboard and processes.first:
+        summary_writer()
+
+
+def with_restart(options: argparse.Namespace, attempt: int) -> argparse.Namespace:
+    """Returns the options; where torchrun has started the run again, they resume it.
+
+    attempt: how often it has. It always gives the command of the first time.
+    """
     latest = os.path.join(options.det, "model", "latest.pth")
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    if again and is_newer(latest, os.path.join(options.det, "run.json")):
-        options.resume = latest  # torchrun has started us again with the same command
-    validation = [pair for folder in options.val_folder for pair in find_brackets(folder).values()]
-    for paths in validation:
-        read_pair(paths)  # a picture that cannot be used is found now, not after hours
+    # A latest.pth older than run.json is from another run, which had the same folder.
+    if attempt > 0 and is_newer(latest, os.path.join(options.det, "run.json")):
+        options = copy.copy(options)
+        options.resume = latest
+    return options
+
+
+def is_newer(path: str, other: str) -> bool:
+    """Returns True where both files are there and `path` is not the older one."""
+    try:
+        return os.stat(path).st_mtime_ns >= os.stat(other).st_mtime_ns
+    except FileNotFoundError:
+        return False
+
+
+def find_validation(folders: Sequence[str]) -> list[list[str]]:
+    """Returns the pairs of picture files to validate on.
+
+    Reads them all: a picture that cannot be used is found now, not after hours.
+    """
+    pairs = [pair for folder in folders for pair in find_brackets(folder).values()]
+    for pair in pairs:
+        read_pair(pair)
+    return pairs
+
+
+def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
+    """Builds the network and what trains it, new or as --resume has left them."""
     torch.manual_seed(options.seed)
     model = build(options.network, batch_norm=options.batch_norm, width=options.width)
     if options.init and not options.resume:
         start_from(model, options.init)
-    if not options.uncentred:
-        centre(model)
-    model.to(device, memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=moving_average(options.ema), use_buffers=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
-    # float16 gradients would vanish unscaled; bfloat16 has float32's range.
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    state = {"epoch": 0, "step": 0, "loss_sum": 0.0}
-    state |= {"loss": [], "lr": [], "seconds": [], "val": {}}
+    learner = Learner(
+        model,
+        MEF_SSIM_Loss(options.scales, options.loss, options.luminance_weight),
+        processes,
+        dtype=choose_precision(options.precision, processes.device),
+        ema=options.ema,
+        noise=options.noise,
+        centred=not options.uncentred,
+        seed=options.seed,
+    )
     if options.resume:
-        state = restore(options, model, average, optimizer, scaler, processes)
-    size = options.batch_size * processes.count
-    with processes.first_alone():  # who fills the cache
-        dataset = BracketedDataset(
+        checkpoint = load_latest(options.resume, vars(options), processes.count)
+        try:
+            learner.load_state_dict(checkpoint)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{options.resume}: its state of training does not fit") from error
+    return learner
+
+
+def start_from(model: DeepFuse, path: str) -> None:
+    """Copies a checkpoint's weights; ValueError where they are those of another network."""
+    try:
+        model.load_state_dict(load_model(path).state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{path}: holds another network than the one to train") from error
+
+
+def make_dataset(options: argparse.Namespace, processes: Processes) -> BracketedDataset:
+    """Opens the training data, which the first process decodes where they are not in the cache."""
+    with processes.first_alone():
+        return BracketedDataset(
             options.folder,
             options.crop_size,
             options.seed,
@@ -129,241 +197,268 @@ def train_in(processes, options):
             stacks=options.stacks,
             zoom=options.zoom,
             gamma=options.gamma,
-            batch_size=size,
-        )
-    data = dataset.fingerprint()
-    check_data(state.setdefault("data", data), data, options.resume)
-    for name in ("model", "image"):
-        os.makedirs(os.path.join(options.det, name), exist_ok=True)
-    run_record = describe_run(options, processes)
-    if processes.first:
-        for unfinished in glob.glob(os.path.join(glob.escape(options.det), "model", "*.tmp*")):
-            os.remove(unfinished)  # of a run that was killed while writing
-        if not again:
-            with utils.replacing(os.path.join(options.det, "run.json"), "w") as file:
-                json.dump({**run_record, "options": vars(options), "data": data}, file, indent=1)
-        if not options.quiet:
-            print(run_record["command"], flush=True)
-    step_loss = StepLoss(model, training_score(options), dtype)
-    if processes.count > 1:
-        if device.type == "cuda":
-            step_loss = nn.SyncBatchNorm.convert_sync_batchnorm(step_loss)
-        step_loss = DistributedDataParallel(
-            step_loss, device_ids=[device] if device.type == "cuda" else None
+            batch_size=options.batch_size * processes.count,
         )
 
-    steps = math.ceil(len(dataset) / size)  # an epoch
-    average.n_averaged.fill_(state["epoch"] * steps + state["step"])
-    batches = iter(make_loader(dataset, options, state, device, processes=processes))
-    log = Log(os.path.join(options.det, "log.csv"), state) if processes.first else None
-    figures = figure_pairs(validation, dataset, options) if processes.first else []
-    stop = StopOnSignal()
-    bar = tqdm(
-        total=options.epoch * steps,
-        initial=state["epoch"] * steps + state["step"],
-        unit="step",
-        disable=True if options.quiet or not processes.first else None,
-    )
 
-    def save():
-        if processes.first:
-            save_latest(latest, model, average, optimizer, scaler, state, options, run_record)
-
-    stopped = False
-    with stop, bar:
-        while state["epoch"] < options.epoch and not stopped:
-            epoch, started = state["epoch"], time.monotonic()
-            while state["step"] < steps and not stopped:
-                stacks = [crops.to(device, non_blocking=True) for crops in next(batches)]
-                step = epoch * steps + state["step"]
-                rate = learning_rate(step, options.epoch * steps, options)
-                # What the step draws depends on it alone, so that resuming needs no generators.
-                state_of_step = np.random.SeedSequence((options.seed, step, processes.rank))
-                torch.manual_seed(int(state_of_step.generate_state(1, np.uint64)[0]))
-                noise = [exposure_noise(stack, options.noise) for stack in stacks]
-                samples = min(size, len(dataset) - state["step"] * size)
-                share = processes.count / samples  # DistributedDataParallel divides by the former
-                value = take_step(step_loss, optimizer, scaler, stacks, noise, rate, share)
-                if not options.uncentred:
-                    centre(model)
-                average.update_parameters(model)
-                total, asked = processes.sum(value / processes.count, float(stop.requested))
-                stopped = asked > 0
-                state["step"] += 1
-                state["loss_sum"] += total * samples
-                if not (math.isfinite(total) and is_finite(model)):
-                    raise TrainingError(
-                        f"epoch {epoch + 1}, step {state['step']}: the loss is {total} or the "
-                        "weights are not finite; a lower --lr may help"
-                    )
-                bar.update()
-            finished = state["step"] == steps
-            if finished:
-                if validation and validation_is_due(epoch + 1, options):
-                    save()  # should validating be cut short
-                    scores = validate(
-                        average.module.eval(),
-                        validation[processes.rank :: processes.count],
-                        options.precision,
-                        options.quiet or not processes.first,
-                    )
-                    scores = processes.gather(scores)
-                    state["val"][epoch + 1] = sum(scores) / len(scores)
-                state["loss"].append(state["loss_sum"] / len(dataset))
-                rate = learning_rate((epoch + 1) * steps - 1, options.epoch * steps, options)
-                state["lr"].append(rate)
-                state["seconds"].append(round(time.monotonic() - started, 2))
-                state.update(epoch=epoch + 1, step=0, loss_sum=0.0)
-                if processes.first:
-                    keep_best(average.module, state, options, run_record)
-                    record(average.module, figures, state, options)
-            save()
-            if processes.first and finished:
-                log.write(state)
-                if writer:
-                    show(writer, state)
-            # A signal while validating; all processes have to agree.
-            stopped = stopped or processes.sum(float(stop.requested))[0] > 0
-            bar.set_postfix(progress_values(state))
-    if processes.first:
-        plot(os.path.join(options.det, "loss.png"), state)
-        if state["epoch"] < options.epoch:
-            print(f"stopped in epoch {state['epoch'] + 1}; --resume {latest} continues", flush=True)
-    return state["loss"]
-
-
-def is_newer(path, other):
-    """Whether a file is there and younger than another, that is: of the run that wrote this."""
-    try:
-        return os.stat(path).st_mtime_ns >= os.stat(other).st_mtime_ns
-    except FileNotFoundError:
-        return False
-
-
-def tensorboard(options):
-    """TensorBoard's writer where --tensorboard asks for one, else None."""
-    if not options.tensorboard:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("--tensorboard: the package tensorboard is not installed") from error
-    return SummaryWriter(os.path.join(options.det, "tensorboard"))
-
-
-def show(writer, state):
-    epoch = state["epoch"]
-    writer.add_scalar("loss", state["loss"][-1], epoch)
-    writer.add_scalar("learning rate", state["lr"][-1], epoch)
-    if epoch in state["val"]:
-        writer.add_scalar("validation MEF-SSIM", state["val"][epoch], epoch)
-    writer.flush()
-
-
-def check_data(before, now, path):
-    """ValueError naming a scene in which the data differ from those that a run began with."""
-    if before == now:
+def note_data(state: State, data: dict[str, str], resumed: str | None) -> None:
+    """Notes a new run's data; ValueError where they differ from those of the run `resumed`."""
+    if not resumed:
+        state.data = data
+    before = state.data
+    if before == data:
         return
-    changed = [name for name in before if now.get(name) != before[name]]
-    changed += [name for name in now if name not in before]
+    changed = [name for name in before if data.get(name) != before[name]]
+    changed += [name for name in data if name not in before]
     raise ValueError(
-        f"{path}: was trained on {len(before)} scenes, now there are {len(now)}; "
+        f"{resumed}: was trained on {len(before)} scenes, now there are {len(data)}; "
         f"{len(changed)} differ, the first of them {changed[0]}"
     )
 
 
-def start_from(model, path):
-    """Copies a checkpoint's weights; ValueError where they are those of another network."""
+def make_schedule(options: argparse.Namespace, processes: Processes, scenes: int) -> Schedule:
+    """Returns the steps of the run."""
+    batch = options.batch_size * processes.count
+    return Schedule(scenes, batch, options.epoch, options.lr, options.schedule, options.warmup)
+
+
+def make_batches(
+    options: argparse.Namespace, processes: Processes, state: State, dataset: BracketedDataset
+) -> Iterator[list[torch.Tensor]]:
+    """Starts to load this process's batches, from the state's epoch and step to the end."""
+    batches = EpochBatches(
+        len(dataset),
+        options.batch_size,
+        options.epoch,
+        options.seed,
+        start=(state.epoch, state.step),
+        rank=processes.rank,
+        count=processes.count,
+    )
+    cuda = processes.device.type == "cuda"
+    return iter(make_loader(dataset, batches, options.workers, pin_memory=cuda))
+
+
+def is_due(epoch: int, every: int, last: int) -> bool:
+    """Returns True in every `every`-th epoch and in the last."""
+    return epoch % every == 0 or epoch == last
+
+
+def mean_score(
+    learner: Learner, pairs: Sequence[Sequence[str]], precision: str, quiet: bool
+) -> float:
+    """Validates the averaged weights, every process its share of the pairs. Returns the score."""
+    processes = learner.processes
+    share = pairs[processes.rank :: processes.count]
+    scores = validate(learner.averaged, share, precision, quiet)
+    scores = processes.gather(scores)
+    return sum(scores) / len(scores)
+
+
+def progress_bar(schedule: Schedule, state: State, quiet: bool) -> tqdm:
+    """Returns a bar of all steps of the run on stderr, where that is a terminal."""
+    return tqdm(
+        total=schedule.epochs * schedule.steps,
+        initial=state.epoch * schedule.steps + state.step,
+        unit="step",
+        disable=True if quiet else None,
+    )
+
+
+def progress_values(state: State) -> dict[str, int | str]:
+    """Returns what the progress bar says of the last epoch."""
+    values: dict[str, int | str] = {"epoch": state.epoch}
+    if state.loss:
+        values["loss"] = f"{state.loss[-1]:.4f}"
+    if state.val:
+        values["val"] = f"{list(state.val.values())[-1]:.4f}"
+    return values
+
+
+class Outputs:
+    """The files below --det that a run leaves behind, which the first process alone writes.
+
+    pairs: the pictures of the figures. quiet: True where no bar is to be shown.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        processes: Processes,
+        state: State,
+        pairs: Sequence[Sequence[np.ndarray]],
+    ) -> None:
+        """Makes the folders, run.json and log.csv, and prints the command unless --quiet."""
+        self.options = options
+        self.enabled = processes.first
+        self.quiet = options.quiet or not processes.first
+        self.pairs = pairs
+        self.record = run_record(vars(options), processes.count, processes.device)
+        if not self.enabled:
+            return
+        for name in ("model", "image"):
+            os.makedirs(self.path(name), exist_ok=True)
+        for unfinished in glob.glob(os.path.join(glob.escape(self.path("model")), "*.tmp*")):
+            os.remove(unfinished)  # of a run that was killed while writing
+        if processes.attempt == 0:
+            with utils.replacing(self.path("run.json"), "w") as file:
+                record = {**self.record, "options": vars(options), "data": state.data}
+                json.dump(record, file, indent=1)
+        if not options.quiet:
+            print(self.record["command"], flush=True)
+        self.log = Log(self.path("log.csv"), state)
+        self.tensorboard = None
+        if options.tensorboard:
+            self.tensorboard = summary_writer()(self.path("tensorboard"))
+
+    def path(self, *names: str) -> str:
+        """Returns a path below --det."""
+        return os.path.join(self.options.det, *names)
+
+    def write(self, learner: Learner, finished: bool) -> None:
+        """Writes latest.pth and, where an epoch has just been finished, all that is due then."""
+        if not self.enabled:
+            return
+        state = learner.state
+        if finished:
+            if is_best(state, self.options.epoch, bool(self.options.val_folder)):
+                self.store(save_best, "best.pth", learner)
+            self.draw(learner)
+        self.save(learner)
+        if finished:
+            self.log.write(state)
+            if self.tensorboard:
+                write_scalars(self.tensorboard, state)
+
+    def save(self, learner: Learner) -> None:
+        """Writes latest.pth; TrainingError where it cannot be written."""
+        if self.enabled:
+            self.store(save_latest, "latest.pth", learner)
+
+    def store(self, save: Callable[[str, Mapping], None], name: str, learner: Learner) -> None:
+        """Saves a checkpoint; TrainingError where it cannot be written."""
+        entries = {**learner.state_dict(), "options": vars(self.options), "run": self.record}
+        try:
+            save(self.path("model", name), entries)
+        except OSError as error:
+            raise TrainingError(f"{error}; the checkpoint of before is still there") from error
+
+    def draw(self, learner: Learner) -> None:
+        """Draws a figure and the curves where the state's epoch is due to be looked at."""
+        options, state, model = self.options, learner.state, learner.averaged
+        if is_due(state.epoch, options.record_epoch, options.epoch):
+            panels = [
+                fusion.panel(model, under, over, target=options.loss) for under, over in self.pairs
+            ]
+            utils.write_image(self.path("image", f"{state.epoch}.png"), np.concatenate(panels))
+        if state.epoch % options.record_epoch == 0 or state.epoch in state.val:
+            draw_curves(self.path("loss.png"), state)
+
+    def finish(self, state: State) -> None:
+        """Draws the curves of the end, and says how a run continues that was stopped."""
+        if not self.enabled:
+            return
+        draw_curves(self.path("loss.png"), state)
+        if state.epoch < self.options.epoch:
+            latest = self.path("model", "latest.pth")
+            print(f"stopped in epoch {state.epoch + 1}; --resume {latest} continues", flush=True)
+
+
+def is_best(state: State, last: int, validated: bool) -> bool:
+    """Returns True where the epoch just finished has the best validation score so far.
+
+    last: the run's last epoch, which is the best where there are no scores. validated: True where
+    the run has pictures to validate on.
+    """
+    if state.epoch not in state.val:
+        return state.epoch == last and not validated
+    earlier = [score for epoch, score in state.val.items() if epoch != state.epoch]
+    return state.val[state.epoch] > max(earlier, default=-math.inf)
+
+
+class Log:
+    """log.csv: a line an epoch. The lines of a run that is resumed are written from its state."""
+
+    def __init__(self, path: str, state: State) -> None:
+        self.path = path
+        with utils.replacing(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, LOG_FIELDS)
+            writer.writeheader()
+            writer.writerows(self.line(state, epoch) for epoch in range(1, state.epoch + 1))
+
+    def line(self, state: State, epoch: int) -> dict[str, object]:
+        """Returns the values of an epoch by LOG_FIELDS."""
+        return {
+            "epoch": epoch,
+            "loss": state.loss[epoch - 1],
+            "val_mef_ssim": state.val.get(epoch, ""),
+            "lr": state.lr[epoch - 1],
+            "seconds": state.seconds[epoch - 1],
+        }
+
+    def write(self, state: State) -> None:
+        """Adds the line of the epoch just finished."""
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, LOG_FIELDS).writerow(self.line(state, state.epoch))
+
+
+def summary_writer() -> Callable:
+    """Returns TensorBoard's class that writes; ValueError where it is not installed."""
     try:
-        model.load_state_dict(load_model(path).state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"{path}: holds another network than the one to train") from error
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard: the package tensorboard is not installed") from error
+    return SummaryWriter
 
 
-def validation_is_due(epoch, options):
-    return epoch % options.val_epoch == 0 or epoch == options.epoch
+def write_scalars(writer, state: State) -> None:
+    """Writes the values of the epoch just finished to TensorBoard's writer."""
+    writer.add_scalar("loss", state.loss[-1], state.epoch)
+    writer.add_scalar("learning rate", state.lr[-1], state.epoch)
+    if state.epoch in state.val:
+        writer.add_scalar("validation MEF-SSIM", state.val[state.epoch], state.epoch)
+    writer.flush()
 
 
-def record(model, figures, state, options):
-    """What an epoch's end may be due to be looked at: a figure and the curves."""
-    epoch = state["epoch"]
-    last = epoch == options.epoch
-    if epoch % options.record_epoch == 0 or last:
-        panels = [fusion.panel(model.eval(), *pair, target=options.loss) for pair in figures]
-        path = os.path.join(options.det, "image", f"{epoch}.png")
-        utils.write_image(path, np.concatenate(panels))
-    if epoch % options.record_epoch == 0 or epoch in state["val"]:
-        plot(os.path.join(options.det, "loss.png"), state)
-
-
-def figure_pairs(validation, dataset, options):
-    """Pairs of 8-bit RGB squares, --crop_size wide, that figures show: the same in every epoch.
+def figure_pairs(
+    validation: Sequence[Sequence[str]], dataset: BracketedDataset, side: int
+) -> list[list[np.ndarray]]:
+    """Returns the pairs that the figures of all epochs show: 8-bit RGB squares (side, side, 3).
 
     The middle of the first validation scenes or, without these, a training crop.
     """
-    side = options.crop_size
-    pairs = []
-    for paths in validation[:SHOWN]:
-        pair = []
-        for image in map(utils.to_8_bit, map(utils.read_image, paths)):
-            square = min(image.shape[:2])
-            top, left = ((length - square) // 2 for length in image.shape[:2])
-            image = image[top : top + square, left : left + square]
-            image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-            pair.append(image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2))
-        pairs.append(pair)
+    pairs = [
+        [middle_square(utils.read_image(path), side) for path in paths]
+        for paths in validation[:SHOWN]
+    ]
     if not pairs:
         stack = dataset[0]
         pairs = [[utils.from_ycbcr(crop[None], np.uint8) for crop in (stack[0], stack[-1])]]
     return pairs
 
 
-class Log:
-    """log.csv: a line an epoch. What a run that is resumed had logged is written from its state."""
-
-    def __init__(self, path, state):
-        self.path = path
-        with utils.replacing(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, LOG_FIELDS)
-            writer.writeheader()
-            writer.writerows(self.line(state, epoch) for epoch in range(1, state["epoch"] + 1))
-
-    def line(self, state, epoch):
-        return {
-            "epoch": epoch,
-            "loss": state["loss"][epoch - 1],
-            "val_mef_ssim": state["val"].get(epoch, ""),
-            "lr": state["lr"][epoch - 1],
-            "seconds": state["seconds"][epoch - 1],
-        }
-
-    def write(self, state):
-        with open(self.path, "a", newline="") as file:
-            csv.DictWriter(file, LOG_FIELDS).writerow(self.line(state, state["epoch"]))
+def middle_square(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns the largest square in the middle of a picture as 8-bit RGB, (side, side, 3)."""
+    image = as_8_bit_rgb(image)
+    square = min(image.shape[:2])
+    top, left = ((length - square) // 2 for length in image.shape[:2])
+    image = image[top : top + square, left : left + square]
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
 
 
-def progress_values(state):
-    values = {"epoch": state["epoch"]}
-    if state["loss"]:
-        values["loss"] = f"{state['loss'][-1]:.4f}"
-    if state["val"]:
-        values["val"] = f"{list(state['val'].values())[-1]:.4f}"
-    return values
-
-
-def plot(path, state):
-    """The loss, and the validation score where there is one, over the epochs as a picture."""
+def draw_curves(path: str, state: State) -> None:
+    """Draws the loss, and the validation score where there is one, over the epochs."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5))
-    axes.plot(range(1, len(state["loss"]) + 1), state["loss"], label="training loss")
+    axes.plot(range(1, len(state.loss) + 1), state.loss, label="training loss")
     axes.set(xlabel="epoch", ylabel="1 - MEF-SSIM")
-    if state["val"]:
-        losses = [1 - score for score in state["val"].values()]
-        axes.plot(list(state["val"]), losses, "o-", label="1 - validation MEF-SSIM")
+    if state.val:
+        losses = [1 - score for score in state.val.values()]
+        axes.plot(list(state.val), losses, "o-", label="1 - validation MEF-SSIM")
     axes.set_yscale("log")
     axes.legend()
     with utils.replacing(path) as file:
@@ -371,11 +466,13 @@ def plot(path, state):
     plt.close(figure)
 
 
-def command(options):
-    train(options)  # whose losses are no exit status
+def command(options: argparse.Namespace) -> None:
+    """Trains; the losses are no exit status."""
+    train(options)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line. Returns the exit status."""
     try:
         return run("train.py", command, TrainOptions().parse(argv))
     except TrainingError as error:

@@ -21,11 +21,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 import brackets  # noqa: E402
-import engine  # noqa: E402
 import utils  # noqa: E402
-from dataset import BracketedDataset, make_loader  # noqa: E402
+from dataset import BracketedDataset, EpochBatches, make_loader  # noqa: E402
+from engine import Learner, Processes, Schedule  # noqa: E402
+from loss import MEF_SSIM_Loss  # noqa: E402
 from model import build, choose_device, choose_precision  # noqa: E402
-from opts import TrainOptions, keep_freed_memory  # noqa: E402
+from opts import keep_freed_memory  # noqa: E402
 
 
 def write_scenes(folder, count, height=600, width=900):
@@ -98,29 +99,25 @@ def time_earlier(folder, crop, batch, steps, device):
 
 def time_ours(folder, crop, batch, steps, device, precision, workers):
     """Seconds of every step, those in which it waited for the loader."""
-    argv = ["--folder", folder, "--crop_size", str(crop), "--batch_size", str(batch)]
-    options = TrainOptions().parse([*argv, "--workers", str(workers), "--epoch", str(steps)])
-    dtype = choose_precision(precision, device)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as cache:
         dataset = BracketedDataset(folder, crop, cache=cache)
-        model = build().to(device, memory_format=torch.channels_last)
-        engine.centre(model)
-        step_loss = engine.StepLoss(model, engine.training_score(options), dtype)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-        scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        state = {"epoch": 0, "step": 0}
-        batches = iter(make_loader(dataset, options, state, device))
+        dtype = choose_precision(precision, device)
+        learner = Learner(
+            build(), MEF_SSIM_Loss(luminance_weight=0.1), Processes(str(device)), dtype
+        )
+        schedule = Schedule(scenes=len(dataset), batch=batch, epochs=steps, lr=1e-4)
+        batches = EpochBatches(schedule.scenes, batch, schedule.epochs, seed=0)
+        loader = iter(make_loader(dataset, batches, workers, pin_memory=device.type == "cuda"))
         seconds, waits = [], []
         for _ in range(steps):
             start = time.perf_counter()
-            stacks = [crops.to(device, non_blocking=True) for crops in next(batches)]
+            stacks = next(loader)
             waits.append(time.perf_counter() - start)
-            noise = [0] * len(stacks)
-            engine.take_step(step_loss, optimizer, scaler, stacks, noise, 1e-4, 1 / batch)
-            engine.centre(model)
+            learner.step(stacks, schedule)
             seconds.append(time.perf_counter() - start)
-        del batches
+            learner.state.finish_epoch(0.0, schedule.lr, seconds[-1])  # of one batch
+        del loader
     return seconds, waits
 
 

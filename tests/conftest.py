@@ -1,4 +1,4 @@
-"""Pictures, brackets and metadata that the tests make for themselves."""
+"""Pictures, brackets, metadata and networks that the tests make for themselves."""
 
 import struct
 import zlib
@@ -6,8 +6,10 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import utils
+from model import DeepFuse
 
 
 def scene(height, width, seed):
@@ -181,3 +183,15 @@ def huge_png(path, height, width):
     header = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", 99) + b"IDAT")
     return path
+
+
+def luma(*shape, seed=0):
+    """Noise of the given shape, values in [0, 1]."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def model():
+    """An untrained network in eval mode."""
+    torch.manual_seed(0)
+    return DeepFuse().eval()

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import utils
 from brackets import find_brackets, find_scenes
-from dataset import MAX_STACK, BracketedDataset
+from dataset import MAX_STACK, BracketedDataset, EpochBatches, make_loader
 
 
 def make(folder, tmp_path, **options):
@@ -85,6 +85,7 @@ def test_drawing_leaves_the_random_state_alone(brackets, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_give_the_same_crops(brackets, tmp_path, method):
     dataset = make(brackets, tmp_path)
@@ -342,3 +343,26 @@ def test_gamma_is_common_to_the_exposures(tmp_path):
     assert all(abs(one - other) < 0.05 for one, other in powers)
     assert 0.47 < min(power[0] for power in powers) < 0.6
     assert 1.8 < max(power[0] for power in powers) < 2.03
+
+
+@pytest.mark.slow
+def test_spawned_workers(brackets, tmp_path):
+    dataset = make(brackets, tmp_path, crop_size=48)
+    batches = EpochBatches(len(dataset), batch_size=2, epochs=2, seed=0)
+    loader = make_loader(dataset, batches, workers=2, start_method="spawn")
+    sizes = [len(pairs) for (pairs,) in loader]
+    assert sizes == [2, 1, 2, 1]
+
+
+def test_batches_hold_every_scene_once_an_epoch_in_any_number_of_processes():
+    whole = list(EpochBatches(10, batch_size=4, epochs=2, seed=3))
+    assert [len(batch) for batch in whole] == [4, 4, 2] * 2
+    first, second = ([item for batch in part for item in batch] for part in (whole[:3], whole[3:]))
+    assert sorted(first) == list(range(10))
+    assert sorted(second) == list(range(10, 20))
+    assert [item - 10 for item in second] != first
+    halves = [EpochBatches(10, 2, 2, 3, rank=rank, count=2) for rank in (0, 1)]
+    assert [one + other for one, other in zip(*halves, strict=True)] == whole
+    assert list(EpochBatches(10, 4, 2, 3, start=(0, 2))) == whole[2:]
+    assert list(EpochBatches(10, 4, 2, 3, start=(1, 1))) == whole[4:]
+    assert list(EpochBatches(10, 4, 2, 4)) != whole

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import shlex
 import shutil
@@ -20,15 +19,13 @@ import torch
 from conftest import write_bracket
 from kill_training import kill_often
 
-import engine
 import fusion
 import inference
-import loss
 import scores
 import train
 import utils
-from checkpoint import load_checkpoint, load_model
-from dataset import BracketedDataset, by_count, make_loader
+from checkpoint import State, load_checkpoint, load_model
+from engine import Learner
 from model import DeepFuse
 from opts import TrainOptions
 
@@ -95,16 +92,17 @@ def test_results(brackets, tmp_path):
 
 
 def score(det, images):
-
     fused = fusion.fuse(load_model(str(det / "model" / "best.pth")), images)
-    return scores.mefb_score(scores.to_gray(fused), [scores.to_gray(image) for image in images])
+    return scores.mefb_score(fused, images)
 
 
+@pytest.mark.slow
 def test_loss_goes_down(brackets, tmp_path):
     losses = run(brackets, tmp_path / "det", epoch=40, batch_size=3, lr=5e-4)["loss"]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -150,7 +148,7 @@ def test_resumed_equals_uninterrupted(brackets, tmp_path, changes):
 
 def train_until(options, steps):
     """Trains with a SIGINT, as Ctrl-C sends it, during the given step."""
-    take_step = train.take_step
+    descend = Learner.descend
     taken = 0
 
     def counting(*args):
@@ -158,13 +156,11 @@ def train_until(options, steps):
         taken += 1
         if taken == steps:
             os.kill(os.getpid(), signal.SIGINT)
-        return take_step(*args)
+        return descend(*args)
 
-    train.take_step = counting
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "descend", counting)
         train.train(options)
-    finally:
-        train.take_step = take_step
 
 
 def test_workers_make_no_difference(brackets, tmp_path):
@@ -172,70 +168,6 @@ def test_workers_make_no_difference(brackets, tmp_path):
         run(brackets, tmp_path / "0", epoch=3, workers=0),
         run(brackets, tmp_path / "2", epoch=3, workers=2),
     )
-
-
-def test_spawned_workers(brackets, tmp_path):
-    options = TrainOptions().parse(arguments(brackets, tmp_path, epoch=2, workers=2))
-    dataset = BracketedDataset(str(brackets), 48, cache=str(tmp_path / "cache"))
-    state = {"epoch": 0, "step": 0}
-    device = torch.device("cpu")
-    batches = make_loader(dataset, options, state, device, start_method="spawn")
-    sizes = [len(pairs) for (pairs,) in batches]
-    assert sizes == [2, 1, 2, 1]
-
-
-def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
-    """A step on the groups of a batch has the loss and the gradient of its samples' mean."""
-    dataset = BracketedDataset(str(brackets), 48, cache=str(tmp_path), stacks=0.5)
-    samples = [dataset[item] for item in range(8)]
-    groups = by_count(samples)
-    assert [group.shape[1] for group in groups] == [2, 3]
-    assert sum(map(len, groups)) == 8
-
-    torch.manual_seed(0)
-    model, criterion = DeepFuse(), loss.MEF_SSIM_Loss()
-    losses = []
-    for sample in samples:
-        y_1, y_2, *more = sample[None, :, 0].split(1, dim=1)
-        losses.append(criterion(y_1, y_2, model(y_1, y_2, *more), *more)[0])
-    mean = sum(losses) / 8
-    step_loss = engine.StepLoss(model, loss.mef_ssim, torch.float32)
-    expected = torch.autograd.grad(mean, list(model.parameters()))
-    optimizer = torch.optim.SGD(model.parameters())
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    noise = [engine.exposure_noise(group, 0.0) for group in groups]
-    assert noise == [0, 0]
-    value = engine.take_step(step_loss, optimizer, scaler, groups, noise, 0.0, 1 / 8)
-    assert value == pytest.approx(mean.item(), abs=1e-6)
-    for parameter, gradient in zip(model.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-3)
-
-
-def test_noise_is_seen_by_the_network_and_not_by_the_loss():
-    torch.manual_seed(0)
-    stacks = [torch.full((40, 2, 3, 48, 48), 0.5), torch.full((3, 4, 3, 48, 48), 0.5)]
-    noise = [engine.exposure_noise(stack, 0.1) for stack in stacks]
-    assert [n.shape for n in noise] == [(40, 2, 48, 48), (3, 4, 48, 48)]
-    deviations = noise[0].flatten(1).std(dim=1)
-    assert 0 < deviations.min() < 0.02  # of 40 between 0 and 0.1
-    assert 0.08 < deviations.max() < 0.105
-
-    seen = []
-    model = DeepFuse()
-    model.register_forward_pre_hook(lambda _, lumas: seen.append(torch.cat(lumas, dim=1)))
-    optimizer = torch.optim.SGD(model.parameters())
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    compared = []
-
-    def score(y_f, sources):
-        compared.append(sources)
-        return y_f.mean(dim=(1, 2, 3))
-
-    step_loss = engine.StepLoss(model, score, torch.float32)
-    engine.take_step(step_loss, optimizer, scaler, stacks, noise, 0.0, 1 / 43)
-    for stack, n, network, lost in zip(stacks, noise, seen, compared, strict=True):
-        assert torch.equal(network, stack[:, :, 0] + n)
-        assert torch.equal(lost, stack[:, :, 0])
 
 
 def test_average_of_the_weights(brackets, tmp_path):
@@ -282,6 +214,7 @@ def test_seed_decides(brackets, tmp_path):
     assert one["loss"] != run(brackets, tmp_path / "c", epoch=1, seed=2)["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_save_and_exit_cleanly(brackets, tmp_path, number):
     """To the whole process group, the workers too: as terminals send Ctrl-C, clusters SIGTERM."""
@@ -307,6 +240,7 @@ def test_signals_save_and_exit_cleanly(brackets, tmp_path, number):
     assert (det / "loss.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_killed_at_random_moments(tmp_path):
     """The short version of kill_training.py."""
@@ -314,6 +248,7 @@ def test_killed_at_random_moments(tmp_path):
     assert hits == 4
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_of_before(brackets, tmp_path):
     """As a process whose files may not grow beyond some size: between that of a log and weights."""
     det = tmp_path / "det"
@@ -370,6 +305,7 @@ def six_scenes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_of_twice_the_batch(six_scenes, tmp_path):
     """20 steps, of which every second is so small that one process has nothing to do."""
     val = tmp_path / "val"
@@ -406,6 +342,7 @@ def processes_of(launcher):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_a_process_that_dies(six_scenes, tmp_path, restarts):
@@ -517,17 +454,6 @@ def test_divergence_stops_with_a_message_and_saves_nothing(brackets, tmp_path, c
     assert err.startswith("train.py: epoch 1, step 2: the loss is nan")
     assert err.count("\n") == 1
     assert os.listdir(tmp_path / "det" / "model") == []
-
-
-def test_learning_rate():
-    options = TrainOptions().parse(["--folder", "x", "--lr", "1", "--warmup", "10"])
-    rates = [engine.learning_rate(step, 110, options) for step in range(110)]
-    assert rates[:10] == [(step + 1) / 10 for step in range(10)]
-    assert rates[10] == 1
-    assert rates[60] == pytest.approx(0.5)
-    assert rates[109] == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
-    options.schedule = "constant"
-    assert engine.learning_rate(109, 110, options) == 1
 
 
 def test_fewer_than_five_epochs_write_every_file(brackets, tmp_path):
@@ -647,3 +573,35 @@ def test_bad_flags_get_one_line(flags, capsys):
 def test_training_on_cuda(brackets, tmp_path):
     losses = run(brackets, tmp_path / "det", epoch=40, device="cuda", precision="auto")["loss"]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_a_restarted_run_resumes_its_own_checkpoint(tmp_path):
+    """Not that of an earlier run in the same folder."""
+    options = TrainOptions().parse(["--folder", "x", "--det", str(tmp_path)])
+    assert train.with_restart(options, attempt=1).resume is None
+    (tmp_path / "model").mkdir()
+    latest, record = tmp_path / "model" / "latest.pth", tmp_path / "run.json"
+    latest.touch()
+    record.touch()
+    for age, resumed in ((60, None), (-60, str(latest))):
+        os.utime(latest, (time.time() - age,) * 2)
+        assert train.with_restart(options, attempt=1).resume == resumed
+    assert train.with_restart(options, attempt=0).resume is None
+    assert options.resume is None
+
+
+@pytest.mark.parametrize(
+    ("val", "validated", "best"),
+    [
+        ({}, False, True),  # the last epoch of a run without scores
+        ({}, True, False),
+        ({2: 0.9, 4: 0.95}, True, True),
+        ({2: 0.95, 4: 0.9}, True, False),
+        ({4: 0.9}, True, True),
+        ({2: 0.9}, True, False),
+    ],
+)
+def test_the_best_epoch(val, validated, best):
+    assert train.is_best(State(epoch=4, val=val), 4, validated) == best
+    if not val:
+        assert not train.is_best(State(epoch=3), 4, validated)
