@@ -430,6 +430,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
     return run("inference.py", inference, TestOptions().parse(argv))
 
 

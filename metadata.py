@@ -12,10 +12,14 @@ import re
 import struct
 import threading
 import warnings
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Exif
+    from PIL.ImageFile import ImageFile
 
 JPEG_SEGMENT = 65_500  # bytes of metadata that one segment of a JPEG file can hold
 DESCRIBED = (".jpg", ".jpeg", ".png", ".webp", ".avif")  # formats whose metadata OpenCV writes
@@ -86,12 +90,12 @@ def is_tiff(file: BinaryIO) -> bool:
     return start in (*TIFF, BIG_TIFF)
 
 
-def open_lazily(file: BinaryIO):
-    """Returns Pillow's picture of an open file, of which no pixel is decoded.
+def open_lazily(file: BinaryIO) -> "ImageFile":
+    """Returns Pillow's picture of an open file, without decoding a pixel.
 
-    Image.open refuses pictures of more than Image.MAX_IMAGE_PIXELS, a guard against files that
-    exhaust memory, and panoramas have more. That is a global of Pillow's and several threads read
-    headers at once: without the lock, one would put back the None that it has found of another.
+    Image.open refuses pictures of more than Image.MAX_IMAGE_PIXELS, as a guard against files that
+    exhaust memory; panoramas have more. The limit is a global of Pillow, and several threads read
+    headers at once. Without the lock, one thread could restore the None that another has set.
 
     Raises many types where the file is damaged or of an unknown format.
     """
@@ -105,10 +109,10 @@ def open_lazily(file: BinaryIO):
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def pillow_header(image) -> Header:
-    """The Header of a picture of Pillow's.
+def pillow_header(image: "ImageFile") -> Header:
+    """Returns the Header of a picture that Pillow has opened.
 
-    Its mode does not tell 16-bit colour from 8-bit one; what its decoder is told does.
+    Pillow's mode is the same for 8-bit and 16-bit colour; the decoder's arguments tell them apart.
     """
     packing = image.tile[0][3] if image.tile else ""  # "RGB;16B", ("RGB", 65535) or ("L", 0, 1)
     packing, *more = packing if isinstance(packing, tuple) else (packing,)
@@ -144,7 +148,7 @@ def tiff_header(file: BinaryIO) -> Header:
     return Header(+entries[HEIGHTS[0]], +entries[WIDTHS[0]], channels, dtype, channels == 1)
 
 
-def first(value):
+def first(value: Any) -> Any:
     """The first of several values; a single value as it is."""
     return value[0] if isinstance(value, tuple) else value
 
@@ -191,7 +195,7 @@ def exif_values(exif: bytes) -> dict[int, Any]:
     return plain_values(parsed)
 
 
-def plain_values(exif) -> dict[int, Any]:
+def plain_values(exif: "Exif") -> dict[int, Any]:
     """The values of Pillow's Exif as read_exif returns them."""
     values: dict[int, Any] = {}
     for directory in (lambda: exif, lambda: exif.get_ifd(EXIF_DIRECTORY)):
