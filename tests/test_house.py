@@ -1,6 +1,6 @@
 """The house: which file may import which, one name for one thing, docstrings that can be read once.
 
-`python tests/test_house.py` prints the floors with their rooms, the top one first.
+`python -m pytest tests/test_house.py -k floor -s` prints the floors with their rooms.
 """
 
 import ast
@@ -43,6 +43,10 @@ def rooms_below(room):
 
 
 def test_every_room_has_a_floor():
+    for number in reversed(range(len(FLOORS))):
+        print(f"\nfloor {number}")
+        for room in FLOORS[number]:
+            print(f"  {room:12} {', '.join(rooms_below(room)) or '-'}")
     assert {path.stem for path in ROOT.glob("*.py")} == set(FLOOR)
 
 
@@ -101,10 +105,3 @@ def test_no_test_imports_another():
     for path in (ROOT / "tests").glob("*.py"):
         others = [name for name in imports(ast.parse(path.read_text())) if name]
         assert not [name for name in others if name.startswith("test_")], path
-
-
-if __name__ == "__main__":
-    for number in reversed(range(len(FLOORS))):
-        print(f"floor {number}")
-        for room in FLOORS[number]:
-            print(f"  {room:12} {', '.join(rooms_below(room)) or '-'}")
