@@ -15,20 +15,20 @@ import utils
 
 LARGEST = 32767  # pixels a side; OpenCV resamples no larger pictures
 COARSE = 1000  # pixels; longer side of the reduced pictures in which features are matched
-STEP = 2.5  # growth of the pictures from one refinement to the next, up to their full size
-FEATURES = 4000  # of each picture, at most
+STEP = 2.5  # factor by which pictures grow from one refinement to the next, up to full size
+FEATURES = 4000  # features of each picture, at most
 PATCH = (48, 160)  # pixels; limits of a patch's side, which is a twelfth of the longer side
 PATCHES = 18  # patches along the longer side
 CLIPPED = (4, 250)  # levels of 255; pixels outside of them show no detail
 LEAST_VALID = 0.3  # share of a patch's pixels that must not be clipped
 LEAST_CONTRAST = 2.0  # levels of 255; standard deviation of a patch that can be compared
-LEAST_CORRELATION = 0.8  # of two patches that show the same
+LEAST_CORRELATION = 0.8  # correlation of two patches that show the same
 LEAST_PATCHES = 8  # patches that must agree
 LEAST_SHARE = 0.15  # share of the compared patches that must agree
 TOLERANCE = 10  # levels of 255; noise and rounding may move a pixel so far, either way
 CERTAIN = 12.0  # levels beyond TOLERANCE, as an area's mean, that prove movement
 POSSIBLE = 3.0  # levels beyond TOLERANCE that show movement next to a proven one
-EXTENT = 9  # side of such an area, in pixels of reduced pictures
+EXTENT = 9  # pixels of reduced pictures; side of an area that is checked for movement
 SOFT = 4.0  # width of the soft border of replaced areas, in pixels of reduced pictures
 STILL = 0.1  # pixels; a smaller movement is not worth the loss by interpolation
 
@@ -39,7 +39,7 @@ class Registration(NamedTuple):
     homography: (3, 3), from the reference's pixels to the exposure's.
     shift: (x, y) of the picture's centre, in pixels.
     rotation: in degrees, clockwise as seen.
-    residual: median distance, in pixels, by which patches of both still differ.
+    residual: median distance that remains between agreeing patches of both, in pixels.
     patches: number of patches that agree.
     """
 
@@ -57,8 +57,8 @@ def align(
 
     images: two or more pictures, all grey or all RGB; sizes may differ.
     reference: index of the picture to which the others are registered; middle_exposure by default.
-    crop: crops to the rectangle that all exposures cover. Else the result has the reference's size,
-        and shows the reference where an exposure shows nothing.
+    crop: crops to the rectangle that all exposures cover. Otherwise pictures get the reference's
+        size, and show the reference where an exposure shows nothing.
 
     Returns the aligned pictures, which have one size, a Registration of each, and the rows and
     columns of the reference that they show. An exposure that has not moved is not resampled.
@@ -146,8 +146,8 @@ def register(picture: np.ndarray, reference: np.ndarray) -> Registration:
     Features matched in reduced pictures give a first homography. It is refined at growing sizes, up
     to the full one, by the displacements of small patches. A displacement maximises the enhanced
     correlation coefficient (G. Evangelidis, E. Psarakis, "Parametric Image Alignment Using Enhanced
-    Correlation Coefficient Maximization", IEEE TPAMI 30(10), 2008). Gain and offset, by which
-    exposures of a patch mainly differ, do not change it. Clipped pixels are left out.
+    Correlation Coefficient Maximization", IEEE TPAMI 30(10), 2008). Exposures of a patch differ
+    mainly by gain and offset, which do not change it. Clipped pixels are left out.
 
     Raises ValueError with the reason where the pictures do not fit.
     """
@@ -224,8 +224,8 @@ def refine(
 ) -> tuple[np.ndarray, float, int, int]:
     """Corrects a homography by the displacements of patches.
 
-    Returns the homography, the median displacement in pixels that remains in the patches that
-    agree, the number of these, and the number of patches compared.
+    Returns the homography, the median displacement that remains in agreeing patches, in pixels, the
+    number of agreeing patches, and the number of patches compared.
     """
     centres, displacements, compared = patch_displacements(homography, picture, reference)
     if len(centres) < LEAST_PATCHES:
@@ -249,7 +249,7 @@ def refine(
 def patch_displacements(
     homography: np.ndarray, picture: np.ndarray, reference: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Measures the distances of the reference's patches from where a homography puts them.
+    """Measures how far the reference's patches lie from where a homography puts them.
 
     Returns the patches' centres (N, 2), their displacements (N, 2), both in the reference's pixels,
     and the number of patches with detail in both pictures.
@@ -316,7 +316,7 @@ def fit(points: np.ndarray, displacements: np.ndarray) -> tuple[np.ndarray, np.n
     """
     x, y = points.T
     zero, one = np.zeros_like(x), np.ones_like(x)
-    # A parameter adds (u, v) to a displacement, and its sign to cells (i, j) of the matrix.
+    # A parameter p adds p (u, v) to a displacement, and p * sign to cells (i, j) of the matrix.
     columns = [
         (one, zero, [(0, 2, 1)]),
         (zero, one, [(1, 2, 1)]),
@@ -330,7 +330,7 @@ def fit(points: np.ndarray, displacements: np.ndarray) -> tuple[np.ndarray, np.n
     design = np.stack([np.concatenate([u, v]) for u, v, _ in columns], axis=1)
     target = np.concatenate(displacements.T)
     count = len(points)
-    # The richest model that the points can carry tells the noise, by which all are judged.
+    # The closest fit tells the noise, by which all fits are judged.
     fits = {}
     for freedom in (2, 4, 6, 8):
         if count >= freedom + 2:
@@ -436,7 +436,7 @@ def covered(
 
 
 def show_elsewhere(image: np.ndarray, reference: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Returns a picture that shows the reference's scene outside a mask, in its own brightness."""
+    """Returns a picture with the reference's scene, in the picture's brightness, outside a mask."""
     scale = min(COARSE / max(inside.shape), 1)
     small, small_reference = (reduce(utils.to_8_bit(x), scale) for x in (image, reference))
     size = small.shape[1::-1]
@@ -450,9 +450,9 @@ def deghost(
 ) -> tuple[list[np.ndarray], list[float]]:
     """Replaces what moved in aligned exposures by what the reference shows there.
 
-    level_map tells, level by level, what an exposure would show of the reference's scene. An area
-    in which it shows something else is replaced by that, in the brightness of the exposure and with
-    a soft border, so that fusing finds no step there.
+    level_map tells, level by level, what an exposure would show of the reference's scene. Where an
+    exposure shows something else, it is replaced by what it would show. The replaced area thus has
+    the exposure's brightness, and a soft border, so that fusing finds no step there.
 
     images: two or more pictures of one size, all grey or all RGB.
     reference: index of the picture whose scene is shown; middle_exposure by default.
@@ -501,8 +501,8 @@ def level_map(
 
     Exposure is a monotone function of light, and the scene is the same. So a level has the same
     rank in both, and their histograms tell the function (M. Grossberg, S. Nayar, "Determining the
-    Camera Response from Images: What Is Knowable?", IEEE TPAMI 25(11), 2003). A range of levels
-    belongs to a level that many pixels of the reference share, as clipped ones do.
+    Camera Response from Images: What Is Knowable?", IEEE TPAMI 25(11), 2003). A level that
+    many pixels of the reference share, such as a clipped one, belongs to a range of levels.
 
     reference, other: uint8, one-dimensional, of the same pixels.
     Returns the lowest, highest and mean level of the other exposure for each of 256 levels, (256,).
@@ -532,8 +532,8 @@ def movement(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np
     """Returns a mask, bool (H, W): True where another exposure shows something else.
 
     Both luma and a colour channel have to differ. Luma's level map fails on saturated colours,
-    whose channels clip one by one. A channel's fails where a camera renders a colour differently at
-    another exposure.
+    whose channels clip one by one. A channel's level map fails where a camera renders a colour
+    differently at another exposure.
 
     reference, other: 8-bit pictures. static: mask of the pixels from which level maps are computed.
     """

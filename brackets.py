@@ -30,7 +30,7 @@ def find_scenes(folder: str | os.PathLike) -> list[tuple[str, list[str]]]:
 
 
 def find_pictures(folder: str | os.PathLike) -> list[str]:
-    """Finds the files of a folder with a picture's extension, in natural order; no hidden ones."""
+    """Finds a folder's files with a picture's extension, in natural order, but no hidden ones."""
     return [
         os.path.join(folder, file)
         for file in sorted(os.listdir(folder), key=natural)
@@ -39,15 +39,15 @@ def find_pictures(folder: str | os.PathLike) -> list[str]:
 
 
 def natural(name: str) -> list:
-    """The key that sorts file names in natural order, 2.jpg before 10.jpg."""
+    """Returns the key that sorts file names in natural order, 2.jpg before 10.jpg."""
     parts = re.split(r"([0-9]+)", name.lower())  # Every second part is a number.
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def find_brackets(folder: str | os.PathLike, whole: bool = False) -> dict[str, list[str]]:
-    """Finds the pictures that are scored, or validated, of every scene: {path: picture files}.
+    """Finds the pictures of every scene for scoring or validation: {scene's path: picture files}.
 
-    These are the scene's first and last file, or all with `whole`. In the layout of the MEFB
+    They are the scene's first and last file, or all with `whole`. In the layout of the MEFB
     benchmark, they are <scene>_A.* and <scene>_B.* in either letter case, and other files are left
     out. Scenes of one picture are left out. Raises as find_scenes does, and ValueError where no
     scene has two pictures.
@@ -72,10 +72,10 @@ def find_all_brackets(
     """Finds the brackets of a folder: {scene: picture files}.
 
     Every sub-folder with pictures is a scene, except the folder of the results. The folder's own
-    pictures are scenes of `group` files each or, where that is None, as their EXIF data group them;
-    such a scene has the name of its first file. Returns with the scenes a message for each file or
-    folder that cannot be used. Raises ValueError where there is nothing to fuse or two scenes have
-    one name.
+    pictures make scenes of `group` files each or, where `group` is None, the groups of
+    group_by_exif; such a scene has the name of its first file. Returns the scenes, and a message
+    for each file or folder that cannot be used. Raises ValueError where there is nothing to fuse or
+    two scenes have one name.
     """
     scenes: dict[str, list[str]] = {}
     problems: list[str] = []
@@ -111,8 +111,9 @@ def find_all_brackets(
 class Shot(NamedTuple):
     """A photo and how it was taken, as its EXIF says.
 
-    start: seconds since 1970, of the camera's clock; seconds: exposure time; settings: exposure
-    time, aperture, ISO; bias: exposure bias in EV. What EXIF lacks is None.
+    start: seconds since 1970, by the camera's clock. seconds: exposure time, 0 where EXIF lacks it.
+    settings: exposure time, aperture, ISO. bias: exposure bias in EV. Settings and bias that EXIF
+    lacks are None.
     """
 
     file: str
@@ -125,9 +126,9 @@ class Shot(NamedTuple):
 def group_by_exif(files: Iterable[str]) -> tuple[list[list[str]], list[str]]:
     """Groups the photos of one folder into brackets, lists of files in the order of their times.
 
-    A bracket ends where the camera pauses, and before an exposure that it already has: the same
-    bias in brackets made by bias, else the same settings. Returns with the brackets a message for
-    each file whose EXIF lacks the time or the exposure.
+    A bracket ends where the camera pauses, and before an exposure that it already has. Exposures
+    are compared by bias or, in a bracket of one bias, by settings. Returns the brackets, and a
+    message for each file whose EXIF lacks the time or the exposure.
     """
     shots, problems = [], []
     for file in files:
@@ -151,7 +152,7 @@ def group_by_exif(files: Iterable[str]) -> tuple[list[list[str]], list[str]]:
 
 
 def starts_another(shot: Shot, bracket: Sequence[Shot]) -> bool:
-    """True where this shot starts a new bracket; `bracket` is that of the shots before it."""
+    """Returns True where a shot starts a new bracket instead of continuing `bracket`."""
     last = bracket[-1]
     if shot.start - last.start - last.seconds > PAUSE:
         return True
@@ -161,7 +162,7 @@ def starts_another(shot: Shot, bracket: Sequence[Shot]) -> bool:
 
 
 def seconds(time) -> float | None:
-    """EXIF's time, YYYY:MM:DD hh:mm:ss, in seconds since 1970; None where it is not one."""
+    """Converts EXIF's time, YYYY:MM:DD hh:mm:ss, to seconds since 1970; None for anything else."""
     try:
         moment = datetime.strptime(time[:19], "%Y:%m:%d %H:%M:%S")
     except (TypeError, ValueError):

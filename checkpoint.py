@@ -1,9 +1,9 @@
 """What is in a checkpoint? A dict, as torch.save writes it.
 
-    model       the network's weights, averaged where training averages (--ema); fusing takes these
+    model       the network's weights for fusing, averaged where training averages (--ema)
     network     the settings that build it
     options     the options of train.py
-    run         the run_record: command, versions, machine
+    run         command, versions and machine, see run_record
     epoch, step, loss_sum, loss, lr, seconds, val, data
                 the State of training
     trained, optimizer, scaler
@@ -33,8 +33,8 @@ import torch
 import utils
 from model import DeepFuse, build, fold_batch_norm, is_finite
 
-# The earlier PyTorch implementation (SunnerLi/DeepFuse.pytorch) numbers its layers so; layer3 is
-# the addition, which has no parameters.
+# Names of layers in the earlier PyTorch implementation (SunnerLi/DeepFuse.pytorch), and ours. Its
+# layer3 is the addition, which has no parameters.
 ORIGINAL_LAYERS = {"layer1": "c1", "layer2": "c2", "layer4": "c3", "layer5": "c4", "layer6": "c5"}
 # Options that a resumed run must have in common with the run that it continues.
 FIXED_OPTIONS = (
@@ -58,17 +58,17 @@ FIXED_OPTIONS = (
     "schedule",
     "warmup",
 )
-FOR_TRAINING = ("trained", "optimizer", "scaler")  # entries that best.pth does without
+FOR_TRAINING = ("trained", "optimizer", "scaler")  # entries that best.pth lacks
 
 
 @dataclasses.dataclass
 class State:
     """The progress of training.
 
-    epoch: how many epochs are finished.
+    epoch: the number of finished epochs.
     step, loss_sum: steps taken in the epoch under way, and the sum of their samples' losses.
-    loss, lr, seconds: of every finished epoch the mean loss, the learning rate of its last step
-        and its duration.
+    loss, lr, seconds: every finished epoch's mean loss, learning rate in the last step, and
+        duration.
     val: {epoch: validation score}.
     data: {scene: fingerprint}, see BracketedDataset.fingerprint.
     """
@@ -91,7 +91,7 @@ class State:
 
 
 def save_checkpoint(path: str, checkpoint: Mapping[str, Any]) -> None:
-    """Writes a dict with torch.save so that `path` holds the old or the new file, never half one.
+    """Writes a dict with torch.save so that `path` holds the old or the new file as a whole.
 
     Raises OSError where it cannot be written; a file already at `path` is then untouched.
     """
@@ -105,27 +105,27 @@ def save_checkpoint(path: str, checkpoint: Mapping[str, Any]) -> None:
 
 
 def save_latest(path: str, checkpoint: Mapping[str, Any]) -> None:
-    """Writes latest.pth as save_checkpoint does; the one of before becomes previous.pth."""
+    """Writes latest.pth as save_checkpoint does; the former one becomes previous.pth."""
     temporary = f"{path}.old"
-    with contextlib.suppress(OSError):  # A run's first latest.pth has none before it.
+    with contextlib.suppress(OSError):  # A run's first save finds no latest.pth.
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
         try:
-            os.link(path, temporary)  # instead of renaming: there is a latest.pth at any moment
+            os.link(path, temporary)  # Unlike a rename, it leaves a latest.pth in place.
         except OSError:
-            shutil.copy(path, temporary)  # where files cannot be linked
+            shutil.copy(path, temporary)  # Some file systems cannot link.
         os.replace(temporary, previous_beside(path))
     save_checkpoint(path, checkpoint)
 
 
 def save_best(path: str, checkpoint: Mapping[str, Any]) -> None:
-    """Writes best.pth as save_checkpoint does: the entries but those FOR_TRAINING."""
+    """Writes best.pth as save_checkpoint does, without the entries FOR_TRAINING."""
     kept = {key: value for key, value in checkpoint.items() if key not in FOR_TRAINING}
     save_checkpoint(path, kept)
 
 
 def previous_beside(latest: str) -> str:
-    """Returns the path of the previous.pth of a latest.pth."""
+    """Returns the path of the previous.pth beside a latest.pth."""
     return os.path.join(os.path.dirname(latest), "previous.pth")
 
 
@@ -134,7 +134,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 
     Nothing in the file is executed (weights_only); tensors are on the CPU.
     Raises OSError where the file cannot be read, and ValueError naming the file and the reason
-    where it is no such checkpoint.
+    where it is not a checkpoint of either.
     """
     with (
         open(path, "rb") as file,
@@ -147,7 +147,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         except pickle.UnpicklingError as error:
             reason = "not a checkpoint, or one that would run code when loaded"
             raise ValueError(f"{path}: {reason}") from error
-        except Exception as error:  # torch raises whatever its readers stumble over
+        except Exception as error:  # torch raises many types on damaged files
             raise ValueError(f"{path}: damaged or not a checkpoint ({short(error)})") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise ValueError(f"{path}: not a DeepFuse checkpoint (no state_dict under the key 'model')")
@@ -157,8 +157,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> DeepFuse:
     """Returns the network of a checkpoint file on a device, in eval mode, ready for fusing.
 
-    A file of the earlier implementation gives the network without BatchNorm that equals its
-    network in eval mode. Raises OSError and ValueError as load_checkpoint does, and ValueError
+    A file of the earlier implementation gives a network without BatchNorm, equal to the file's
+    own in eval mode. Raises OSError and ValueError as load_checkpoint does, and ValueError
     naming the keys where weights are missing, foreign or of another shape.
     """
     model = model_from_checkpoint(load_checkpoint(path), path)
@@ -197,7 +197,7 @@ def rename_original(key: object) -> str:
 
 
 def numpy_scalars() -> list:
-    """Returns what unpickling numpy scalars may call: the constructors of plain numbers.
+    """Returns the functions that unpickling numpy scalars may call, which construct numbers.
 
     The earlier implementation's loss list holds such scalars. numpy 2 has moved the function that
     rebuilds them, so both addresses are allowed.
@@ -212,12 +212,12 @@ def numpy_scalars() -> list:
 
 
 def load_latest(path: str, options: Mapping[str, Any], processes: int) -> dict[str, Any]:
-    """Reads the latest.pth from which a run resumes that has these options and processes.
+    """Reads the latest.pth that a run with these options and processes is to resume from.
 
-    Raises OSError and ValueError as load_checkpoint does, a damaged file's message naming the
-    previous.pth that is whole, and ValueError where entries are missing or the network does not
-    fit, or where the file's run had other options or processes. Only the options of the machine
-    and of the output may differ, and --epoch.
+    Raises OSError and ValueError as load_checkpoint does; where the file is damaged, the message
+    names a previous.pth that is whole. Raises ValueError too where entries are missing, where the
+    network does not fit, and where the file's run had other FIXED_OPTIONS or another number of
+    processes.
     """
     try:
         checkpoint = load_checkpoint(path)
@@ -243,7 +243,7 @@ def load_latest(path: str, options: Mapping[str, Any], processes: int) -> dict[s
 
 
 def advise_previous(damaged: str) -> str:
-    """Returns the end of a message that names the previous.pth to resume from, "" without one."""
+    """Returns the end of a message: the previous.pth to resume from, or "" without one."""
     previous = previous_beside(damaged)
     try:
         epoch = load_checkpoint(previous)["epoch"]
@@ -253,7 +253,7 @@ def advise_previous(damaged: str) -> str:
 
 
 def run_record(options: Mapping[str, Any], processes: int, device: torch.device) -> dict[str, Any]:
-    """Records for people how a checkpoint comes about: command, code, versions, machine."""
+    """Returns, for people, how a checkpoint comes about: command, code, versions, machine."""
     sources = sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), "*.py")))
     code = hashlib.sha256()
     for source in sources:
@@ -275,7 +275,7 @@ def run_record(options: Mapping[str, Any], processes: int, device: torch.device)
 
 
 def as_flags(options: Mapping[str, Any]) -> list[str]:
-    """Returns the command-line flags, quoted for a shell, that give these options."""
+    """Returns the command-line flags for these options, quoted for a shell."""
     flags = []
     for name, value in options.items():
         if value is True:
@@ -323,6 +323,6 @@ def summary(path: str | os.PathLike) -> Iterator[str]:
 
 
 def short(error: BaseException) -> str:
-    """Returns an error's message, which of torch's can run to pages, as part of one line."""
+    """Returns an error's message in one line, at most some 200 characters; torch's fill pages."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     return text if len(text) <= 200 else text[:200] + " ..."

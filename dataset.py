@@ -21,15 +21,14 @@ import metadata
 import utils
 from brackets import find_scenes
 
-MAX_STACK = 5  # exposures of a scene that are drawn at most
+MAX_STACK = 5  # exposures drawn from one scene, at most
 
 
 class TrainingScene(NamedTuple):
     """A scene that training can use.
 
-    files: its pictures. path: of the decoded pixels, a numpy file of uint8 RGB, (K, 3, H, W).
-    size: (H, W). under, over: indices of the under- and of the over-exposed pictures, each dark to
-    bright.
+    files: its pictures. path: the cache file with the decoded pixels, uint8 RGB (K, 3, H, W).
+    size: (H, W). under, over: indices of the under- and the over-exposed pictures, dark to bright.
     """
 
     files: list[str]
@@ -40,7 +39,7 @@ class TrainingScene(NamedTuple):
 
 
 class BracketedDataset(Dataset):
-    """Aligned crops of some exposures of every scene in every epoch: a pair, or a longer stack.
+    """Random crops of scenes, each of one area in a pair, or a longer stack, of exposures.
 
     folders: a folder, or several, with one sub-folder a scene, which holds that scene's exposures.
     crop_size: side of the square crops, in pixels. Smaller scenes are enlarged to it, their aspect
@@ -48,24 +47,24 @@ class BracketedDataset(Dataset):
     seed: crops depend on (seed, epoch, scene) alone, in whatever order and process they are drawn.
     cache: folder for the decoded pixels, made where it is missing. Every scene is decoded once
         into an array there, which all workers and later runs read through a memory map.
-    progress: a bar on stderr while scenes are decoded, where that is a terminal.
+    progress: shows a bar while scenes are decoded, where stderr is a terminal.
     pairs: "any" draws one under- and one over-exposed picture, "extreme" takes a scene's darkest
         and brightest.
     stacks: the share of draws that are 3 to MAX_STACK exposures of the scene, where it has them.
-    zoom: crops show an area up to so many times as wide as crop_size, reduced to it.
-    gamma: all exposures are raised to one power, drawn between 1/gamma and gamma.
-    batch_size: how many scenes there have to be.
+    zoom: a crop shows an area of up to zoom x crop_size pixels a side, reduced to crop_size.
+    gamma: an item's exposures are all raised to one power, drawn between 1/gamma and gamma.
+    batch_size: scenes that training needs at least.
 
     Exposures brighter than the scene's mean luma, taken on a grid of pixels, are "over", the others
     "under". Scenes that cannot be used are named in a warning and left out.
 
     Raises OSError where a folder or the cache is not accessible. Raises ValueError where a folder
     has no scenes, none or fewer than batch_size can be used, the crops are larger than all scenes,
-    or a picture of floats has pixels that are no numbers. Where the files' headers tell, that
-    happens before the cache is written.
+    or a picture of floats has pixels that are not finite. Mistakes that the files' headers show are
+    raised before the cache is written.
 
     Item i is scene i % len(self) in epoch i // len(self): a float32 tensor (K, 3, crop_size,
-    crop_size) of Y, Cb, Cr in [0, 1], the exposures from dark to bright: (under, over) of a pair.
+    crop_size) of Y, Cb, Cr in [0, 1], the exposures from dark to bright; a pair is (under, over).
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class BracketedDataset(Dataset):
             [
                 v2.RandomHorizontalFlip(),
                 v2.RandomVerticalFlip(),
-                v2.RandomApply([v2.Lambda(transpose)]),  # With the flips, this makes all turns.
+                v2.RandomApply([v2.Lambda(transpose)]),  # With flips: turns by 90 degrees.
             ]
         )
 
@@ -108,7 +107,7 @@ class BracketedDataset(Dataset):
         return len(self.scenes)
 
     def fingerprint(self) -> dict[str, str]:
-        """Identifies the data: {scene: "files, width x height, hash of the files"}, in order.
+        """Identifies the data, in order: {scene: "<files> of <width>x<height>, <hash of files>"}.
 
         Scenes of one name in several folders are told apart by a number.
         """
@@ -143,7 +142,7 @@ class BracketedDataset(Dataset):
         return torch.cat([utils.to_ycbcr(image) for image in pixels])
 
     def crop(self, images: list[tv_tensors.Image]) -> list[tv_tensors.Image]:
-        """Cuts one random square out of all images (3, H, W) and brings it to crop_size."""
+        """Cuts the same random square out of all images (3, H, W), and resizes it to crop_size."""
         shorter = min(images[0].shape[-2:])
         area = self.crop_size * self.zoom ** float(torch.rand(()))
         area = min(round(area), max(self.crop_size, shorter))
@@ -156,7 +155,7 @@ class BracketedDataset(Dataset):
         return images
 
     def choose(self, under: list[int], over: list[int]) -> list[int]:
-        """Draws exposures. Returns their indices, dark to bright, as under and over are sorted."""
+        """Draws exposures; returns their indices, dark to bright, as both arguments are sorted."""
         everything = [*under, *over]
         if len(everything) > 2 and float(torch.rand(())) < self.stacks:
             longest = min(len(everything), MAX_STACK)
@@ -171,7 +170,7 @@ class BracketedDataset(Dataset):
 def check_before_decoding(
     scenes: list[tuple[str, list[str]]], crop_size: int, batch_size: int
 ) -> None:
-    """Raises ValueError for mistakes that would be found too late once all pictures are decoded.
+    """Raises ValueError for mistakes that would otherwise show only after all decoding.
 
     scenes: (folder, files) each.
     """
@@ -195,7 +194,7 @@ def check_before_decoding(
 
 
 def check_crops(sizes: Sequence[tuple[float, float]], crop_size: int, batch_size: int) -> None:
-    """Raises ValueError where scenes of sizes (H, W) are too few for a batch or all too small."""
+    """Raises ValueError where sizes (H, W) of scenes are too few for a batch or all too small."""
     if batch_size > len(sizes):
         raise ValueError(
             f"a batch of {batch_size} is more than the {len(sizes)} scenes that there are"
@@ -210,7 +209,7 @@ def check_crops(sizes: Sequence[tuple[float, float]], crop_size: int, batch_size
 def decode_all(
     found: list[tuple[str, list[str]]], cache: str, progress: bool
 ) -> list[TrainingScene]:
-    """Decodes scenes, (folder, files) each, into the cache. Returns those that can be used.
+    """Decodes scenes, (folder, files) each, into the cache. Returns the usable ones.
 
     The others are named in a warning.
     """
@@ -237,8 +236,8 @@ def decode_all(
 def decode_once(scene: tuple[str, list[str]], cache: str) -> TrainingScene | str:
     """Decodes a scene, (folder, files), into the cache unless it is there already.
 
-    Returns the reason instead where the scene cannot be used. Raises OSError where the cache cannot
-    be written.
+    Returns the TrainingScene, or the reason why the scene cannot be used. Raises OSError where the
+    cache cannot be written.
     """
     folder, files = scene
     if len(files) < 2:
@@ -260,7 +259,7 @@ def decode_once(scene: tuple[str, list[str]], cache: str) -> TrainingScene | str
 
 
 def cache_path(folder: str, files: list[str], cache: str) -> str:
-    """Returns a scene's file in the cache; another where its pictures have changed."""
+    """Returns the path of a scene's cache file, another one after its pictures have changed."""
     stamp = [(os.path.abspath(f), os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
     digest = hashlib.sha256(repr(stamp).encode()).hexdigest()[:16]
     return os.path.join(cache, f"{os.path.basename(folder)}-{digest}.npy")
@@ -269,12 +268,12 @@ def cache_path(folder: str, files: list[str], cache: str) -> str:
 def split_by_brightness(stack: np.ndarray) -> tuple[list[int], list[int]]:
     """Returns the indices of the under- and over-exposed pictures of (K, 3, H, W), dark to bright.
 
-    One of the two has none where all are equally bright.
+    Where all are equally bright, `over` is empty.
     """
     # A grid of some thousand pixels is enough for a mean.
     step = max(1, min(stack.shape[-2:]) // 64)
     brightness = stack[:, :, ::step, ::step].mean(axis=(2, 3)) @ np.array(utils.LUMA)
-    if np.ptp(brightness) == 0:  # Their mean may round to another number.
+    if np.ptp(brightness) == 0:  # Their mean, rounded, may lie below all.
         return list(range(len(stack))), []
     order = np.argsort(brightness, kind="stable").tolist()
     over = [k for k in order if brightness[k] > brightness.mean()]
@@ -291,7 +290,7 @@ def hash_files(files: Iterable[str]) -> str:
 
 
 def cached(path: str) -> np.ndarray | None:
-    """Opens a cache file; None where there is none or it is damaged, which removes it."""
+    """Opens a cache file; removes a damaged one. Returns None where there is none to open."""
     if not os.path.exists(path):
         return None
     try:
@@ -315,7 +314,7 @@ def read_stack(files: list[str]) -> np.ndarray:
 
 
 def check_finite(image: np.ndarray, path: str) -> None:
-    """Raises ValueError naming the file where floats in a picture are no numbers."""
+    """Raises ValueError naming the file where pixels of a float picture are not finite."""
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise ValueError(f"{path}: has pixels that are not finite numbers")
 
@@ -327,18 +326,19 @@ def as_8_bit_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def transpose(image: torch.Tensor) -> torch.Tensor:
-    """Exchanges rows and columns. A function of its own, because workers have to pickle it."""
+    """Exchanges rows and columns. Workers pickle it, so it cannot be a lambda."""
     return image.transpose(-1, -2)
 
 
 class EpochBatches:
-    """Batches of dataset items, in every epoch the scenes in an order drawn from (seed, epoch).
+    """Batches of dataset items: every epoch has all scenes, in an order drawn from (seed, epoch).
 
-    scenes: how many there are. batch_size: of each process. start: epoch, and step in it, of the
-    first batch. rank, count: this process's number and how many there are.
+    scenes: number of scenes. batch_size: items of a batch in each process. start: epoch of the
+    first batch, and its step in that epoch. rank, count: this process's number, and the number of
+    processes.
 
-    Every process has its part of every batch. An epoch's last batch may be smaller; of that, some
-    processes may have none.
+    Every process has its part of every batch. An epoch's last batch may be smaller, and some
+    processes' part of it empty.
     """
 
     def __init__(
@@ -378,10 +378,12 @@ def make_loader(
     pin_memory: bool = False,
     start_method: str | None = None,
 ) -> DataLoader:
-    """Returns the loader of these batches, each as by_count makes it.
+    """Returns a loader of these batches, each grouped by by_count.
 
-    As one stream over all epochs, it keeps the workers busy across the epochs' boundaries.
-    workers: processes that prepare crops. start_method: multiprocessing's.
+    The loader is one stream over all epochs, so that workers do not idle where one epoch ends.
+
+    workers: processes that prepare crops. start_method: one of multiprocessing's; None for the
+    system's default.
     """
     return DataLoader(
         dataset,
@@ -395,7 +397,7 @@ def make_loader(
 
 
 def by_count(samples: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Stacks samples (K, 3, H, W) to one tensor (N, K, 3, H, W) for every K that occurs."""
+    """Stacks samples (K, 3, H, W) into one tensor (N, K, 3, H, W) for every K that occurs."""
     counts = sorted({len(sample) for sample in samples})
     return [torch.stack([x for x in samples if len(x) == count]) for count in counts]
 
@@ -403,7 +405,7 @@ def by_count(samples: list[torch.Tensor]) -> list[torch.Tensor]:
 def ignore_signals(_worker: int) -> None:
     """Makes a worker leave Ctrl-C and a cluster's SIGTERM to the main process, which saves.
 
-    The main process's own SIGTERM ends the worker as ever.
+    A SIGTERM that the main process sends still ends the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):

@@ -30,9 +30,9 @@ class TrainingError(Exception):
 class Processes:
     """The processes that train together: torchrun's, or this one alone. A context.
 
-    rank, count: this one's number among them and how many they are. first: True in the one that
-    reports and writes. device: where this one computes. attempt: how often torchrun has started
-    them again.
+    rank, count: this process's number, and the number of processes. first: True in the process that
+    reports and writes. device: the device of this process. attempt: how often torchrun has
+    restarted the processes.
     """
 
     def __init__(self, device: str) -> None:
@@ -55,11 +55,11 @@ class Processes:
             )
             distributed.init_process_group(
                 "nccl" if self.device.type == "cuda" else "gloo",
-                # Every attempt has its own names, under which it cannot find dead processes.
+                # The prefix keeps an attempt from finding the dead processes of an earlier one.
                 store=distributed.PrefixStore(f"attempt {self.attempt}", store),
                 rank=self.rank,
                 world_size=self.count,
-                # The first may decode for hours; torchrun sees deaths without a timeout.
+                # Others may wait for hours while the first decodes; torchrun itself sees deaths.
                 timeout=timedelta(hours=12),
             )
         return self
@@ -69,7 +69,7 @@ class Processes:
             distributed.destroy_process_group()
 
     def sum(self, *values: float) -> Sequence[float]:
-        """Returns the sum over all processes of each of these numbers."""
+        """Returns the sum of every value over all processes."""
         if self.count == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -77,11 +77,11 @@ class Processes:
         return total.tolist()
 
     def any(self, flag: bool) -> bool:
-        """Returns True where the flag is True in one process at least."""
+        """Returns True where the flag is True in at least one process."""
         return self.sum(float(flag))[0] > 0
 
     def gather(self, values: list) -> list:
-        """Joins the lists of all processes, dealt out as values[rank::count], to one list again."""
+        """Returns one list of all processes' values, dealt out as values[rank::count]."""
         if self.count == 1:
             return values
         parts: list[Any] = [None] * self.count
@@ -100,9 +100,9 @@ class Processes:
 
 
 class StopOnSignal:
-    """Context in which a SIGTERM or the first SIGINT asks to stop; a second SIGINT interrupts.
+    """A context in which SIGTERM or a first SIGINT asks to stop; a second SIGINT interrupts.
 
-    requested: True from then on.
+    requested: True once a signal has asked to stop.
     """
 
     def __enter__(self) -> "StopOnSignal":
@@ -114,7 +114,7 @@ class StopOnSignal:
         return self
 
     def request(self, number: int, _frame: object) -> None:
-        """Handles the signals."""
+        """Handles SIGINT and SIGTERM."""
         self.requested = True
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -127,9 +127,9 @@ class StopOnSignal:
 class Schedule(NamedTuple):
     """The steps of a run and their learning rates.
 
-    scenes: samples of an epoch. batch: samples of a step, in all processes together. epochs: of the
-    run. lr: the highest learning rate. decay: "cosine" or "constant". warmup: steps in which the
-    learning rate rises from 0.
+    scenes: samples in an epoch. batch: samples in a step, of all processes together. epochs: epochs
+    in the run. lr: the highest learning rate. decay: "cosine" or "constant". warmup: steps in which
+    the learning rate rises from 0.
     """
 
     scenes: int
@@ -141,15 +141,15 @@ class Schedule(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Steps in an epoch."""
         return math.ceil(self.scenes / self.batch)
 
     def samples(self, step: int) -> int:
-        """Returns the samples of a step of an epoch; its last may have fewer than the others."""
+        """Returns the number of samples in a step of an epoch; the last step may have fewer."""
         return min(self.batch, self.scenes - step * self.batch)
 
     def learning_rate(self, step: int) -> float:
-        """Returns the learning rate of a step, counted from the run's first, 0.
+        """Returns the learning rate of a step; the run's first step is 0.
 
         A linear warm-up to lr, then lr or, for "cosine", a half cosine down to 0.
         """
@@ -169,7 +169,7 @@ class Criterion(Protocol):
 
 
 class Learner:
-    """All that training changes, and one step of it.
+    """Everything that training changes, and a step of training.
 
     model: the network. average: the average of its weights. optimizer, scaler: Adam, and the
     scaling of float16 gradients. state: the progress, a checkpoint.State.
@@ -188,8 +188,8 @@ class Learner:
     ) -> None:
         """Moves the network to the processes' device and, where centred, centres it.
 
-        dtype: of the convolutions. ema: the average's decay. noise: see exposure_noise. centred:
-        see centre. seed: what a step draws depends on (seed, step, rank) alone.
+        dtype: type of the convolutions. ema: the average's decay. noise: see exposure_noise.
+        centred: see centre. seed: a step's random numbers depend on (seed, step, rank) alone.
         """
         self.processes = processes
         self.noise = noise
@@ -226,10 +226,10 @@ class Learner:
         """Trains on this process's part of the state's next batch.
 
         stacks: exposures (n, K, 3, H, W), a tensor for every K, on any device; see by_count.
-        stop: a request that this process may get during the step. All learn of it with the loss.
+        stop: says whether this process has been asked to stop; the others learn it with the loss.
 
-        Returns True where any process is requested to stop. Raises TrainingError where the loss or
-        the weights are no longer finite.
+        Returns True where any process has been asked to stop. Raises TrainingError where the loss
+        or the weights are no longer finite.
         """
         state, device = self.state, self.processes.device
         stacks = [stack.to(device, non_blocking=True) for stack in stacks]
@@ -241,7 +241,7 @@ class Learner:
         value = self.descend(stacks, noise, schedule.learning_rate(number), share)
         if self.centred:
             centre(self.model)
-        self.average.n_averaged.fill_(number)  # which checkpoints do not hold
+        self.average.n_averaged.fill_(number)  # Checkpoints do not hold it.
         self.average.update_parameters(self.model)
         requested = float(stop is not None and stop.requested)
         total, requests = self.processes.sum(value / self.processes.count, requested)
@@ -266,9 +266,10 @@ class Learner:
         rate: float,
         share: float,
     ) -> float:
-        """Takes the optimiser's step at a learning rate. stacks, noise: see StepLoss.forward.
+        """Takes one step of the optimiser at a learning rate. Returns the loss.
 
-        share: what the sum of the samples' losses is multiplied by to make the loss. Returns that.
+        stacks, noise: see StepLoss.forward. share: factor from the sum of the samples' losses to
+        the loss.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -306,7 +307,7 @@ class Learner:
 class StepLoss(nn.Module):
     """The network and its loss as one module, which DistributedDataParallel calls once a step.
 
-    criterion: gives the samples' losses. dtype: of the network's convolutions.
+    criterion: computes the samples' losses. dtype: type of the network's convolutions.
     """
 
     def __init__(self, model: nn.Module, criterion: Criterion, dtype: torch.dtype) -> None:
@@ -321,10 +322,10 @@ class StepLoss(nn.Module):
         """Returns the sum of the samples' losses, a scalar.
 
         stacks: a batch, grouped by the number of exposures: tensors (N, K, 3, H, W) of Y, Cb, Cr
-        in [0, 1]. noise: for every group, what is added to the luma that the network sees, though
-        not to the luma of the loss: a tensor (N, K, H, W), or 0.
+        in [0, 1]. noise: for every group, a tensor (N, K, H, W) or 0. It is added to the luma that
+        the network sees, but not to the luma that the loss compares with.
         """
-        if not stacks:  # A process may get nothing of an epoch's last batch.
+        if not stacks:  # Without samples, a process still has to exchange gradients.
             zeros = [(0 * parameter).sum() for parameter in self.model.parameters()]
             return torch.stack(zeros).sum()
         losses = []
@@ -339,10 +340,10 @@ class StepLoss(nn.Module):
 def centre(model: DeepFuse) -> None:
     """Subtracts from every kernel of C2 to C5 its mean, in place.
 
-    Their inputs are positive, and large beside their variation. With kernels of any mean, the first
-    steps push most channels of C3 and C4 below zero everywhere, where they stay. After L. Huang et
-    al., "Centered Weight Normalization in Accelerating Training of Deep Neural Networks", ICCV
-    2017.
+    The layers' inputs are mostly positive, and large beside their variation. Without centring, the
+    first steps push most channels of C3 and C4 below zero everywhere, and they stay there. After
+    L. Huang et al., "Centered Weight Normalization in Accelerating Training of Deep Neural
+    Networks", ICCV 2017.
     """
     with torch.no_grad():
         for layer in (model.c2, model.c3, model.c4, model.c5):
@@ -379,7 +380,7 @@ def validate(
 ) -> list[float]:
     """Returns the multi-scale MEF-SSIM of every fused pair, on 8-bit gray at native size.
 
-    model: in eval mode. pairs: picture files. precision: see prepare. quiet: no progress bar.
+    model: in eval mode. pairs: picture files. precision: see prepare. quiet: hides the bar.
     """
     device = next(model.parameters()).device
     model = prepare(model, precision)

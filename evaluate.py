@@ -1,7 +1,7 @@
 """How well does fusion do on a folder of scenes? Scores methods beside each other.
 
 A plain average, OpenCV's MergeMertens, checkpoints and results already on disk are scored in one
-run. Every result is rounded to 8 bits before it is scored, as it is when it is written to a file.
+run. Every result is rounded to 8 bits, as in a picture file, before it is scored.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from model import choose_device, prepare
 from opts import EvaluateOptions, one_line, run
 from scores import colour_difference, score_all, to_gray
 
-FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # of one scene
+FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
 
 Scores = dict[str, dict[str, dict[str, float]]]  # method -> scene -> score -> value
 
@@ -39,8 +39,8 @@ Scores = dict[str, dict[str, dict[str, float]]]  # method -> scene -> score -> v
 class Scene(NamedTuple):
     """A scene to score.
 
-    name: of its folder. files: the exposures that are fused. middle: the file of the middle one of
-    three or more exposures, or None.
+    name, folder: the name and the path of its folder. files: the exposures that are fused. middle:
+    the middle one of all its files, or None where there are fewer than three.
     """
 
     name: str
@@ -49,16 +49,17 @@ class Scene(NamedTuple):
     middle: str | None
 
 
-Method = Callable[[Scene, list[np.ndarray]], np.ndarray]  # exposures, uint8, to the fused picture
+Method = Callable[[Scene, list[np.ndarray]], np.ndarray]  # from uint8 exposures to a fused picture
 
 
 def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
-    """Scores all methods as EvaluateOptions say. Writes --csv, --sheet and --save as it goes.
+    """Scores all methods with the options of evaluate.py.
 
-    Returns the scores, those of scores.score_all and "dC", the colour_difference from the middle
-    exposure, and {scene: reason} of the scenes that failed, which no method has a score of.
-    Raises OSError or ValueError naming the file where an option, a checkpoint or the size of a
-    picture, which is read from its header, is mistaken.
+    Writes --csv and --save after every scene, and --sheet at the end. Returns the scores, and
+    {scene: reason} for scenes that failed, for which no method has scores. The scores are those of
+    scores.score_all, and "dC", the colour_difference from the middle exposure. Raises OSError or
+    ValueError naming the file where an option, a checkpoint or a picture's size, as its header has
+    it, is mistaken.
     """
     device = choose_device(options.device)
     if options.csv:
@@ -130,7 +131,7 @@ def saving(method: Method, folder: str) -> Method:
 def methods_on_disk(
     folders: Sequence[tuple[str, str]], scenes: Sequence[Scene], taken: Iterable[str]
 ) -> dict[str, Method]:
-    """Returns the methods that read results of other programs from folders: (name, folder) each.
+    """Returns the methods that read other programs' results; folders: (name, folder) each.
 
     Raises ValueError where a name is taken, and where a scene's picture is missing or, by its
     header, of another size.
@@ -166,7 +167,7 @@ def find_scenes_to_score(folder: str, whole: bool) -> list[Scene]:
 def check_sizes(scenes: Sequence[Scene], score_size: int | None) -> None:
     """Raises ValueError where, by their headers, pictures of a scene cannot be fused or scored.
 
-    A header that tells nothing is no mistake here: such a scene may fail when it is read.
+    A picture whose size is unknown is no mistake here; its scene may fail when it is read.
     """
     for scene in scenes:
         sizes = [size for size in map(upright_size, scene.files) if size]
@@ -237,7 +238,7 @@ def scored_gray(image: np.ndarray, side: int | None) -> np.ndarray:
 
 
 def middle_picture(scene: Scene, images: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Returns the scene's middle exposure in 8 bits, from its decoded images where it is there."""
+    """Returns the scene's middle exposure in 8 bits, one of `images` where it is among them."""
     if scene.middle is None:
         return None
     if scene.middle in scene.files:
@@ -266,8 +267,9 @@ def merge_mertens(images: Sequence[np.ndarray]) -> np.ndarray:
 def match_results(folder: str, scenes: Sequence[str]) -> dict[str, str]:
     """Finds the fused picture of every scene in a folder of results: {scene: file}.
 
-    A file belongs to the scene whose name its own begins with, letter case and extension aside,
-    provided that neither a letter nor a digit follows. Of several such scenes, the longest counts.
+    A file belongs to a scene if its name, without extension, begins with the scene's in any letter
+    case, and neither a letter nor a digit follows. Of several matching scenes, the longest name
+    counts.
     Raises OSError where the folder cannot be listed, and ValueError naming a scene that has no
     file or several.
     """
@@ -310,7 +312,7 @@ def write_sheet(path: str, rows: Sequence[np.ndarray]) -> None:
 
 
 def print_tables(scores: Scores) -> None:
-    """Prints every scene's MEF-SSIM, a summary of all scores, and who wins against whom."""
+    """Prints every scene's MEF-SSIM, a summary of all scores, and the methods' wins."""
     methods = list(scores)
     print("Methods:")
     for number, method in enumerate(methods, start=1):

@@ -31,12 +31,12 @@ from tiles import (
 CHROMA = ("paper", "relative")
 REFINEMENT_TILE = 1024  # pixels a side of a tile
 REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
-MOMENTUM = 0.8  # of refinement's steps
-LUMINANCE_WEIGHT = 0.05  # of the luminance term in what refinement maximises
+MOMENTUM = 0.8  # share of a step of refinement that is kept for the next one
+LUMINANCE_WEIGHT = 0.05  # weight of the luminance term in refinement's objective
 FAST_FROM = 4_000_000  # pixels; larger pictures score higher when they are fused fast
-FAST_STEPS = 5  # of refinement, on reduced pictures
-REDUCED = 1000  # pixels; the longer side of reduced pictures is about as long
-WINDOW = 17  # side of the windows of fast fusion's linear models, in pixels of reduced pictures
+FAST_STEPS = 5  # steps of refinement, on reduced pictures
+REDUCED = 1000  # pixels; approximate longer side of reduced pictures
+WINDOW = 17  # pixels of reduced pictures; side of the windows of fast fusion's linear models
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
 
 
@@ -57,18 +57,18 @@ def fuse(
 
     model: a DeepFuse or PyramidDeepFuse in eval mode, on any device; see model.prepare.
     images: arrays of one size, (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1].
-    tile: pixels a side of the tiles in which the network works; by default those that suit the
-        device, halved where memory runs out. They overlap by the network's receptive radius, so
-        the result depends on them by float rounding alone. Refinement has larger tiles, on which
-        the result depends by less than a grey level of 255.
-    progress: shows a bar on stderr where that is a terminal.
+    tile: pixels a side of the tiles in which the network works, by default as suits the device.
+        Tiles are halved where memory runs out. They overlap by the network's receptive radius, so
+        their size changes the result by float rounding alone. Refinement has larger tiles, whose
+        size changes the result by less than a grey level of 255.
+    progress: shows a bar where stderr is a terminal.
     refine: steps of refine_luma; by default FAST_STEPS where fast, else 0.
     chroma: "paper" for fuse_chroma, "relative" for fuse_relative_chroma.
     fast: runs the network on reduced pictures, see plan_fast; by default from FAST_FROM pixels on.
     strength: share of the network's luma in the result; the rest is the exposures' mean.
     dtype: type of the result; by default that of `out`, else the images' deepest.
-    out: array that receives the result, as NumPy's functions take it. It may be one of the images,
-        whose memory then serves twice.
+    out: array for the result, like the `out` of NumPy's functions. It may be one of the images,
+        which is then overwritten.
 
     Returns the fused picture, with the images' size and colour: `out` where it is given.
     Raises ValueError where there are fewer than two images, where they differ in size or colour,
@@ -125,7 +125,7 @@ class Plan(NamedTuple):
 
     fuse_luma: takes a tile's luma, (K, 1, h, w) in [0, 1] on the CPU, and its Area in the picture;
         returns the fused luma, (1, 1, h, w).
-    tile, halo: pixels a side of a tile, and pixels that it needs beyond them.
+    tile, halo: pixels a side of a tile, and pixels around it that fuse_luma needs.
     workers: tiles worked on at a time, at most.
     """
 
@@ -143,7 +143,7 @@ def choose_plan(
     refine: int,
     progress: bool = False,
 ) -> Plan:
-    """Returns the Plan for what fuse's arguments ask for."""
+    """Returns the Plan that fuse's arguments ask for."""
     if fast:
         return plan_fast(model, images, tile, refine)
     if refine:
@@ -154,7 +154,7 @@ def choose_plan(
 def plan_full(model: DeepFuse, images: Sequence[np.ndarray], tile: int) -> Plan:
     """Returns the Plan that runs the network on every pixel.
 
-    Of a pyramid, all levels but the finest are computed here, and the finest one tile by tile.
+    A pyramid's coarser levels are computed here; the Plan computes the finest, tile by tile.
     """
     device = device_of(model)
     if not isinstance(model, PyramidDeepFuse):
@@ -191,7 +191,7 @@ def plan_full(model: DeepFuse, images: Sequence[np.ndarray], tile: int) -> Plan:
 def plan_refined(
     model: DeepFuse, images: Sequence[np.ndarray], tile: int, steps: int, progress: bool = False
 ) -> Plan:
-    """Returns the Plan that refines the network's luma, which is computed here, tile by tile."""
+    """Returns the Plan that refines, tile by tile, the network's luma, which is computed here."""
     device = device_of(model)
     plane = network_luma(model, images, tile, progress)
     image_means = mean_lumas(images).to(device)
@@ -207,19 +207,19 @@ def plan_refined(
 def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, steps: int) -> Plan:
     """Returns the Plan that applies to full pictures what the network does to reduced ones.
 
-    The network fuses pictures reduced to about REDUCED pixels, which are refined by so many steps.
-    Around every pixel the result is then expressed as a linear function of the reduced exposures.
-    The same function of the full exposures has their detail. Little is lost, because fused patches
+    The network fuses pictures reduced to about REDUCED pixels, and `steps` steps refine the result.
+    Around every pixel, it is then expressed as a linear function of the reduced exposures. The same
+    function of the full exposures has their detail. Little is lost, because fused patches
     are weighted sums of the exposures' patches (MEF-SSIM's y_hat).
 
     Linear models of windows by least squares: K. He, J. Sun, X. Tang, "Guided Image Filtering",
-    ECCV 2010, here of K guides; their use for enlarging: K. He, J. Sun, "Fast Guided Filter",
+    ECCV 2010, here with K guides; their use for enlarging: K. He, J. Sun, "Fast Guided Filter",
     arXiv:1505.00996.
     """
     device = device_of(model)
     factor = max(round(max(images[0].shape[:2]) / REDUCED), 1)
     lumas = reduce_lumas(images, factor)
-    # Smaller tiles: beside large pictures, memory matters more than the network's last per cents.
+    # Smaller tiles, because beside large pictures memory matters more than a little speed.
     y_f = network_luma(model, [luma[0].numpy() for luma in lumas], max(tile // 2, SMALLEST_TILE))
     sources = lumas.transpose(0, 1)  # (1, K, h, w)
     if steps:
@@ -324,7 +324,7 @@ def linear_models(sources: torch.Tensor, y_f: torch.Tensor) -> torch.Tensor:
 def window_mean(image: torch.Tensor) -> torch.Tensor:
     """Returns the mean over the window around every pixel, borders repeated.
 
-    image: (1, C, H, W) on the CPU, as is the result.
+    image: (1, C, H, W) on the CPU. Returns (1, C, H, W).
     """
     window = (WINDOW, WINDOW)
     planes = [cv2.blur(x.numpy(), window, borderType=cv2.BORDER_REPLICATE) for x in image[0]]
@@ -379,20 +379,20 @@ def refine_luma(
     """Raises fused luma's own multi-scale MEF-SSIM, and keeps it natural, by gradient ascent.
 
     y_f: (1, 1, H, W), the luma to start from; sources: (1, K, H, W); both in [0, 1].
-    image_means: mean luma of the whole sources, (1, K, 1, 1), where they are parts of pictures.
+    image_means: mean luma of whole pictures, (1, K, 1, 1), where `sources` are parts of them.
 
     Returns luma like y_f. Pictures smaller than MEF-SSIM's window at the coarsest scale are refined
     at fewer scales; those smaller than one window are returned as they are.
 
     The objective is sum_i b_i Q_i over the scales plus LUMINANCE_WEIGHT times SSIM's luminance
     term. Near Q_i = 1 the sum equals the score's product to first order; unlike the product, it is
-    a sum over windows, so tiles can be refined apart from each other.
+    a sum over windows, so tiles can be refined separately.
 
-    The gradient is divided by the objective's curvature, pixel by pixel. With denominators d that
-    change little, Q falls as var(y_f - y_hat)/d from its maximum, and the luminance term as
-    (l_f - l_hat)^2/d; these have the curvature 2/d. A step then moves textured and flat areas by
-    equal shares, and leaves the noise of flat ones alone. Luminance uses the score's Gaussian
-    windows, so that pixels near the border weigh as much in both.
+    The gradient is divided by the objective's curvature, pixel by pixel. As long as the
+    denominators d change little, Q falls as var(y_f - y_hat)/d from its maximum, and the luminance
+    term as (l_f - l_hat)^2/d; both have the curvature 2/d. A step then moves textured and flat
+    areas by equal shares, and leaves the noise of flat ones alone. Luminance uses the score's
+    Gaussian windows, so that pixels near the border weigh the same in both terms.
 
     The nearest published relative is K. Ma et al., "Multi-Exposure Image Fusion by Optimizing a
     Structural Similarity Index", IEEE Transactions on Computational Imaging 4(1), 2018.
@@ -418,7 +418,7 @@ def refine_luma(
 def refinement_objective(
     y: torch.Tensor, desired: Sequence[loss.Desired], l_hat: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns what refine_luma maximises, a scalar, and its curvature, of the shape of y."""
+    """Returns refine_luma's objective, a scalar, and its curvature, of the same shape as y."""
     height, width = y.shape[-2:]
     objective, curvature = y.new_zeros(()), torch.zeros_like(y, requires_grad=False)
     for i, level in enumerate(loss.scale_levels(y, len(desired))):
@@ -451,16 +451,17 @@ def fuse_chroma(chroma: torch.Tensor) -> torch.Tensor:
 def fuse_relative_chroma(stack: torch.Tensor, y_f: torch.Tensor) -> torch.Tensor:
     """Fuses chroma in proportion to luma, so that brightened areas keep their colour.
 
-    A surface's chroma grows with its exposure as its luma does; clipped and noisy pixels, where it
-    does not, count little: c = tau + y_f sum_k w_k (c_k - tau)/y_k / sum_k w_k, per pixel, with
-    w_k = y_k exp(-(y_k - 1/2)^2 / (2 * 0.2^2)) |c_k - tau|. The weight is the well-exposedness of
-    T. Mertens, J. Kautz, F. Van Reeth, "Exposure Fusion", Pacific Graphics 2007, times the paper's.
+    A surface's chroma grows with exposure as its luma does. Clipped and noisy pixels break this
+    rule and count little: c = tau + (y_f + b) sum_k w_k (c_k - tau)/(y_k + b) / sum_k w_k, per
+    pixel, with w_k = y_k exp(-(y_k - 1/2)^2 / (2 * 0.2^2)) (|c_k - tau| + 0.001) and b = 0.1. The
+    weight is luma, times the well-exposedness of T. Mertens, J. Kautz, F. Van Reeth, "Exposure
+    Fusion", Pacific Graphics 2007, times the weight of fuse_chroma.
 
     stack: (K, 3, H, W) of Y, Cb, Cr; y_f: fused luma (1, H, W). Returns (2, H, W).
     """
     y, offset = stack[:, :1], stack[:, 1:] - utils.NEUTRAL
     weight = y * torch.exp(-((y - 0.5) ** 2) / (2 * 0.2**2)) * (offset.abs() + 1e-3)
-    black = 0.1  # Below such luma, chroma is less than proportional, and mostly noise.
+    black = 0.1  # In darker pixels, chroma is less than proportional, and mostly noise.
     relative = (weight * offset / (y + black)).sum(dim=0) / weight.sum(dim=0).clamp(min=1e-9)
     return relative * (y_f.clamp(0, 1) + black) + utils.NEUTRAL
 
@@ -471,7 +472,7 @@ def panel(
 ) -> np.ndarray:
     """Returns under | over | fused | y_hat side by side, as one array of four times their width.
 
-    y_hat is the picture that MEF-SSIM compares with, see loss.y_hat, in the paper's chroma. It is
+    y_hat is the picture that MEF-SSIM compares with, see loss.y_hat, with the paper's chroma. It is
     computed on the whole picture at once.
 
     under, over, options: as fuse takes them. target: as loss.y_hat takes it.
@@ -490,7 +491,7 @@ def panel(
 
 
 def check_images(images: Sequence[np.ndarray], one_size: bool = True) -> None:
-    """Raises ValueError where pictures cannot be fused; one_size: also where their sizes differ."""
+    """Raises ValueError where pictures cannot be fused or, for one_size, differ in size."""
     if len(images) < 2:
         raise ValueError(f"fusion needs two or more pictures, not {len(images)}")
     shape = images[0].shape

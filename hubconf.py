@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-# torch.hub takes every public callable of this file for a network, so only modules are imported.
+# torch.hub takes every public callable here for a network, so only modules are imported.
 import checkpoint
 import fusion
 import model
@@ -32,7 +32,7 @@ class _Fuser:
 
 
 def deepfuse(weights: str = opts.WEIGHTS, device: str = "auto", precision: str = "auto") -> _Fuser:
-    """Returns the paper's network, trained.
+    """Returns the paper's trained network, DeepFuse.
 
     weights: checkpoint file. device: "auto", "cpu", "cuda" or "cuda:N".
     precision: type of the convolutions, see model.prepare.
@@ -43,6 +43,6 @@ def deepfuse(weights: str = opts.WEIGHTS, device: str = "auto", precision: str =
 
 
 def pyramid(device: str = "auto", precision: str = "auto") -> _Fuser:
-    """Returns the network that sees the whole picture, trained; arguments are deepfuse's."""
+    """Returns the trained PyramidDeepFuse; device, precision and what is raised as in deepfuse."""
     weights = os.path.join(os.path.dirname(opts.WEIGHTS), "pyramid.pth")
     return deepfuse(weights, device, precision)

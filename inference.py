@@ -1,7 +1,7 @@
 """How are photos fused from the command line? Files and flags around fusion.fuse.
 
-Functions import what needs PyTorch: that takes a second, in which pictures are read, and for which
---help and mistaken flags do not wait.
+Functions import what needs PyTorch, because that takes a second: pictures are read meanwhile, and
+--help and mistaken flags do not wait for it.
 """
 
 import argparse
@@ -30,19 +30,19 @@ from opts import TestOptions, one_line, run
 if TYPE_CHECKING:
     from model import DeepFuse
 
-FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # that cost a folder a scene
-AHEAD = 2  # scenes of a folder that are read before their turn, and that wait to be written
-LARGE = 150e6  # bytes; exposures of larger pictures are decoded one after the other
+FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
+AHEAD = 2  # scenes of a folder that are read ahead, and as many that wait to be written
+LARGE = 150e6  # bytes; the exposures of a scene with larger pictures are decoded in turn
 REST = 0.7e9  # bytes of memory for PyTorch and the network's features
-TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # by --depth
-CGROUP = "/sys/fs/cgroup"  # where Linux tells a container's memory (cgroup v2)
+TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
+CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2)
 
 
 class Recipe(NamedTuple):
     """The way from a scene's pictures to a result, as the flags say.
 
-    size: (height, width) to resize to, or None. align: None, "yes" or "try". fuse: the keyword
-    arguments of fusion.fuse. Other fields are the flags of these names.
+    size: (height, width) to resize to, or None. align: None, "yes" or "try". crop: the opposite of
+    --no_crop. fuse: keyword arguments for fusion.fuse. Other fields are the flags of these names.
     """
 
     size: tuple[int, int] | None
@@ -57,7 +57,7 @@ class Recipe(NamedTuple):
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
-    """Returns the Recipe of a TestOptions namespace."""
+    """Returns the Recipe that the options of inference.py ask for."""
     return Recipe(
         size=(options.H, options.W) if options.H else None,
         align=options.align,
@@ -79,7 +79,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
 
 
 def inference(options: argparse.Namespace) -> int:
-    """Fuses picture files, or all brackets of a folder, as a TestOptions namespace says.
+    """Fuses picture files, or all brackets of a folder, with the options of inference.py.
 
     Returns the exit status: 1 where some brackets of a folder could not be fused, else 0. Raises
     OSError or ValueError naming the file where a picture or the checkpoint cannot be used or the
@@ -125,7 +125,7 @@ def load_network(path: str, device: str, precision: str) -> "DeepFuse":
 def plan_results(
     scenes: dict[str, list[str]], folder: str, results: str, name: str, recipe: Recipe
 ) -> list[tuple[list[str], str]]:
-    """Plans what becomes of the scenes {name: files} of a folder: [(files, path of the result)].
+    """Plans the results of a folder's scenes {name: files}: [(files, path of the result)].
 
     results: the folder of the results, which is made. name: a result's file name with {scene} in
     it. Raises OSError or ValueError where a result could not be written, two scenes would have one
@@ -154,8 +154,8 @@ def plan_results(
 def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:
     """Raises OSError or ValueError where a scene's result, or its preview, could not be written.
 
-    The headers of the scene's files tell the result's type. Of files without one, which reading
-    refuses or Pillow does not know, it is taken for 8-bit colour.
+    The headers of the scene's files tell the result's type. Files may have none, because reading
+    will refuse them or Pillow does not know them; without any header, 8-bit colour is assumed.
     """
     headers = []
     for file in files:
@@ -172,19 +172,19 @@ def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:
 
 
 def preview_path(path: str) -> str:
-    """The file name of the contact sheet beside a result."""
+    """Returns the path of the contact sheet beside a result."""
     return f"{os.path.splitext(path)[0]}_preview.jpg"
 
 
 def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
     """Reads a scene's files.
 
-    Raises ValueError before any is decoded where memory is too small, and as read_picture does.
+    Raises ValueError, before any file is decoded, where memory is too small, and as read_picture.
     """
     headers = [header for header in map(metadata.read_header, files) if header]
     sizes = [header.height * header.width * header.bytes_per_pixel for header in headers]
     largest = max(sizes, default=0)
-    # Decoding and encoding need a second picture, alignment and deghosting copies of all.
+    # Decoding and encoding need a copy of one picture, alignment and deghosting of all.
     copies = 2 if recipe.align or recipe.deghost else 1
     needed = REST + sum(sizes) * copies + largest
     free = available_memory()
@@ -198,7 +198,7 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
 
 
 def available_memory(cgroup: str | os.PathLike = CGROUP) -> int | None:
-    """Bytes of memory that this process can still have; None where the system does not say.
+    """Returns the bytes of memory that this process can still have; None where unknown.
 
     cgroup: the folder of a container's memory.* files.
     """
@@ -212,7 +212,7 @@ def available_memory(cgroup: str | os.PathLike = CGROUP) -> int | None:
             int(Path(cgroup, f"memory.{name}").read_text()) for name in ("max", "current")
         )
         with contextlib.suppress(OSError, ValueError, KeyError):
-            # The files that were read stay in memory while nobody else needs it.
+            # Linux caches files that were read, but frees that memory for whoever needs it.
             statistics = Path(cgroup, "memory.stat").read_text().splitlines()
             used -= int(dict(line.split(" ", 1) for line in statistics)["inactive_file"])
         free.append(limit - used)
@@ -228,7 +228,7 @@ def fuse_folder(
 ) -> int:
     """Fuses scenes [(files, path of the result)]; reading, fusing and writing overlap.
 
-    problems: messages on what could not be planned, which count as scenes. bar: shows progress.
+    problems: messages on unusable files and folders; each counts as a scene. bar: shows progress.
     Returns the exit status, 1 where a scene failed.
     """
     failures: list[str] = []
@@ -276,7 +276,7 @@ def fuse_folder(
 def read_ahead(
     readers: Executor, work: Iterable[tuple[list[str], str]], recipe: Recipe
 ) -> Iterator[tuple[list[str], str, Future]]:
-    """Yields (files, path, future of the Pictures) of scenes, AHEAD of which are read at a time."""
+    """Yields (files, path, future of the Pictures) of every scene; reads AHEAD scenes at a time."""
     ahead: deque[tuple[list[str], str, Future]] = deque()
     for files, path in work:
         ahead.append((files, path, readers.submit(read_scene, files, recipe)))
@@ -293,7 +293,7 @@ def fuse_scene(
     path: str,
     recipe: Recipe,
 ) -> Callable[[], None]:
-    """Fuses the Pictures of one scene; returns a function that writes the result under a path.
+    """Fuses the Pictures of one scene; returns a function that writes the result to `path`.
 
     Raises ValueError naming the files where they cannot be fused.
     """
@@ -335,7 +335,7 @@ def align_and_deghost(
     if recipe.align:
         images, area = aligned(files, images, reference, recipe)
         alpha = None if alpha is None else alpha[area]
-        fusion.check_images(images)  # Unaligned ones may differ in size.
+        fusion.check_images(images)  # With --align=try, they may be unaligned and differ in size.
     if recipe.deghost:
         images, shares = align.deghost(images, reference)
         for file, share in zip(files, shares, strict=True):
@@ -380,7 +380,7 @@ def aligned(
 def fuse_images(model: "DeepFuse", images: list[np.ndarray], recipe: Recipe) -> np.ndarray:
     """Fuses a scene's pictures, or makes their panel; raises ValueError as fusion.fuse does.
 
-    Without a preview, which shows all exposures, the first one's memory may become the result's.
+    The result may overwrite the first exposure, unless a preview needs it afterwards.
     """
     import fusion
 
@@ -409,7 +409,7 @@ def write_result(
 
 
 def common_alpha(pictures: Sequence[utils.Picture], path: str) -> np.ndarray | None:
-    """The alpha that all Pictures have; None, with a warning, where they differ in it."""
+    """Returns the alpha that all Pictures have; None, with a warning, where they differ in it."""
     first, *others = (picture.alpha for picture in pictures)
     if first is None and all(alpha is None for alpha in others):
         return None

@@ -18,12 +18,12 @@ from torch import nn
 from torch.nn import functional as F
 
 WINDOW = 11  # pixels a side
-SIGMA = 1.5  # pixels; of the Gaussian window in which SSIM compares
-SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)  # of the scales, finest first
+SIGMA = 1.5  # pixels; standard deviation of SSIM's Gaussian window
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)  # weights of the scales, finest first
 EXPONENTS = [weight / sum(SCALE_WEIGHTS) for weight in SCALE_WEIGHTS]
-CONTRAST_FLOOR = 0.001 / 255  # is added to every c_k, on the [0, 1] scale
-MAX_EXPONENT = 10  # of the contrasts, in the weights of the structures
-LOWEST_SCORE = 0.01  # of one scale; below it, tangent_log replaces the logarithm
+CONTRAST_FLOOR = 0.001 / 255  # on the scale [0, 1]; added to every c_k
+MAX_EXPONENT = 10  # highest power of the contrasts in the structures' weights
+LOWEST_SCORE = 0.01  # score of one scale; below it, tangent_log replaces the logarithm
 
 
 def mef_ssim(
@@ -60,7 +60,7 @@ def mef_ssim(
 
 
 def combine_scales(q: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Returns the product of Q_i^b_i over all scales, finest first, or Q itself of one scale."""
+    """Returns the product of Q_i^b_i over all scales, finest first; Q itself for one scale."""
     if len(q) == 1:
         return q[0]
     logs = [b * tangent_log(q_i) for b, q_i in zip(EXPONENTS, q, strict=True)]
@@ -71,7 +71,7 @@ def y_hat(sources: torch.Tensor, target: str = "patch") -> torch.Tensor:
     """Returns the desired picture, with which the fused one is compared, at the finest scale.
 
     For "patch", every window has sum_k b_k (x_k - l_k) plus the mean of its l_k, and a pixel is the
-    mean over the windows that hold it; values may leave [0, 1]. For "global" it is the blend.
+    mean over the windows that hold it; values may leave [0, 1]. For "global", y_hat is the blend.
 
     sources: shape (N, K, H, W), values in [0, 1]. Returns shape (N, 1, H, W).
     """
@@ -92,7 +92,7 @@ class MEF_SSIM_Loss(nn.Module):
     The options are mef_ssim's. forward takes two source lumas, the fused luma and, after it, any
     further sources, each (N, 1, H, W) in [0, 1]; for target "global" y_1 is the under- and y_2
     the over-exposed one. Returns (loss, y_hat): a scalar and, without gradient, (N, 1, H, W).
-    Training calls sample_losses, which does without y_hat.
+    Training calls sample_losses, which computes no y_hat.
     """
 
     def __init__(
@@ -132,13 +132,13 @@ def patch_coefficients(sources: torch.Tensor) -> torch.Tensor:
     _, covariance = moments(sources, box_mean)  # {(j, k): (N, h, w)}, j <= k
     variance = torch.stack([covariance[k, k] for k in range(count)], dim=1)
     # A constant window's variance comes out as rounding noise. Taken for structure, it would be
-    # divided by its own size. 8-bit sources vary by twice this threshold or not at all.
+    # divided by its own size. An 8-bit window's variance is 0 or at least twice this threshold.
     eps = torch.finfo(sources.dtype).eps
     varies = variance > eps / 2
     deviation = varies * variance.clamp(min=eps / 2).sqrt()  # (N, K, h, w)
 
     def norm(b):
-        """Returns ||sum_k b_k (x_k - l_k)|| of every window; b has to make it of order 1."""
+        """Returns ||sum_k b_k (x_k - l_k)|| of every window; b has to bring it to order 1."""
         total = 0.0
         for j, k in covariance:
             limit = deviation[:, j] * deviation[:, k]
@@ -171,7 +171,7 @@ def global_coefficients(sources: torch.Tensor) -> torch.Tensor:
     1.25 y_2 - 0.25 y_1. The earlier implementation takes one norm over the whole batch. Here it is
     taken over a sample, so that a sample's loss does not depend on the others.
 
-    sources: (N, 2, H, W) in [0, 1]. Returns (N, 2, 1, 1). Raises ValueError for other than two.
+    sources: (N, 2, H, W) in [0, 1]. Returns (N, 2, 1, 1). Raises ValueError unless there are two.
     """
     if sources.shape[1] != 2:
         raise ValueError(f"target 'global' is defined for 2 sources, not {sources.shape[1]}")
@@ -196,9 +196,9 @@ class Desired(NamedTuple):
 
 
 def desired_windows(sources: torch.Tensor, scales: int = 3, target: str = "patch") -> list[Desired]:
-    """Returns what fused luma is compared with at every scale, finest first.
+    """Returns the Desired windows of every scale, finest first.
 
-    The result serves any number of comparisons with these sources, (N, K, H, W) in [0, 1].
+    They serve any number of comparisons with these sources, (N, K, H, W) in [0, 1].
     """
     desired = []
     for level in scale_levels(sources, scales):
@@ -233,12 +233,12 @@ def desired_luminance(
 ) -> torch.Tensor:
     """Returns a natural brightness l_hat for every 11x11 window.
 
-    Sources weigh the more, the nearer their local and their global mean are to mid-grey (K. Ma et
-    al., "Deep Guided Learning for Fast Multi-Exposure Image Fusion", IEEE TIP 29, 2020).
+    A source weighs more the nearer its local and global means are to mid-grey (K. Ma et al., "Deep
+    Guided Learning for Fast Multi-Exposure Image Fusion", IEEE TIP 29, 2020).
 
     sources: (N, K, H, W) in [0, 1]. Returns (N, 1, H-10, W-10).
-    image_means: the global means, (N, K, 1, 1), where the sources are parts of larger pictures.
-    window_mean: gaussian_mean, or box_mean, which is the default.
+    image_means: the global means, (N, K, 1, 1), if the sources are parts of larger pictures.
+    window_mean: gaussian_mean or, by default, box_mean.
     """
     local = (window_mean or box_mean)(sources)
     if image_means is None:
@@ -286,7 +286,7 @@ def scale_levels(x: torch.Tensor, scales: int) -> list[torch.Tensor]:
 
 def box_mean(x: torch.Tensor) -> torch.Tensor:
     """Returns every channel's mean over every valid 11x11 window, (N, C, H-10, W-10)."""
-    # With a division after the sum, the mean of a constant is that constant, exactly.
+    # Division after the sum keeps the mean of a constant such as 1 or 0.5 exact.
     return separable(x, torch.ones(WINDOW, dtype=x.dtype, device=x.device)) / WINDOW**2
 
 
@@ -318,7 +318,7 @@ def spread(windows: torch.Tensor) -> torch.Tensor:
 
 
 def halve(x: torch.Tensor) -> torch.Tensor:
-    """Returns the means of 2x2 pixels; odd sides have their last row or column repeated."""
+    """Returns the means of 2x2 pixels; the last row or column of an odd side is repeated."""
     height, width = x.shape[-2:]
     return F.avg_pool2d(F.pad(x, [0, width % 2, 0, height % 2], mode="replicate"), 2)
 
@@ -363,6 +363,6 @@ def check_size(height: int, width: int, scales: int = 3) -> None:
 
 
 def possible_scales(height: int, width: int) -> int:
-    """Returns how many scales of a picture have room for the window, at most all of them."""
+    """Returns the number of scales, 0 to 3, at which a picture is no smaller than the window."""
     side = min(height, width)
     return sum(side > (WINDOW - 1) * 2**i for i in range(len(SCALE_WEIGHTS)))

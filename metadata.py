@@ -1,7 +1,7 @@
 """What do files say beside their pixels? Headers, EXIF, ICC profiles and XMP.
 
-Pillow reads headers and EXIF without decoding a pixel. It is imported in functions, because that
-takes 0.03 s, for which --help need not wait. EXIF is changed in place by code of our own: Pillow
+Pillow reads headers and EXIF without decoding a pixel. Functions import it, because importing takes
+0.03 s, which --help can do without. EXIF is changed in place by code of our own: Pillow
 would move MakerNotes, whose offsets then point elsewhere.
 """
 
@@ -29,9 +29,9 @@ METADATA = {
     "XMP": cv2.IMAGE_METADATA_XMP,
 }
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"  # stands before XMP in JPEG files alone
-TIFF = (b"II*\0", b"MM\0*")  # the first bytes of a TIFF file,
-BIG_TIFF = b"II+\0"  # those of one with offsets of 64 bits, in the byte order that Pillow reads
-BYTE_ORDERS = {b"II": "<", b"MM": ">"}  # from the first bytes of EXIF and TIFF to struct's sign
+TIFF = (b"II*\0", b"MM\0*")  # first bytes of a TIFF file, in either byte order
+BIG_TIFF = b"II+\0"  # first bytes of one with 64-bit offsets, in the byte order that Pillow reads
+BYTE_ORDERS = {b"II": "<", b"MM": ">"}  # struct's sign by the first bytes of EXIF or TIFF
 TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC}
 BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0115, 0x0153
 PALETTE, FLOATS = 3, 3  # values of PHOTOMETRIC and of SAMPLE_FORMAT
@@ -40,19 +40,19 @@ ORIENTATION, EXIF_DIRECTORY, GPS_DIRECTORY = 0x0112, 0x8769, 0x8825
 DESCRIPTIONS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
 OFFSETS = (0x927C, 0xA005)  # tags of the Exif directory that hold offsets, MakerNote first
 WIDTHS, HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
-THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # offsets and sizes: of a JPEG, of strips
+THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # tags of offset and size: of a JPEG, of strips
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8}  # bytes of a value by its EXIF type
-JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # ends the data of a scan
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the marker that ends the data of a scan
 XMP_THUMBNAILS = re.compile(rb"<([\w.-]+:Thumbnails)\b[^>]*(?<!/)>.*?</\1\s*>", re.DOTALL)
 XMP_JPEG = re.compile(rb"/9j/(?:[A-Za-z0-9+/=\s]|&#x[AaDd];){60,}")  # base64; FF D8 FF is /9j/
-PIXEL_LIMIT = threading.Lock()  # held while Pillow's is lifted
+PIXEL_LIMIT = threading.Lock()  # held while Pillow's limit of pixels is lifted
 
 
 class Header(NamedTuple):
-    """The size and type of the array that OpenCV makes of a picture file.
+    """The size and type of the array that OpenCV decodes from a picture file.
 
-    Height and width are as stored, before the EXIF orientation turns the picture. grey: without
-    colour; grey with alpha is decoded to four channels nevertheless.
+    Height and width are as stored, before the EXIF orientation turns the picture. grey: True for
+    pictures without colour; even these are decoded to four channels if they have alpha.
     """
 
     height: int
@@ -63,18 +63,20 @@ class Header(NamedTuple):
 
     @property
     def bytes_per_pixel(self) -> int:
+        """Bytes of a decoded pixel."""
         return self.channels * self.dtype.itemsize
 
     @property
     def floats(self) -> bool:
+        """True where pixels are floats."""
         return self.dtype.kind == "f"
 
 
 def read_header(path: str | os.PathLike) -> Header | None:
-    """Reads the Header of a picture file; None of damaged files and of formats unknown to Pillow.
+    """Reads the Header of a picture file; None for damaged files and formats unknown to Pillow.
 
-    AVIF and JPEG 2000 files in colour count as 8-bit ones, whatever their depth, which Pillow does
-    not tell. Raises OSError where the file cannot be opened.
+    AVIF and JPEG 2000 files in colour count as 8-bit ones, because Pillow does not tell their
+    depth. Raises OSError where the file cannot be opened.
     """
     with open(path, "rb") as file:
         try:
@@ -84,7 +86,7 @@ def read_header(path: str | os.PathLike) -> Header | None:
 
 
 def is_tiff(file: BinaryIO) -> bool:
-    """True where a file, open at its start, begins as TIFF does."""
+    """Returns True where a file, open at its start, begins as TIFF does."""
     start = file.read(4)
     file.seek(0)
     return start in (*TIFF, BIG_TIFF)
@@ -127,7 +129,7 @@ def pillow_header(image: "ImageFile") -> Header:
 
 
 def tiff_header(file: BinaryIO) -> Header:
-    """The Header of a TIFF file open at its start, of floats too, which Pillow does not identify.
+    """Returns the Header of a TIFF file open at its start, of floats too, which Pillow may refuse.
 
     Raises many types where the file is damaged.
     """
@@ -149,15 +151,16 @@ def tiff_header(file: BinaryIO) -> Header:
 
 
 def first(value: Any) -> Any:
-    """The first of several values; a single value as it is."""
+    """Returns the first of several values, or a single value as it is."""
     return value[0] if isinstance(value, tuple) else value
 
 
 def read_exif(path: str | os.PathLike) -> dict[int, Any]:
     """Reads the EXIF of a picture file as {tag: value}, of its main and its Exif directory.
 
-    A value is a number, the first if a tag has several, or text, or bytes. What is damaged is left
-    out. No pixel is decoded. Raises OSError where the file cannot be opened.
+    A value is a number, text or bytes, the first one if a tag has several; None stands for a number
+    that is not finite. Damaged entries are left out. No pixel is decoded. Raises OSError where the
+    file cannot be opened.
     """
     from PIL import Image
 
@@ -175,7 +178,7 @@ def read_exif(path: str | os.PathLike) -> dict[int, Any]:
 
 
 def exif_behind_pixels(png: BinaryIO) -> bytes:
-    """The EXIF of a PNG file, wherever it stands (PNG, 11.3.4.5); b"" where there is none."""
+    """Returns the EXIF of a PNG file, wherever it stands (PNG, 11.3.4.5); b"" without any."""
     png.seek(8)
     while len(start := png.read(8)) == 8:
         size, kind = struct.unpack(">I4s", start)
@@ -186,7 +189,7 @@ def exif_behind_pixels(png: BinaryIO) -> bytes:
 
 
 def exif_values(exif: bytes) -> dict[int, Any]:
-    """The values of EXIF, see read_exif."""
+    """Returns the values of EXIF as read_exif does."""
     from PIL import Image
 
     parsed = Image.Exif()
@@ -196,7 +199,7 @@ def exif_values(exif: bytes) -> dict[int, Any]:
 
 
 def plain_values(exif: "Exif") -> dict[int, Any]:
-    """The values of Pillow's Exif as read_exif returns them."""
+    """Returns the values of Pillow's Exif as read_exif does."""
     values: dict[int, Any] = {}
     for directory in (lambda: exif, lambda: exif.get_ifd(EXIF_DIRECTORY)):
         with contextlib.suppress(Exception):  # Pillow raises many types.
@@ -204,7 +207,7 @@ def plain_values(exif: "Exif") -> dict[int, Any]:
                 value = first(value)
                 if isinstance(value, str):
                     value = value.partition("\0")[0]
-                elif not isinstance(value, int | bytes):  # fractions, whose divisor may be 0
+                elif not isinstance(value, int | bytes):  # a fraction, whose divisor may be 0
                     value = float(value)
                     value = value if math.isfinite(value) else None
                 values.setdefault(tag, value)
@@ -212,13 +215,13 @@ def plain_values(exif: "Exif") -> dict[int, Any]:
 
 
 def orientation(values: dict[int, Any]) -> int:
-    """EXIF's orientation, 1 (upright) to 8, of the values of read_exif or exif_values."""
+    """Returns the orientation, 1 (upright) to 8, from values of read_exif or exif_values."""
     value = values.get(ORIENTATION)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def as_metadata(kinds, chunks) -> dict[str, bytes]:
-    """OpenCV's lists of metadata as a Picture's; profiles that are none are left out."""
+    """Converts OpenCV's lists of metadata to a Picture's; drops ICC chunks that are no profiles."""
     names = {number: name for name, number in METADATA.items()}
     metadata: dict[str, bytes] = {}
     for kind, chunk in zip(kinds, chunks, strict=True):
@@ -228,19 +231,19 @@ def as_metadata(kinds, chunks) -> dict[str, bytes]:
             # OpenCV 5.0 reads a byte too many from PNG.
             chunk = chunk[: chunk.rfind(b">") + 1].removeprefix(XMP_HEADER)
         if name == "ICC" and not is_profile(chunk):
-            continue  # Segments of JPEG's with that number hold other things too.
+            continue  # Such segments of a JPEG file hold other things too.
         if name and chunk:
             metadata[name] = chunk
     return metadata
 
 
 def is_profile(chunk: bytes) -> bool:
-    """True where bytes are an ICC profile: its signature and its own length say so (ICC.1, 7.2)."""
+    """Returns True where signature and length are those of an ICC profile (ICC.1, 7.2)."""
     return chunk[36:40] == b"acsp" and int.from_bytes(chunk[:4], "big") == len(chunk)
 
 
 def tiff_metadata(data: bytes) -> dict[str, bytes]:
-    """EXIF, ICC and XMP of a TIFF file's bytes, which OpenCV does not read; {} of other files."""
+    """Returns EXIF, ICC and XMP from TIFF bytes, as OpenCV reads none of them; {} for others."""
     metadata = {}
     if data[:4] in TIFF and len(data) >= 8:
         order = BYTE_ORDERS[data[:2]]
@@ -258,7 +261,7 @@ def tiff_metadata(data: bytes) -> dict[str, bytes]:
 
 
 def tiff_exif(data: bytes) -> bytes:
-    """Returns EXIF made of a TIFF file's bytes, for other formats; b"" where the file has none.
+    """Returns EXIF made from a TIFF file's bytes, for other formats; b"" where the file has none.
 
     It lacks the orientation, because OpenCV turns TIFF files, and MakerNotes, whose offsets would
     no longer be right.
@@ -302,9 +305,9 @@ def tiff_with(data: bytes, metadata: dict[str, bytes]) -> bytes:
 
 
 def updated(metadata: dict[str, bytes], shape: tuple[int, ...]) -> dict[str, bytes]:
-    """Metadata of an upright picture of a shape (H, W, ...), without pictures in them.
+    """Returns the metadata for an upright picture of a shape (H, W, ...), without thumbnails.
 
-    A thumbnail shows one exposure, whole, where the result may be cropped or without a ghost.
+    A thumbnail would show one whole exposure, though the result may be cropped or deghosted.
     """
     changed = dict(metadata)
     if "EXIF" in metadata:
@@ -315,10 +318,10 @@ def updated(metadata: dict[str, bytes], shape: tuple[int, ...]) -> dict[str, byt
 
 
 def updated_exif(exif: bytes, shape: tuple[int, ...]) -> bytes:
-    """EXIF of an upright picture of a shape (H, W, ...), its thumbnail and previews blanked.
+    """Returns EXIF for an upright picture of a shape (H, W, ...), thumbnail and previews blanked.
 
-    Everything else stays at its place, because MakerNotes hold offsets that nobody else knows. EXIF
-    2.32, section 4.5; what is damaged stays as it is.
+    Everything else stays at its place, because MakerNotes hold offsets that only their makers know.
+    Damaged parts stay as they are. EXIF 2.32, section 4.5.
     """
     data = bytearray(exif)
     order = BYTE_ORDERS.get(exif[:2])
@@ -341,10 +344,10 @@ def updated_exif(exif: bytes, shape: tuple[int, ...]) -> bytes:
 
 
 def read_directory(data: bytes | bytearray, order: str, start: int) -> tuple[dict, int]:
-    """The entries {tag: (type, count, offset of the value)} of an EXIF or TIFF directory.
+    """Returns the entries {tag: (type, count, offset of the value)} of an EXIF or TIFF directory.
 
-    Returns with them the place behind them, where the offset of the next directory stands. What the
-    data do not hold is left out.
+    Returns also the place behind them, where the offset of the next directory stands. Entries
+    beyond the end of the data are left out.
     """
     entries: dict[int, tuple[int, int, int]] = {}
     if start + 2 > len(data):
@@ -360,7 +363,7 @@ def read_directory(data: bytes | bytearray, order: str, start: int) -> tuple[dic
 
 
 def read_integers(data: bytes | bytearray, order: str, entry: tuple | None) -> list[int]:
-    """The integers of a directory's entry; [] where there is none or it is of another type."""
+    """Returns the integers of a directory's entry; [] where it is missing or of another type."""
     kind, count, offset = entry or (0, 0, 0)
     size = {3: 2, 4: 4}.get(kind, 0)
     if not size or offset + size * count > len(data):
@@ -371,7 +374,7 @@ def read_integers(data: bytes | bytearray, order: str, entry: tuple | None) -> l
 def blank_directories(data: bytearray, order: str, place: int, seen: set[int]) -> None:
     """Fills EXIF's directories of thumbnails and their pictures with zeros.
 
-    place: of the first one's offset. seen: offsets of directories that stay.
+    place: where the offset of the first one stands. seen: offsets of directories to keep.
     """
     while place + 4 <= len(data):
         (start,) = struct.unpack_from(order + "I", data, place)
@@ -399,10 +402,10 @@ def blank_jpegs(data: bytearray) -> None:
 
 
 def end_of_jpeg(data: bytearray, start: int) -> int | None:
-    """The place behind a JPEG stream, also one cut short; None where none begins at `start`.
+    """Returns the place behind a JPEG stream, even one cut short; None where none is at `start`.
 
-    A stream is segments, each with its length, and behind some of them the data of a scan. ITU-T
-    T.81, annex B.
+    A stream consists of segments, each with its length; the data of a scan follow some of them.
+    ITU-T T.81, annex B.
     """
     place, pictured = start + 2, False
     while place + 4 <= len(data) and data[place] == 0xFF:
@@ -423,13 +426,13 @@ def end_of_jpeg(data: bytearray, start: int) -> int | None:
 
 
 def blank(data: bytearray, start: int, size: int) -> None:
-    """Fills bytes with zeros, but for the first 8, without which the rest cannot be read."""
+    """Fills bytes with zeros, except EXIF's first 8, without which the rest cannot be read."""
     start, end = max(start, 8), min(start + size, len(data))
     data[start:end] = bytes(max(end - start, 0))
 
 
 def storable_metadata(path: str, extension: str, metadata: dict[str, bytes]) -> dict[str, bytes]:
-    """The metadata that this format can store; a warning names what is left out."""
+    """Returns the metadata that this format can store; a warning names what is left out."""
     if extension in DESCRIBED:
         held = set(METADATA)
     else:

@@ -26,7 +26,7 @@ class DeepFuse(nn.Module):
     and C3 to C5 reconstruct the fused luma.
 
     batch_norm: puts a BatchNorm after every convolution, as in the earlier implementation.
-    padding: "replicate" repeats the picture's outermost pixels, once, before C1; "zeros" pads the
+    padding: "replicate" pads once, before C1, by repeating the outermost pixels; "zeros" pads the
         input of every convolution with zeros, as in the earlier implementation.
     width: channels of C1 and C4, half those of C2 and C3; 16 in the paper.
     """
@@ -61,7 +61,7 @@ class DeepFuse(nn.Module):
 
     @property
     def reach(self) -> int:
-        """Pixels around a pixel that the layers see."""
+        """Receptive radius of the layers themselves, in pixels."""
         return sum(
             layer[0].kernel_size[0] // 2 for layer in (self.c1, self.c2, self.c3, self.c4, self.c5)
         )
@@ -91,7 +91,7 @@ class DeepFuse(nn.Module):
         x = torch.cat(list(streams))  # (K*N, in_channels, H, W)
         if self.settings["padding"] == "replicate":
             x = F.pad(x, [self.reach] * 4, mode="replicate")
-        features = self.c2(self.c1(x)).chunk(len(streams))  # K of (N, 32, ...)
+        features = self.c2(self.c1(x)).chunk(len(streams))  # K of (N, 2 * width, ...)
         merged = sum(features[1:], start=features[0])
         if len(streams) != 2:
             merged = merged * (2 / len(streams))
@@ -102,23 +102,20 @@ class PyramidDeepFuse(DeepFuse):
     """DeepFuse's layers on a pyramid of the exposures, from its coarsest level to the finest.
 
     Every level is half as wide and high as the next finer one. A stream sees an exposure and, as a
-    second channel, the luma that the coarser level has fused; at the coarsest level that is
-    tilted_mean. The layers give detail, which is added to the second channel. The detail's local
-    mean is taken away first: brightness remains that of the exposures' mean, however many levels
-    there are. All levels have the same weights. The network sees a picture of any size as a whole,
-    at 4/3 of the cost of DeepFuse.
+    second channel, the coarser level's fused luma or, at the coarsest level, tilted_mean. The
+    layers compute detail, whose local mean is subtracted before it is added to the second channel.
+    So brightness remains that of tilted_mean, however many levels there are. All levels share their
+    weights. The network sees a picture of any size as a whole, at about 4/3 of DeepFuse's cost.
     """
 
     name = "pyramid"
     in_channels = 2  # C1 sees the luma, and the coarser level's fused luma.
-    COARSEST = 32  # pixels; a level is halved while its shorter side is at least twice as long
-    LOCAL = (
-        17  # side of the square over which a detail's local mean is taken, in the level's pixels
-    )
+    COARSEST = 32  # pixels; a level is halved again if its shorter side is at least twice this
+    LOCAL = 17  # pixels of a level; side of the square that gives a detail's local mean
 
     def __init__(self, batch_norm: bool = False, padding: str = "replicate", width: int = 16):
         super().__init__(batch_norm, padding, width)
-        nn.init.zeros_(self.c5[0].weight)  # Training starts from the exposures' mean.
+        nn.init.zeros_(self.c5[0].weight)  # Training starts from tilted_mean.
 
     @property
     def radius(self) -> int:
@@ -165,10 +162,10 @@ class PyramidDeepFuse(DeepFuse):
 def tilted_mean(stack: Sequence[torch.Tensor], tilt: torch.Tensor | None = None) -> torch.Tensor:
     """Returns a weighted mean of K exposures, by default one of natural brightness.
 
-    Every exposure has one weight, exp(t z_k). z_k is the place of its mean luma between that of the
-    darkest exposure, -1/2, and that of the brightest, 1/2.
+    Every exposure has one weight, exp(t z_k), divided by the sum of all. z_k is the position of its
+    mean luma on the line from the darkest exposure's, at -1/2, to the brightest's, at 1/2.
 
-    stack: K tensors (N, 1, H, W), as is the result.
+    stack: K tensors (N, 1, H, W). Returns (N, 1, H, W).
     tilt: t, shape (N, 1, 1, 1). The default is the t nearest to 0 that gives a mean luma within
         NATURAL, at most LARGEST_TILT either way. At 0 the weights are equal.
     """
@@ -196,7 +193,7 @@ def tilted_mean(stack: Sequence[torch.Tensor], tilt: torch.Tensor | None = None)
 def local_mean(image: torch.Tensor, side: int) -> torch.Tensor:
     """Returns the mean over a square around every pixel, borders repeated.
 
-    image: (N, C, H, W), as is the result. side: of the square, an odd number of pixels.
+    image: (N, C, H, W). side: pixels a side of the square, odd. Returns (N, C, H, W).
     """
     image = F.pad(image, [side // 2] * 4, mode="replicate")
     for window in ((side, 1), (1, side)):
@@ -267,7 +264,7 @@ def prepare(model: DeepFuse, precision: str = "auto") -> DeepFuse:
 class ShiftedSum(nn.Module):
     """A convolution to one channel, as one matrix product and a sum of shifted planes.
 
-    A CPU's convolution kernels compute sixteen output channels at once; for one channel they idle.
+    A CPU's convolution kernels compute sixteen output channels at once; with one, most would idle.
     """
 
     def __init__(self, convolution: nn.Conv2d):
@@ -279,7 +276,7 @@ class ShiftedSum(nn.Module):
         self.bias = convolution.bias.detach()  # type: ignore[union-attr]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns what the convolution gives: (N, 1, H', W') of (N, C, H, W)."""
+        """Convolves (N, C, H, W) to (N, 1, H', W')."""
         x = F.pad(x, [self.padding[1]] * 2 + [self.padding[0]] * 2)
         count, channels, height, width = x.shape
         planes = self.taps @ x.permute(1, 0, 2, 3).reshape(channels, -1)
@@ -320,6 +317,6 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    # Older versions of PyTorch do not tell; float32 is right everywhere.
+    # Older versions of PyTorch do not report capabilities; float32 works everywhere.
     has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32

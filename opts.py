@@ -473,18 +473,18 @@ def run(script: str, work: Callable, options: argparse.Namespace) -> int:
     """Calls work(options); returns the script's exit status: what `work` returns, or 0.
 
     An OSError or ValueError is a mistake that the user can mend, and gives one line on stderr and
-    status 2. So does a lack of memory. Warnings are such lines too.
+    status 2. So does a lack of memory. A warning gives one line too.
     """
 
     keep_freed_memory()
-    atexit.register(gc.freeze)  # The collector would search all of PyTorch at exit, for 0.4 s.
+    atexit.register(gc.freeze)  # Otherwise the collector searches PyTorch at exit, for 0.4 s.
 
     def say(message, *_):
         print(f"{script}: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.showwarning = say
-        warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF; they name no file
+        warnings.filterwarnings("ignore", module="PIL")  # about damaged EXIF; they name no file
         try:
             return work(options) or 0
         except (OSError, ValueError) as error:
@@ -498,9 +498,9 @@ def run(script: str, work: Callable, options: argparse.Namespace) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep freed memory, which it would else return and fetch anew, page by page.
+    """Makes glibc keep freed memory instead of returning it and fetching it anew, page by page.
 
-    On a CPU that takes a sixth of the time of a training step, and of fusing.
+    On a CPU, this saves a sixth of the time of a training step, and of fusing.
     """
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # Other C libraries do not have mallopt.
@@ -510,14 +510,14 @@ def keep_freed_memory() -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns an exception's message as one line, with the file where it names one."""
+    """Returns an exception's message as one line, with the file's name where it has one."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
 
 
 def named_folder(text: str) -> tuple[str, str]:
-    """Parses NAME=DIR to (name, folder)."""
+    """Parses NAME=DIR into (name, folder)."""
     name, _, folder = text.partition("=")
     if not name or not folder:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=DIR")

@@ -10,7 +10,7 @@ import torch
 import loss
 import utils
 
-MAPS = 40_000_000  # values in the maps of the windows that are compared at a time; 4 bytes each
+MAPS = 40_000_000  # values, 4 bytes each, in the maps of one strip of windows; see mefb_score
 # MATLAB's rgb2gray, which the MEF-SSIM authors' program calls: BT.601 with more digits.
 GRAY = np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])  # of R, G, B
 
@@ -31,8 +31,8 @@ def mefb_score(
 ) -> float:
     """Returns the multi-scale MEF-SSIM of 8-bit gray, which the MEFB benchmark reports.
 
-    fused, exposures: pictures of one size, as to_gray takes them; device: computes the score.
-    Memory stays bounded, because windows are compared in strips of MAPS values.
+    fused, exposures: pictures of one size, as to_gray takes them. device: computes the score.
+    Windows are compared in strips of MAPS values, which bounds the memory for maps.
     Raises ValueError where the pictures differ in size or are smaller than the coarsest window.
     """
     gray = np.stack([to_gray(image) for image in (fused, *exposures)])
@@ -50,7 +50,8 @@ def mean_comparison(planes: torch.Tensor) -> torch.Tensor:
     """
     rows, columns = (side - loss.WINDOW + 1 for side in planes.shape[2:])
     count = planes.shape[1] - 1
-    strip = max(1, MAPS // (count * (count + 3) // 2) // columns)  # A window has so many moments.
+    # A window has K means and K (K + 1) / 2 covariances.
+    strip = max(1, MAPS // (count * (count + 3) // 2) // columns)
     total = torch.zeros(1, dtype=torch.float64, device=planes.device)
     for top in range(0, rows, strip):
         bottom = min(top + strip, rows)
@@ -64,10 +65,10 @@ def mean_comparison(planes: torch.Tensor) -> torch.Tensor:
 def score_all(
     fused: np.ndarray, exposures: Sequence[np.ndarray], device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """Returns all scores of a fused picture by name; higher is better, or more.
+    """Returns all scores of a fused picture, {name: score}.
 
-    MEF-SSIM is multi-scale. The last four describe the fused picture alone, on the scale 0 to 255;
-    noise raises them too.
+    Multi-scale MEF-SSIM and Q^AB/F compare with the exposures; higher is better. The other four
+    describe the fused picture alone, on the scale 0 to 255; detail raises them, but noise too.
 
     fused, exposures: 8-bit gray pictures of one size, uint8 (H, W).
     """
@@ -109,7 +110,7 @@ def entropy(fused: np.ndarray) -> float:
 
 
 def spatial_frequency(fused: np.ndarray) -> float:
-    """Returns the root of the mean squared differences of neighbours, of rows and of columns.
+    """Returns the root of the summed mean squared differences along rows and along columns.
 
     A. M. Eskicioglu, P. S. Fisher, "Image quality measures and their performance", IEEE
     Transactions on Communications 43(12), 1995. Both sums are divided by the number of pixels.
@@ -136,7 +137,7 @@ def edge_preservation(fused: np.ndarray, exposures: Sequence[np.ndarray]) -> flo
 
     An edge is kept in strength and direction. C. S. Xydeas, V. Petrovic, "Objective image fusion
     performance measure", Electronics Letters 36(4), 2000, with its constants and L = 1. The sum
-    goes over all exposures, be they two or more. Sobel filters mirror the picture at its border.
+    goes over all exposures, two or more. Sobel filters mirror the picture at its border.
     Returns 0 where no exposure has an edge.
     """
     strength_f, angle_f = edges(fused)

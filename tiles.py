@@ -17,11 +17,11 @@ Area = tuple[slice, slice]
 
 CPU = torch.device("cpu")
 WHOLE = (slice(None), slice(None))  # the Area of a whole picture
-# Pixels a side of a tile on a CPU, by the bytes of a feature: its features then fit in the cache.
+# Pixels a side of a tile on a CPU, by the bytes of a number, so that features fit in the cache.
 NETWORK_TILES = {2: 384, 4: 320}
 PLAIN_TILE = 384  # pixels a side of a tile of everything but the network
 WORKERS = 4  # tiles worked on at a time, at most; each needs memory of its own
-SMALLEST_TILE = 16  # pixels a side; running out of memory halves tiles down to this
+SMALLEST_TILE = 16  # pixels a side; tiles are halved down to this where memory runs out
 
 
 def tile_size(model: nn.Module) -> int:
@@ -30,7 +30,7 @@ def tile_size(model: nn.Module) -> int:
     if weight.device.type != "cuda":
         return NETWORK_TILES[weight.element_size()]
     free, _ = torch.cuda.mem_get_info(weight.device)
-    pixels = free / WORKERS / 4096  # A pixel's features need fewer bytes than that.
+    pixels = free / WORKERS / 4096  # 4096 bytes are more than a pixel's features need.
     return min(4096, 2 ** int(np.log2(max(pixels, 1)) / 2))
 
 
@@ -50,11 +50,11 @@ def in_tiles(
     that are left are halved.
 
     work: takes three Areas. `place` is the tile in the picture. `outer` is the tile with its halo,
-        which is what `work` may read of the picture. `inner` is the tile within `outer`.
+        the part of the picture that `work` may read. `inner` is the tile within `outer`.
     shape: height and width of the picture.
     size: pixels a side of a tile, at most.
     halo: pixels beyond a tile that `outer` shows on every side, within the picture.
-    progress: shows a bar on stderr where that is a terminal.
+    progress: shows a bar where stderr is a terminal.
     workers: threads, at most.
 
     Raises MemoryError where even tiles of SMALLEST_TILE do not fit, and what `work` raises.

@@ -2,14 +2,14 @@
 
 Results, below --det:
     model/latest.pth    network and optimiser after every epoch; --resume continues from it
-    model/previous.pth  the one before, should that be damaged
-    model/best.pth      network with the best validation score, or of the last epoch without
-                        --val_folder
+    model/previous.pth  the former latest.pth, in case the new one is damaged
+    model/best.pth      network with the best validation score; without --val_folder, that of the
+                        last epoch
     image/              figures of fixed scenes: under | over | fused | y_hat
     run.json            command, options, versions, data
     log.csv             a line an epoch
     loss.png            loss and validation score over the epochs
-    tensorboard/        the same for TensorBoard, where --tensorboard asks for it
+    tensorboard/        the same values for TensorBoard, with --tensorboard
     cache/              decoded training pictures; can be deleted
 
 torchrun --nproc_per_node=N train.py ... trains in N processes.
@@ -54,12 +54,12 @@ SHOWN = 3  # validation scenes in a figure, at most
 
 
 def train(options: argparse.Namespace) -> list[float]:
-    """Trains as a TrainOptions namespace says. Returns the epochs' mean losses.
+    """Trains with the options of train.py. Returns the epochs' mean losses.
 
     A process that torchrun has started does its share of every step. On SIGINT or SIGTERM, training
     saves and stops after the step under way. Raises OSError or ValueError where data, checkpoint
-    or folders cannot be used, TrainingError where loss or weights are no longer finite or a
-    checkpoint cannot be written; latest.pth is then that of the epoch before.
+    or folders cannot be used. Raises TrainingError where loss or weights are no longer finite or a
+    checkpoint cannot be written; latest.pth then stays as it was last written.
     """
     try:
         with Processes(options.device) as processes:
@@ -94,7 +94,7 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
             finished = state.step == schedule.steps
             if finished:
                 if validation and is_due(state.epoch + 1, options.val_epoch, schedule.epochs):
-                    outputs.save(learner)  # Validation may be cut short.
+                    outputs.save(learner)  # Validation may be killed; the epoch is safe.
                     score = mean_score(learner, validation, options.precision, outputs.quiet)
                     state.val[state.epoch + 1] = score
                 rate = schedule.learning_rate((state.epoch + 1) * schedule.steps - 1)
@@ -109,23 +109,23 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
 
 
 def check_options(options: argparse.Namespace, processes: Processes) -> None:
-    """Raises ValueError where options contradict each other or this machine."""
+    """Raises ValueError where options contradict each other or do not suit this machine."""
     if options.loss == "global" and options.stacks:
         raise ValueError("--loss global is defined for pairs, not with --stacks")
     if options.batch_norm and processes.count > 1 and processes.device.type != "cuda":
-        # PyTorch's SyncBatchNorm is CUDA's; without it N processes would not train as one.
+        # SyncBatchNorm needs CUDA; without it, N processes would not train as one.
         raise ValueError("--batch_norm: in several processes on GPUs only")
     if options.tensorboard and processes.first:
         summary_writer()
 
 
 def with_restart(options: argparse.Namespace, attempt: int) -> argparse.Namespace:
-    """Returns the options; where torchrun has started the run again, they resume it.
+    """Returns the options, with --resume set where torchrun has restarted the run.
 
-    attempt: how often it has. It always gives the command of the first time.
+    attempt: how often it has. A restart repeats the command that started the run.
     """
     latest = os.path.join(options.det, "model", "latest.pth")
-    # A latest.pth older than run.json is from another run, which had the same folder.
+    # A latest.pth older than run.json is from an earlier run in the same folder.
     if attempt > 0 and is_newer(latest, os.path.join(options.det, "run.json")):
         options = copy.copy(options)
         options.resume = latest
@@ -152,7 +152,7 @@ def find_validation(folders: Sequence[str]) -> list[list[str]]:
 
 
 def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
-    """Builds the network and what trains it, new or as --resume has left them."""
+    """Builds the Learner, new or continued from the checkpoint of --resume."""
     torch.manual_seed(options.seed)
     model = build(options.network, batch_norm=options.batch_norm, width=options.width)
     if options.init and not options.resume:
@@ -177,7 +177,7 @@ def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
 
 
 def start_from(model: DeepFuse, path: str) -> None:
-    """Copies a checkpoint's weights; ValueError where they are those of another network."""
+    """Copies a checkpoint's weights to a network; ValueError where they belong to another one."""
     try:
         model.load_state_dict(load_model(path).state_dict())
     except RuntimeError as error:
@@ -185,7 +185,7 @@ def start_from(model: DeepFuse, path: str) -> None:
 
 
 def make_dataset(options: argparse.Namespace, processes: Processes) -> BracketedDataset:
-    """Opens the training data, which the first process decodes where they are not in the cache."""
+    """Opens the training data; the first process decodes what the cache lacks."""
     with processes.first_alone():
         return BracketedDataset(
             options.folder,
@@ -202,7 +202,11 @@ def make_dataset(options: argparse.Namespace, processes: Processes) -> Bracketed
 
 
 def note_data(state: State, data: dict[str, str], resumed: str | None) -> None:
-    """Notes a new run's data; ValueError where they differ from those of the run `resumed`."""
+    """Notes a new run's data in its state; checks that a resumed run's are unchanged.
+
+    data: see BracketedDataset.fingerprint. resumed: the checkpoint to resume from, or None. Raises
+    ValueError where the data have changed.
+    """
     if not resumed:
         state.data = data
     before = state.data
@@ -247,7 +251,7 @@ def is_due(epoch: int, every: int, last: int) -> bool:
 def mean_score(
     learner: Learner, pairs: Sequence[Sequence[str]], precision: str, quiet: bool
 ) -> float:
-    """Validates the averaged weights, every process its share of the pairs. Returns the score."""
+    """Returns the averaged weights' mean score; every process scores a share of the pairs."""
     processes = learner.processes
     share = pairs[processes.rank :: processes.count]
     scores = validate(learner.averaged, share, precision, quiet)
@@ -256,7 +260,7 @@ def mean_score(
 
 
 def progress_bar(schedule: Schedule, state: State, quiet: bool) -> tqdm:
-    """Returns a bar of all steps of the run on stderr, where that is a terminal."""
+    """Returns a bar of all the run's steps, shown where stderr is a terminal."""
     return tqdm(
         total=schedule.epochs * schedule.steps,
         initial=state.epoch * schedule.steps + state.step,
@@ -266,7 +270,7 @@ def progress_bar(schedule: Schedule, state: State, quiet: bool) -> tqdm:
 
 
 def progress_values(state: State) -> dict[str, int | str]:
-    """Returns what the progress bar says of the last epoch."""
+    """Returns the last epoch's values for the progress bar."""
     values: dict[str, int | str] = {"epoch": state.epoch}
     if state.loss:
         values["loss"] = f"{state.loss[-1]:.4f}"
@@ -276,9 +280,9 @@ def progress_values(state: State) -> dict[str, int | str]:
 
 
 class Outputs:
-    """The files below --det that a run leaves behind, which the first process alone writes.
+    """The files that a run leaves below --det; only the first process writes them.
 
-    pairs: the pictures of the figures. quiet: True where no bar is to be shown.
+    pairs: the pictures of the figures. quiet: True to hide progress bars.
     """
 
     def __init__(
@@ -299,7 +303,7 @@ class Outputs:
         for name in ("model", "image"):
             os.makedirs(self.path(name), exist_ok=True)
         for unfinished in glob.glob(os.path.join(glob.escape(self.path("model")), "*.tmp*")):
-            os.remove(unfinished)  # of a run that was killed while writing
+            os.remove(unfinished)  # left by a run that was killed
         if processes.attempt == 0:
             with utils.replacing(self.path("run.json"), "w") as file:
                 record = {**self.record, "options": vars(options), "data": state.data}
@@ -316,7 +320,7 @@ class Outputs:
         return os.path.join(self.options.det, *names)
 
     def write(self, learner: Learner, finished: bool) -> None:
-        """Writes latest.pth and, where an epoch has just been finished, all that is due then."""
+        """Writes latest.pth and, at the end of an epoch, all other files that are due."""
         if not self.enabled:
             return
         state = learner.state
@@ -344,7 +348,7 @@ class Outputs:
             raise TrainingError(f"{error}; the checkpoint of before is still there") from error
 
     def draw(self, learner: Learner) -> None:
-        """Draws a figure and the curves where the state's epoch is due to be looked at."""
+        """Draws the figure and the curves of the epoch just finished, where they are due."""
         options, state, model = self.options, learner.state, learner.averaged
         if is_due(state.epoch, options.record_epoch, options.epoch):
             panels = [
@@ -355,7 +359,7 @@ class Outputs:
             draw_curves(self.path("loss.png"), state)
 
     def finish(self, state: State) -> None:
-        """Draws the curves of the end, and says how a run continues that was stopped."""
+        """Draws the final curves, and tells how to continue a run that was stopped."""
         if not self.enabled:
             return
         draw_curves(self.path("loss.png"), state)
@@ -367,8 +371,8 @@ class Outputs:
 def is_best(state: State, last: int, validated: bool) -> bool:
     """Returns True where the epoch just finished has the best validation score so far.
 
-    last: the run's last epoch, which is the best where there are no scores. validated: True where
-    the run has pictures to validate on.
+    last: the run's last epoch, which counts as the best in a run without validation. validated:
+    True where the run has pictures to validate on.
     """
     if state.epoch not in state.val:
         return state.epoch == last and not validated
@@ -377,7 +381,7 @@ def is_best(state: State, last: int, validated: bool) -> bool:
 
 
 class Log:
-    """log.csv: a line an epoch. The lines of a run that is resumed are written from its state."""
+    """The file log.csv, a line an epoch; a resumed run's earlier lines come from its state."""
 
     def __init__(self, path: str, state: State) -> None:
         self.path = path
@@ -387,7 +391,7 @@ class Log:
             writer.writerows(self.line(state, epoch) for epoch in range(1, state.epoch + 1))
 
     def line(self, state: State, epoch: int) -> dict[str, object]:
-        """Returns the values of an epoch by LOG_FIELDS."""
+        """Returns an epoch's line, {field: value} for LOG_FIELDS."""
         return {
             "epoch": epoch,
             "loss": state.loss[epoch - 1],
@@ -403,7 +407,7 @@ class Log:
 
 
 def summary_writer() -> Callable:
-    """Returns TensorBoard's class that writes; ValueError where it is not installed."""
+    """Returns TensorBoard's SummaryWriter; ValueError where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -425,7 +429,7 @@ def figure_pairs(
 ) -> list[list[np.ndarray]]:
     """Returns the pairs that the figures of all epochs show: 8-bit RGB squares (side, side, 3).
 
-    The middle of the first validation scenes or, without these, a training crop.
+    They show the middle of the first validation scenes or, without these, a training crop.
     """
     pairs = [
         [middle_square(utils.read_image(path), side) for path in paths]
@@ -467,12 +471,12 @@ def draw_curves(path: str, state: State) -> None:
 
 
 def command(options: argparse.Namespace) -> None:
-    """Trains; the losses are no exit status."""
+    """Trains and returns None, because `run` would take the losses for an exit status."""
     train(options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line. Returns the exit status."""
+    """Runs the program; returns its exit status."""
     try:
         return run("train.py", command, TrainOptions().parse(argv))
     except TrainingError as error:

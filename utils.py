@@ -29,7 +29,7 @@ from metadata import (
 if TYPE_CHECKING:
     import torch
 
-# read_image says once what is wrong with a file; OpenCV need not. OpenCV 5 has moved the function.
+# OpenCV's messages would only repeat what read_image raises. OpenCV 5 has moved the function.
 (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
 LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B; ITU-R BT.601
 LZW = 5  # TIFF's number of this compression; OpenCV 4's default loses floats' last digits
@@ -42,14 +42,14 @@ TO_YCBCR = np.array(  # the matrix that takes (R, G, B, 1) to (Y, Cb, Cr)
     ]
 )
 FROM_YCBCR = np.linalg.inv([*TO_YCBCR, (0, 0, 0, 1)])[:3]
-DTYPES = (np.uint8, np.uint16, np.float32, np.float64)  # types of pixels that are read
-QUALITY = 95  # of JPEG, WebP and AVIF, 1 to 100
+DTYPES = (np.uint8, np.uint16, np.float32, np.float64)  # types of pixels that can be read
+QUALITY = 95  # default quality of JPEG, WebP and AVIF, 1 to 100
 THUMBNAIL = 240  # width on contact sheets, in pixels
 CAPTION = 20  # height of the text below a thumbnail, in pixels
 DEEP = (".png", ".tif", ".tiff", ".jp2")  # formats that are written with 16 bits
 FLOAT = (".tif", ".tiff", ".exr", ".hdr", ".pfm")  # formats that are written with floats
 TRANSPARENT = (".png", ".tif", ".tiff", ".webp", ".avif")  # formats that are written with alpha
-PROBE = 64  # pixels a side of the picture by which a format is tried; JPEG 2000 needs 32
+PROBE = 64  # pixels a side of the picture that tries out a format; JPEG 2000 needs 32
 
 
 class Picture(NamedTuple):
@@ -72,15 +72,15 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 def read_picture(path: str | os.PathLike) -> Picture:
     """Reads a picture file in the depth that it is stored in.
 
-    The picture is turned upright as its EXIF orientation says, and its metadata are updated to
-    that. Raises OSError where the file cannot be read, ValueError naming it and the reason where it
-    is no picture or is cut short.
+    The picture is turned upright as its EXIF orientation says, and its metadata are updated
+    accordingly. Raises OSError where the file cannot be read, ValueError naming it and the reason
+    where it is no picture or is cut short.
     """
     with open(path, "rb") as file:
         data = file.read()
     if not data:
         raise ValueError(f"{path}: the file is empty")
-    # IMREAD_UNCHANGED keeps alpha and does not turn pictures; JPEG, without alpha, OpenCV may turn.
+    # IMREAD_UNCHANGED keeps alpha, but does not turn pictures. JPEG has no alpha; OpenCV turns it.
     jpeg = data.startswith(b"\xff\xd8")
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if jpeg else cv2.IMREAD_UNCHANGED
     image, found = decode(data, flags)
@@ -93,7 +93,7 @@ def read_picture(path: str | os.PathLike) -> Picture:
         image = turn_upright(image, orientation(exif_values(found["EXIF"])))
     if image.ndim == 3 and image.shape[2] == 4:
         alpha = np.ascontiguousarray(image[..., 3])
-        grey = data.startswith(b"\x89PNG") and data[25] == 4  # the type of colour in its header
+        grey = data.startswith(b"\x89PNG") and data[25] == 4  # the colour type of grey with alpha
         image = np.ascontiguousarray(image[..., 0] if grey else image[..., :3])
         if not alpha.any():
             alpha = None  # Some formats have a fourth byte that means nothing.
@@ -111,7 +111,7 @@ def decode(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]
     if data.startswith(b"\x89PNG") and b"IEND\xaeB\x60\x82" not in data:
         return None, {}
     try:
-        # By name, as OpenCV 4 has its arguments in another order than OpenCV 5.
+        # Flags by name, because OpenCV 4 and 5 order the arguments differently.
         image, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags=flags)
     except cv2.error:
         return None, {}
@@ -149,9 +149,9 @@ def check_writable(path: str | os.PathLike) -> None:
 def check_picture_writable(
     path: str, dtype: np.dtype | type = np.uint8, grey: bool = False, alpha: bool = False
 ) -> None:
-    """Raises OSError or ValueError naming the file where write_image would not write a picture.
+    """Raises OSError or ValueError naming the file where write_image could not write a picture.
 
-    dtype, grey, alpha: the type of the picture, of which a small one is encoded.
+    dtype, grey, alpha: the kind of picture; a small one of this kind is encoded to find out.
     """
     extension = picture_extension(path)
     probe = np.zeros((PROBE, PROBE) if grey else (PROBE, PROBE, 3), dtype)
@@ -166,7 +166,7 @@ def check_picture_writable(
 
 
 def picture_extension(path: str) -> str:
-    """The extension of a picture file that could be written, in small letters.
+    """Returns the extension of a picture file to write, in small letters.
 
     Raises OSError as check_writable does, and ValueError where the extension names no format that
     can be written.
@@ -174,7 +174,7 @@ def picture_extension(path: str) -> str:
     check_writable(path)
     extension = os.path.splitext(path)[1]
     known = False
-    with contextlib.suppress(cv2.error):  # OpenCV 4 raises it of EXR.
+    with contextlib.suppress(cv2.error):  # OpenCV 4 raises it for EXR.
         # OpenCV looks for an encoder by the name's ending alone.
         known = bool(extension) and cv2.haveImageWriter(f"picture{extension}")
     if not known:
@@ -186,10 +186,10 @@ def picture_extension(path: str) -> str:
 def replacing(
     path: str | os.PathLike, mode: str = "wb", flush: bool = False, **options
 ) -> Iterator[IO]:
-    """Opens a file to write that becomes `path` once it is complete, and else leaves no trace.
+    """Opens a temporary file that becomes `path` once complete, or is removed after an error.
 
-    mode and options are open's. flush: the file is on the disk before it becomes `path`, so that
-    there is a whole one even after a power failure. Raises OSError naming `path`, not the
+    mode and options are open's. flush: puts the file on the disk before it becomes `path`, so that
+    `path` is whole even after a power failure. Raises OSError naming `path`, not the
     temporary file.
     """
     temporary = f"{path}.tmp{os.getpid()}"
@@ -282,7 +282,7 @@ def encode(
 
 
 def as_storable(image: np.ndarray, extension: str) -> np.ndarray:
-    """A picture in the deepest type, up to its own, that a format can store."""
+    """Returns a picture in the deepest type that a format can store, at most its own."""
     if image.dtype.kind == "f" and extension not in FLOAT:
         image = quantise(image, np.uint16)
     if image.dtype == np.uint16 and extension not in DEEP:
@@ -317,12 +317,12 @@ def to_luma(image: np.ndarray) -> "torch.Tensor":
 
 
 def white_level(image: np.ndarray) -> int:
-    """The value that stands for 1 in an array's type: 255, 65535, or 1 for floats."""
+    """Returns the value that stands for 1 in an array's type: 255, 65535, or 1 for floats."""
     return np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
 
 
 def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type) -> np.ndarray:
-    """Converts a tensor of to_ycbcr's, (1, 3 or 1, H, W), back to an array of the given type.
+    """Converts a tensor like to_ycbcr's, (1, 3 or 1, H, W), back to an array of the given type.
 
     Values are clipped to the range and, for integers, rounded to the nearest level.
     """
@@ -346,7 +346,7 @@ def to_8_bit(image: np.ndarray) -> np.ndarray:
 
 
 def as_type(image: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
-    """Converts a picture of any depth to another, rounded to the nearest level."""
+    """Converts a picture of any depth to another type, rounded to the nearest level."""
     if image.dtype == dtype:
         return image
     if image.dtype.kind == "u":

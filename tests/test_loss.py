@@ -57,6 +57,7 @@ def test_published_values(size, single, multi_mean, multi_base, dtype, tolerance
     assert mef_ssim(y_base, sources).item() == pytest.approx(multi_base, abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REFERENCE.exists(), reason="needs the authors' scores of photographs")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
 def test_reference_photographs(dtype, tolerance):

@@ -95,6 +95,7 @@ def test_a_pyramid_starts_from_the_mean():
     torch.testing.assert_close(PyramidDeepFuse().eval()(y_1, y_2), coarse, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_pyramid_sees_the_whole_picture(pyramid):
     y_1 = luma(1, 1, 600, 600).requires_grad_()
     pyramid(y_1, luma(1, 1, 600, 600, seed=1))[0, 0, 5, 5].backward()
