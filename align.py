@@ -69,7 +69,7 @@ def align(
         raise ValueError(f"pictures can be aligned up to {LARGEST} pixels a side")
     if reference is None:
         reference = middle_exposure(images)
-    registrations = register_all([gray(image) for image in images], reference)
+    registrations = register_all([grey(image) for image in images], reference)
     height, width = images[reference].shape[:2]
     area = (slice(0, height), slice(0, width))
     if crop:
@@ -87,44 +87,44 @@ def align(
 
 def middle_exposure(images: Sequence[np.ndarray]) -> int:
     """Returns the index of the picture of middle brightness; of two such ones, the darker."""
-    brightness = [gray(image[::8, ::8]).mean() for image in images]
+    brightness = [grey(image[::8, ::8]).mean() for image in images]
     order = np.argsort(brightness, kind="stable")
     return int(order[(len(images) - 1) // 2])
 
 
-def gray(image: np.ndarray) -> np.ndarray:
-    """Returns a picture as 8-bit gray, in which features and patches are compared."""
+def grey(image: np.ndarray) -> np.ndarray:
+    """Returns a picture as 8-bit grey, in which features and patches are compared."""
     image = utils.to_8_bit(image)
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
-def register_all(grays: Sequence[np.ndarray], reference: int) -> list[Registration]:
-    """Registers every 8-bit gray picture to the reference, given by its index.
+def register_all(greys: Sequence[np.ndarray], reference: int) -> list[Registration]:
+    """Registers every 8-bit grey picture to the reference, given by its index.
 
     A picture that has too little in common with the reference is registered to its neighbour in
     brightness towards the reference instead, and the two steps are combined.
     Raises ValueError where that fails too.
     """
-    brightness = [picture.mean() for picture in grays]
+    brightness = [picture.mean() for picture in greys]
     order = [int(k) for k in np.argsort(brightness, kind="stable")]
     middle = order.index(reference)
-    shape = grays[reference].shape
+    shape = greys[reference].shape
     found = {reference: to_registration(np.eye(3), shape, 0.0, 0)}
     for k in [*order[middle + 1 :], *reversed(order[:middle])]:
         place = order.index(k)
         neighbour = order[place - 1] if place > middle else order[place + 1]
         try:
-            found[k] = register(grays[k], grays[reference])
+            found[k] = register(greys[k], greys[reference])
         except ValueError as error:
             if neighbour == reference:
                 raise ValueError(f"exposure {k + 1} cannot be aligned: {error}") from error
             try:
-                step = register(grays[k], grays[neighbour])
+                step = register(greys[k], greys[neighbour])
             except ValueError as error:
                 raise ValueError(f"exposure {k + 1} cannot be aligned: {error}") from error
             homography = step.homography @ found[neighbour].homography
             found[k] = to_registration(homography, shape, step.residual, step.patches)
-    return [found[k] for k in range(len(grays))]
+    return [found[k] for k in range(len(greys))]
 
 
 def to_registration(
@@ -141,7 +141,7 @@ def to_registration(
 
 
 def register(picture: np.ndarray, reference: np.ndarray) -> Registration:
-    """Finds the homography from a reference to another exposure of the scene; both 8-bit gray.
+    """Finds the homography from a reference to another exposure of the scene; both 8-bit grey.
 
     Features matched in reduced pictures give a first homography. It is refined at growing sizes, up
     to the full one, by the displacements of small patches. A displacement maximises the enhanced
@@ -537,7 +537,7 @@ def movement(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np
 
     reference, other: 8-bit pictures. static: mask of the pixels from which level maps are computed.
     """
-    excess = level_excess(gray(reference), gray(other), static)
+    excess = level_excess(grey(reference), grey(other), static)
     if reference.ndim == 3:
         pairs = zip(planes(reference), planes(other), strict=True)
         channels = [level_excess(ours, theirs, static) for ours, theirs in pairs]

@@ -133,7 +133,7 @@ def group_by_exif(files: Iterable[str]) -> tuple[list[list[str]], list[str]]:
     shots, problems = [], []
     for file in files:
         exif = metadata.read_exif(file)
-        start = seconds(exif.get(TIME))
+        start = to_seconds(exif.get(TIME))
         values = (exif.get(tag) for tag in (*SETTINGS, BIAS))
         *settings, bias = (value if isinstance(value, int | float) else None for value in values)
         if start is None or (settings[0] is None and bias is None):
@@ -161,7 +161,7 @@ def starts_another(shot: Shot, bracket: Sequence[Shot]) -> bool:
     return (shot.settings, shot.bias) in {(other.settings, other.bias) for other in bracket}
 
 
-def seconds(time) -> float | None:
+def to_seconds(time) -> float | None:
     """Converts EXIF's time, YYYY:MM:DD hh:mm:ss, to seconds since 1970; None for anything else."""
     try:
         moment = datetime.strptime(time[:19], "%Y:%m:%d %H:%M:%S")

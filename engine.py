@@ -378,7 +378,7 @@ def exposure_noise(stack: torch.Tensor, largest: float) -> torch.Tensor | float:
 def validate(
     model: DeepFuse, pairs: Sequence[Sequence[str]], precision: str = "auto", quiet: bool = False
 ) -> list[float]:
-    """Returns the multi-scale MEF-SSIM of every fused pair, on 8-bit gray at native size.
+    """Returns the multi-scale MEF-SSIM of every fused pair, on 8-bit grey at native size.
 
     model: in eval mode. pairs: picture files. precision: see prepare. quiet: hides the bar.
     """

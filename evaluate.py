@@ -29,7 +29,7 @@ from brackets import find_brackets, find_pictures
 from checkpoint import load_model
 from model import choose_device, prepare
 from opts import EvaluateOptions, one_line, run
-from scores import colour_difference, score_all, to_gray
+from scores import colour_difference, score_all, to_grey
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
 
@@ -218,23 +218,23 @@ def score_scene(
 
     One fused picture is in memory at a time.
     """
-    gray = [scored_gray(image, score_size) for image in images]
+    grey = [scored_grey(image, score_size) for image in images]
     middle = middle_picture(scene, images)
     row = {}
     for name, method in methods.items():
         fused = method(scene, images)
         if fused.shape[:2] != images[0].shape[:2]:
             raise ValueError(f"{name} gives {listed(fused.shape)} pixels")
-        values = score_all(scored_gray(fused, score_size), gray, device)
+        values = score_all(scored_grey(fused, score_size), grey, device)
         values["dC"] = colour_difference(fused, middle)
         row[name] = values, utils.thumbnail(fused)
     return row
 
 
-def scored_gray(image: np.ndarray, side: int | None) -> np.ndarray:
-    """Returns a picture as it is scored: gray, reduced to a longer side of `side` pixels."""
-    gray = to_gray(image)
-    return gray if side is None else align.reduce(gray, min(1, side / max(gray.shape)))
+def scored_grey(image: np.ndarray, side: int | None) -> np.ndarray:
+    """Returns a picture as it is scored: grey, reduced to a longer side of `side` pixels."""
+    grey = to_grey(image)
+    return grey if side is None else align.reduce(grey, min(1, side / max(grey.shape)))
 
 
 def middle_picture(scene: Scene, images: Sequence[np.ndarray]) -> np.ndarray | None:

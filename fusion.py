@@ -516,7 +516,7 @@ def check_images(images: Sequence[np.ndarray], one_size: bool = True) -> None:
 def explain(size: tuple[int, ...], other: tuple[int, ...]) -> str:
     """Returns the likely reason why two sizes (H, W) differ, as the end of a message, or ""."""
     if size == other[::-1]:
-        return "; one lacks the EXIF orientation that turns it as the other"
+        return "; one lacks the EXIF orientation that the other has"
     if all(abs(a - b) <= 0.02 * b for a, b in zip(size, other, strict=True)):
         return "; pictures that nearly fit can be brought to one size by alignment (--align)"
     return ""

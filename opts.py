@@ -110,7 +110,7 @@ class TrainOptions:
             "--epoch",
             type=number(int, 1),
             default=15000,
-            help="epochs in all; one epoch is one random under/over pair a scene",
+            help="epochs in all; an epoch draws one random pair, or stack, of every scene",
         )
         run.add_argument("--resume", metavar="CHECKPOINT", help="latest.pth of a run to continue")
         run.add_argument("--det", default="train_result", help="folder of all results")
@@ -164,8 +164,8 @@ class TrainOptions:
         network.add_argument(
             "--uncentred",
             action="store_true",
-            help="free the mean of the kernels of C2 to C5, which is else kept at zero and makes "
-            "more of their channels useful",
+            help="do not keep the mean of the kernels of C2 to C5 at zero; at zero, more of their "
+            "channels become useful",
         )
 
     def add_loss_options(self) -> None:
@@ -175,8 +175,8 @@ class TrainOptions:
             "--loss",
             choices=("patch", "global"),
             default="patch",
-            help="y_hat of every window (Ma et al.), or the blend of the two pictures that the "
-            "earlier implementation has",
+            help="target of the loss: y_hat of every window (Ma et al.), or the earlier "
+            "implementation's blend of the two pictures",
         )
         loss.add_argument(
             "--scales", type=int, choices=(1, 3), default=3, help="scales of MEF-SSIM"
@@ -304,8 +304,8 @@ class TestOptions:
         result.add_argument(
             "--depth",
             choices=("8", "16", "float"),
-            help="bits of a channel, where the format has them (float: TIFF); those of the "
-            "pictures unless given",
+            help="bits of a channel in the result, where its format has them (float: TIFF); the "
+            "pictures' own unless given",
         )
         result.add_argument(
             "--quality",

@@ -12,32 +12,32 @@ import utils
 
 MAPS = 40_000_000  # values, 4 bytes each, in the maps of one strip of windows; see mefb_score
 # MATLAB's rgb2gray, which the MEF-SSIM authors' program calls: BT.601 with more digits.
-GRAY = np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])  # of R, G, B
+GREY = np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])  # of R, G, B
 
 
-def to_gray(image: np.ndarray) -> np.ndarray:
-    """Returns 8-bit gray, rounded, as the MEF-SSIM authors' program sees it.
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """Returns 8-bit grey, rounded, as the MEF-SSIM authors' program sees it.
 
     image: (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1]. Returns uint8 (H, W).
     """
     image = utils.to_8_bit(image)
     if image.ndim == 2:
         return image
-    return np.floor(image @ GRAY + 0.5).astype(np.uint8)
+    return np.floor(image @ GREY + 0.5).astype(np.uint8)
 
 
 def mefb_score(
     fused: np.ndarray, exposures: Sequence[np.ndarray], device: torch.device | str = "cpu"
 ) -> float:
-    """Returns the multi-scale MEF-SSIM of 8-bit gray, which the MEFB benchmark reports.
+    """Returns the multi-scale MEF-SSIM of 8-bit grey, which the MEFB benchmark reports.
 
-    fused, exposures: pictures of one size, as to_gray takes them. device: computes the score.
+    fused, exposures: pictures of one size, as to_grey takes them. device: computes the score.
     Windows are compared in strips of MAPS values, which bounds the memory for maps.
     Raises ValueError where the pictures differ in size or are smaller than the coarsest window.
     """
-    gray = np.stack([to_gray(image) for image in (fused, *exposures)])
-    loss.check_size(*gray.shape[1:])
-    planes = torch.from_numpy(gray).to(device)[None] / 255  # (1, 1 + K, H, W)
+    grey = np.stack([to_grey(image) for image in (fused, *exposures)])
+    loss.check_size(*grey.shape[1:])
+    planes = torch.from_numpy(grey).to(device)[None] / 255  # (1, 1 + K, H, W)
     with torch.inference_mode():
         levels = loss.scale_levels(planes, len(loss.SCALE_WEIGHTS))
         return loss.combine_scales([mean_comparison(level) for level in levels]).item()
@@ -70,7 +70,7 @@ def score_all(
     Multi-scale MEF-SSIM and Q^AB/F compare with the exposures; higher is better. The other four
     describe the fused picture alone, on the scale 0 to 255; detail raises them, but noise too.
 
-    fused, exposures: 8-bit gray pictures of one size, uint8 (H, W).
+    fused, exposures: 8-bit grey pictures of one size, uint8 (H, W).
     """
     return {
         "MEF-SSIM": mefb_score(fused, exposures, device),
@@ -155,9 +155,9 @@ def edge_preservation(fused: np.ndarray, exposures: Sequence[np.ndarray]) -> flo
     return float(total / weights) if weights else 0.0
 
 
-def edges(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def edges(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns strength and direction, in [-pi/2, pi/2], of every pixel's Sobel gradient."""
-    x = cv2.Sobel(gray, cv2.CV_64F, 1, 0)
-    y = cv2.Sobel(gray, cv2.CV_64F, 0, 1)
+    x = cv2.Sobel(grey, cv2.CV_64F, 1, 0)
+    y = cv2.Sobel(grey, cv2.CV_64F, 0, 1)
     vertical = np.where(y != 0, np.pi / 2, 0.0)
     return np.hypot(x, y), np.where(x != 0, np.arctan(y / np.where(x != 0, x, 1)), vertical)

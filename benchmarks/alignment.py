@@ -54,15 +54,15 @@ def move(image, homography):
 
 def by_align(images, reference, _):
     """Registers by align.py; returns a function that finds a point in each exposure."""
-    found = align.register_all([align.gray(image) for image in images], reference)
+    found = align.register_all([align.grey(image) for image in images], reference)
     return [lambda points, h=r.homography: align.project(h, points) for r in found]
 
 
 def by_mtb(images, reference, _):
     """Registers by OpenCV's median threshold bitmaps, which find shifts alone."""
     mtb = cv2.createAlignMTB()
-    gray = [align.gray(image) for image in images]
-    shifts = [mtb.calculateShift(gray[reference], other) for other in gray]
+    grey = [align.grey(image) for image in images]
+    shifts = [mtb.calculateShift(grey[reference], other) for other in grey]
     # OpenCV gives the shift that brings the other picture to the reference.
     return [lambda points, s=shift: points - s for shift in shifts]
 

@@ -34,7 +34,7 @@ def test_known_motion_is_found(radiance, gain, move):
     homography = motion(**move)
     reference = expose(see(radiance, np.eye(3)), 1.0)
     other = expose(see(radiance, homography), gain)
-    found = align.register(align.gray(other), align.gray(reference))
+    found = align.register(align.grey(other), align.grey(reference))
     assert np.median(distances(found.homography, homography)) < 0.2
     assert found.residual < 0.3
     centre = np.array([[(SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2]])
@@ -119,19 +119,19 @@ def test_pictures_that_are_too_large():
 
 def test_an_extreme_exposure_is_registered_by_way_of_its_neighbour(radiance, monkeypatch):
     moves = [np.eye(3), motion(shift=(4, 2)), motion(shift=(8, 4))]
-    grays = [
-        align.gray(expose(see(radiance, move), gain))
+    greys = [
+        align.grey(expose(see(radiance, move), gain))
         for move, gain in zip(moves, (0.5, 1, 2), strict=True)
     ]
     register = align.register
 
     def nothing_in_common(picture, reference):
-        if picture is grays[2] and reference is grays[0]:
+        if picture is greys[2] and reference is greys[0]:
             raise ValueError("too few")
         return register(picture, reference)
 
     monkeypatch.setattr(align, "register", nothing_in_common)
-    found = align.register_all(grays, 0)
+    found = align.register_all(greys, 0)
     assert np.median(distances(found[2].homography, moves[2])) < 0.3
 
 

@@ -26,7 +26,7 @@ from scores import (
     mefb_score,
     score_all,
     spatial_frequency,
-    to_gray,
+    to_grey,
 )
 
 
@@ -61,17 +61,17 @@ def test_scores_of_reduced_pictures(folder, model, tmp_path, side):
     run("--folder", folder, "--model", model, "--save", out, "--csv", table, "--score_size", side)
 
     def halved(path):
-        gray = to_gray(utils.read_image(str(path)))
+        grey = to_grey(utils.read_image(str(path)))
         if side == 500:
-            return gray
-        means = gray.reshape(48, 2, 60, 2).mean(axis=(1, 3))
+            return grey
+        means = grey.reshape(48, 2, 60, 2).mean(axis=(1, 3))
         return np.floor(means + 0.5).astype(np.uint8)
 
     for (method, scene), row in read(table).items():
-        gray = [halved(folder / scene / name) for name in ("1.png", "3.png")]
+        grey = [halved(folder / scene / name) for name in ("1.png", "3.png")]
         saved = halved(out / evaluate.folder_name(method) / f"{scene}.png")
         # within what rounding halves up or to even makes
-        assert float(row["MEF-SSIM"]) == pytest.approx(mefb_score(saved, gray), abs=2e-3)
+        assert float(row["MEF-SSIM"]) == pytest.approx(mefb_score(saved, grey), abs=2e-3)
 
 
 @pytest.mark.parametrize("stack", [False, True])
@@ -85,10 +85,10 @@ def test_scores_are_those_of_the_saved_pictures(folder, model, tmp_path, stack, 
     for (method, scene), row in rows.items():
         names = ("1.png", "2.png", "3.png") if stack else ("1.png", "3.png")
         images = [utils.read_image(str(folder / scene / name)) for name in names]
-        gray = [to_gray(image) for image in images]
+        grey = [to_grey(image) for image in images]
         saved = utils.read_image(str(out / evaluate.folder_name(method) / f"{scene}.png"))
-        expected = score_all(to_gray(saved), gray)
-        assert expected["MEF-SSIM"] == mefb_score(to_gray(saved), gray)
+        expected = score_all(to_grey(saved), grey)
+        assert expected["MEF-SSIM"] == mefb_score(to_grey(saved), grey)
         for name, value in expected.items():
             assert float(row[name]) == pytest.approx(value, abs=1e-6)
         if method.startswith(model):
@@ -376,7 +376,7 @@ def test_a_result_without_its_sources_orientation_is_told(folder, tmp_path, caps
 def test_score_does_not_depend_on_strips(pair, monkeypatch):
     """Windows are compared in strips; the mean over all of them is that of loss.mef_ssim."""
     fused = pair[0] // 2 + pair[1] // 2
-    planes = [torch.from_numpy(to_gray(x))[None, None] / 255 for x in (fused, *pair)]
+    planes = [torch.from_numpy(to_grey(x))[None, None] / 255 for x in (fused, *pair)]
     whole = loss.mef_ssim(planes[0], torch.cat(planes[1:], dim=1)).item()
     for maps in (1, 2500, 6500, 10**7):
         monkeypatch.setattr(scores, "MAPS", maps)

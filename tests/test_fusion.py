@@ -277,7 +277,7 @@ def test_parts_are_enlarged_as_the_whole_is(factor):
 
 
 def test_reduced_lumas_are_means(pair):
-    grey = scores.to_gray(pair[0])[:60, :75]
+    grey = scores.to_grey(pair[0])[:60, :75]
     reduced = fusion.reduce_lumas([grey, grey], 3)
     expected = grey.reshape(20, 3, 25, 3).mean(axis=(1, 3)) / 255
     np.testing.assert_allclose(reduced[1, 0].numpy(), expected, atol=1e-6)
@@ -329,10 +329,10 @@ def test_fast_fusion_is_near_the_full_one_and_keeps_detail(monkeypatch):
     fine = large_pair(np.uint8, 400, 610)
     shrunk = fusion.fuse(network, [image[::3, ::3] for image in fine])
     blurred = np.repeat(np.repeat(shrunk, 3, axis=0), 3, axis=1)[:400, :610]
-    score = gray_score(fusion.fuse(network, fine, fast=True), fine)
-    assert gray_score(fast, pair) > 0.97
+    score = grey_score(fusion.fuse(network, fine, fast=True), fine)
+    assert grey_score(fast, pair) > 0.97
     assert score > 0.98
-    assert score > gray_score(blurred, fine) + 0.05
+    assert score > grey_score(blurred, fine) + 0.05
 
 
 def test_fast_fusion_does_not_depend_on_tiles(pyramid, monkeypatch):
@@ -379,15 +379,15 @@ def test_result_in_another_depth(model, pair):
     assert len(np.unique(deep)) > 256
 
 
-def gray_score(fused, images):
-    return scores.mefb_score(scores.to_gray(fused), [scores.to_gray(image) for image in images])
+def grey_score(fused, images):
+    return scores.mefb_score(scores.to_grey(fused), [scores.to_grey(image) for image in images])
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_refinement_raises_the_score_with_every_step(model, count):
     radiance = scene(190, 231, seed=5)
     images = [expose(radiance, gain) for gain in (0.3, 8.0, 1.0)[:count]]
-    scores = [gray_score(fusion.fuse(model, images, refine=n), images) for n in (0, 2, 5, 10)]
+    scores = [grey_score(fusion.fuse(model, images, refine=n), images) for n in (0, 2, 5, 10)]
     assert scores == sorted(scores)
     assert scores[-1] > 0.95
 
@@ -468,7 +468,7 @@ def test_types_agree(model, pair):
 
 
 def test_grey_in_grey_out(model, pair):
-    grey = [scores.to_gray(image) for image in pair]
+    grey = [scores.to_grey(image) for image in pair]
     fused = fusion.fuse(model, grey)
     assert fused.shape == grey[0].shape
     colour = fusion.fuse(model, [np.repeat(image[..., None], 3, axis=2) for image in grey])

@@ -30,7 +30,7 @@ DECODED = re.compile(rf"({'|'.join(NO_BEGINNINGS)})\b")
 
 
 def imports(tree):
-    """The names of all modules that a file imports, also within functions."""
+    """Yields the names of all modules that a file imports, also within functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

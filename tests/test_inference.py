@@ -120,7 +120,7 @@ def test_the_repositorys_weights_fuse_the_sample_pair(tmp_path, weights):
     assert result.shape == under.shape
     assert min(under.shape[:2]) >= 800
     assert under.mean() < result.mean() < over.mean()
-    score = scores.mefb_score(scores.to_gray(result), [scores.to_gray(under), scores.to_gray(over)])
+    score = scores.mefb_score(scores.to_grey(result), [scores.to_grey(under), scores.to_grey(over)])
     assert score > 0.97
     assert os.path.getsize(opts.WEIGHTS) < 1e6
 
@@ -353,9 +353,9 @@ def as_file(path, data):
     return path
 
 
-def cmyk_jpeg(gray):
+def cmyk_jpeg(grey):
     """A JPEG of four components, all of them alike, as print shops use: OpenCV writes none."""
-    data = cv2.imencode(".jpg", gray, [cv2.IMWRITE_JPEG_OPTIMIZE, 0])[1].tobytes()
+    data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_OPTIMIZE, 0])[1].tobytes()
     frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
     size = data[frame + 5 : frame + 9]
     tables = data[2:frame] + data[frame + 13 : scan]
@@ -388,8 +388,8 @@ def unusual_brackets(folder, pair):
 
     under, over = (png(f"p{k}", image) for k, image in enumerate(pair))
     black, white = (png(f"c{v}", np.full_like(pair[0], v)) for v in (0, 255))
-    gray = [scores.to_gray(image) for image in pair]
-    jpegs = [as_file(folder / f"cmyk{k}.jpg", cmyk_jpeg(image)) for k, image in enumerate(gray)]
+    grey = [scores.to_grey(image) for image in pair]
+    jpegs = [as_file(folder / f"cmyk{k}.jpg", cmyk_jpeg(image)) for k, image in enumerate(grey)]
     webp = animated_webp(folder / "animated.webp", [pair[0], pair[1]])
     name = "Täst · 夜 with spaces"
     yield "one exposure", [under], "two or more pictures, not 1"

@@ -66,9 +66,9 @@ def test_reference_photographs(dtype, tolerance):
     assert rows
     for row in rows:
         paths = sorted(REFERENCE.glob(f"{row['scene']}_source*.png"))
-        stack = np.stack([scores.to_gray(utils.read_image(str(path))) for path in paths])
+        stack = np.stack([scores.to_grey(utils.read_image(str(path))) for path in paths])
         fused = REFERENCE / f"{row['scene']}_fused_{row['fused']}.png"
-        fused = scores.to_gray(utils.read_image(str(fused)))
+        fused = scores.to_grey(utils.read_image(str(fused)))
         y_f, sources = tensors(fused, stack, dtype)
         for scale, name in enumerate(("scale1", "scale2", "scale3")):
             if scale:

@@ -252,7 +252,7 @@ def test_rounding_and_clipping():
     assert utils.quantise(np.array([0, 1]), np.uint16).tolist() == [0, 65535]
 
 
-def test_gray_is_matlabs():
+def test_grey_is_matlabs():
     image = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]], np.uint8)
-    assert scores.to_gray(image).tolist() == [[76, 150, 29, 9]]
-    assert scores.to_gray(image.astype(np.uint16) * 257).tolist() == [[76, 150, 29, 9]]
+    assert scores.to_grey(image).tolist() == [[76, 150, 29, 9]]
+    assert scores.to_grey(image.astype(np.uint16) * 257).tolist() == [[76, 150, 29, 9]]
