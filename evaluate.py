@@ -29,7 +29,7 @@ from brackets import find_brackets, find_pictures
 from checkpoint import load_model
 from model import choose_device, prepare
 from opts import EvaluateOptions, one_line, run
-from scores import colour_difference, score_all, to_grey
+from scores import colour_difference, mef_ssim_c, rendition_scores, score_all, to_grey
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
 
@@ -39,14 +39,17 @@ Scores = dict[str, dict[str, dict[str, float]]]  # method -> scene -> score -> v
 class Scene(NamedTuple):
     """A scene to score.
 
-    name, folder: the name and the path of its folder. files: the exposures that are fused. middle:
-    the middle one of all its files, or None where there are fewer than three.
+    name, folder: the name and the path of its folder.
+    files: the exposures that are fused.
+    middle: the middle one of all its files, or None where there are fewer than three.
+    rendition: the file of its finished rendition, or None.
     """
 
     name: str
     folder: str
     files: list[str]
     middle: str | None
+    rendition: str | None = None
 
 
 Method = Callable[[Scene, list[np.ndarray]], np.ndarray]  # from uint8 exposures to a fused picture
@@ -57,9 +60,9 @@ def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
 
     Writes --csv and --save after every scene, and --sheet at the end. Returns the scores, and
     {scene: reason} for scenes that failed, for which no method has scores. The scores are those of
-    scores.score_all, and "dC", the colour_difference from the middle exposure. Raises OSError or
-    ValueError naming the file where an option, a checkpoint or a picture's size, as its header has
-    it, is mistaken.
+    scores.score_all, "dC", the colour_difference from the middle exposure, "MEF-SSIMc" and, with
+    --reference, those of rendition_scores. Raises OSError or ValueError naming the file where an
+    option, a checkpoint or a picture's size, as its header has it, is mistaken.
     """
     device = choose_device(options.device)
     if options.csv:
@@ -68,6 +71,8 @@ def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
         utils.check_picture_writable(options.sheet)
     computed = computed_methods(options, device)
     scenes = find_scenes_to_score(options.folder, options.stack)
+    if options.reference:
+        scenes = with_renditions(scenes, options.reference)
     check_sizes(scenes, options.score_size)
     methods = computed | methods_on_disk(options.fused, scenes, taken=computed)
     scores: Scores = {name: {} for name in methods}
@@ -146,11 +151,25 @@ def methods_on_disk(
             raise ValueError(f"--fused: {name!r} is the name of another method")
         paths = match_results(folder, [scene.name for scene in scenes])
         for scene in scenes:
-            size, expected = (upright_size(path) for path in (paths[scene.name], scene.files[0]))
-            if size and expected and size != expected:
-                raise ValueError(wrong_size(scene, paths[scene.name], size, expected))
+            check_size_on_disk(scene, paths[scene.name])
         methods[name] = reading(paths)
     return methods
+
+
+def with_renditions(scenes: Sequence[Scene], folder: str) -> list[Scene]:
+    """Returns the scenes that have a rendition in a folder, found by their names, with its file.
+
+    Raises OSError where the folder cannot be listed, and ValueError where no scene has a rendition,
+    one has several, or one has, by its header, another size than its scene.
+    """
+    found = match_files(folder, [scene.name for scene in scenes])
+    kept = [scene for scene in scenes if found[scene.name]]
+    if not kept:
+        raise ValueError(f"{folder}: has no picture of any scene")
+    paths = match_results(folder, [scene.name for scene in kept])
+    for scene in kept:
+        check_size_on_disk(scene, paths[scene.name])
+    return [scene._replace(rendition=paths[scene.name]) for scene in kept]
 
 
 def find_scenes_to_score(folder: str, whole: bool) -> list[Scene]:
@@ -199,12 +218,15 @@ def listed(size: tuple[int, ...]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def wrong_size(scene: Scene, path: str, size: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    """Returns the message that a result on disk has another size than its scene."""
-    reason = ""
-    if size == expected[::-1]:
-        reason = "; it lacks the EXIF orientation of the scene's pictures"
-    return f"{scene.folder}: {path} has {listed(size)} pixels, the scene {listed(expected)}{reason}"
+def check_size_on_disk(scene: Scene, path: str) -> None:
+    """Raises ValueError where, by their headers, a picture on disk and its scene differ in size."""
+    size, expected = upright_size(path), upright_size(scene.files[0])
+    if size and expected and size != expected:
+        reason = ""
+        if size == expected[::-1]:
+            reason = "; it lacks the EXIF orientation of the scene's pictures"
+        sizes = f"has {listed(size)} pixels, the scene {listed(expected)}"
+        raise ValueError(f"{scene.folder}: {path} {sizes}{reason}")
 
 
 def score_scene(
@@ -219,7 +241,11 @@ def score_scene(
     One fused picture is in memory at a time.
     """
     grey = [scored_grey(image, score_size) for image in images]
+    colour = [reduced(image, score_size) for image in images]
     middle = middle_picture(scene, images)
+    rendition = None
+    if scene.rendition:
+        rendition = reduced(utils.to_8_bit(utils.read_image(scene.rendition)), score_size)
     row = {}
     for name, method in methods.items():
         fused = method(scene, images)
@@ -227,14 +253,21 @@ def score_scene(
             raise ValueError(f"{name} gives {listed(fused.shape)} pixels")
         values = score_all(scored_grey(fused, score_size), grey, device)
         values["dC"] = colour_difference(fused, middle)
+        values["MEF-SSIMc"] = mef_ssim_c(reduced(fused, score_size), colour)
+        if rendition is not None:
+            values |= rendition_scores(reduced(fused, score_size), rendition)
         row[name] = values, utils.thumbnail(fused)
     return row
 
 
 def scored_grey(image: np.ndarray, side: int | None) -> np.ndarray:
     """Returns a picture as it is scored: grey, reduced to a longer side of `side` pixels."""
-    grey = to_grey(image)
-    return grey if side is None else align.reduce(grey, min(1, side / max(grey.shape)))
+    return reduced(to_grey(image), side)
+
+
+def reduced(image: np.ndarray, side: int | None) -> np.ndarray:
+    """Returns a picture reduced to a longer side of `side` pixels, None for its native size."""
+    return image if side is None else align.reduce(image, min(1, side / max(image.shape[:2])))
 
 
 def middle_picture(scene: Scene, images: Sequence[np.ndarray]) -> np.ndarray | None:
@@ -265,13 +298,25 @@ def merge_mertens(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def match_results(folder: str, scenes: Sequence[str]) -> dict[str, str]:
-    """Finds the fused picture of every scene in a folder of results: {scene: file}.
+    """Finds the picture of every scene in a folder: {scene: file}; see match_files.
+
+    Raises OSError where the folder cannot be listed, and ValueError naming a scene that has no
+    file or several.
+    """
+    found = match_files(folder, scenes)
+    for scene, paths in found.items():
+        if len(paths) != 1:
+            count = "no picture" if not paths else f"{len(paths)} pictures"
+            raise ValueError(f"{folder}: has {count} of scene {scene}")
+    return {scene: path for scene, (path,) in found.items()}
+
+
+def match_files(folder: str, scenes: Sequence[str]) -> dict[str, list[str]]:
+    """Finds the pictures of every scene in a folder: {scene: files}.
 
     A file belongs to a scene if its name, without extension, begins with the scene's in any letter
     case, and neither a letter nor a digit follows. Of several matching scenes, the longest name
-    counts.
-    Raises OSError where the folder cannot be listed, and ValueError naming a scene that has no
-    file or several.
+    counts. Raises OSError where the folder cannot be listed.
     """
     found: dict[str, list[str]] = {scene: [] for scene in scenes}
     for path in find_pictures(folder):
@@ -283,11 +328,7 @@ def match_results(folder: str, scenes: Sequence[str]) -> dict[str, str]:
         ]
         if matches:
             found[max(matches, key=len)].append(path)
-    for scene, paths in found.items():
-        if len(paths) != 1:
-            count = "no picture" if not paths else f"{len(paths)} pictures"
-            raise ValueError(f"{folder}: has {count} of scene {scene}")
-    return {scene: path for scene, (path,) in found.items()}
+    return found
 
 
 def sheet_row(scene: Scene, images: Sequence[np.ndarray], row: dict) -> np.ndarray:
@@ -354,7 +395,8 @@ def print_summary(scores: Scores) -> None:
         for name in names[1:]:
             known = [values[name] for values in line if not math.isnan(values[name])]
             columns.append(statistics.mean(known) if known else math.nan)
-        print(f"{method:{width}} " + " ".join(f"{value:8.4f}" for value in columns))
+        cells = zip(columns, heads, strict=True)
+        print(f"{method:{width}} " + " ".join(f"{x:{max(len(head), 8)}.4f}" for x, head in cells))
 
 
 def wins(scores: Scores, method: str) -> list[int]:

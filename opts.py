@@ -402,6 +402,12 @@ class EvaluateOptions:
             metavar="NAME=DIR",
             help="results on disk to score beside, one file a scene, found by the scene's name",
         )
+        parser.add_argument(
+            "--reference",
+            metavar="DIR",
+            help="folder of finished renditions to compare with, one file a scene, found by the "
+            "scene's name; other scenes are left out",
+        )
         parser.add_argument("--csv", help="file of all scores, written after every scene")
         parser.add_argument("--sheet", help="picture file of thumbnails of all results and sources")
         parser.add_argument(

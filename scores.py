@@ -1,4 +1,4 @@
-"""How are fused pictures scored? Measures of 8-bit pictures, with and without their exposures."""
+"""How are fused pictures scored? Measures of 8-bit pictures, by exposures or by a rendition."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,9 @@ import torch
 import loss
 import utils
 
+BLOCK = 8  # pixels a side of MEF-SSIMc's windows
+ROWS = 256  # rows of pixels that colour measures work on at a time
+C_1, C_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # SSIM's constants
 MAPS = 40_000_000  # values, 4 bytes each, in the maps of one strip of windows; see mefb_score
 # MATLAB's rgb2gray, which the MEF-SSIM authors' program calls: BT.601 with more digits.
 GREY = np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])  # of R, G, B
@@ -82,6 +85,166 @@ def score_all(
     }
 
 
+def mef_ssim_c(fused: np.ndarray, exposures: Sequence[np.ndarray]) -> float:
+    """Returns MEF-SSIMc, the colour version of MEF-SSIM, with SSIM's luminance term.
+
+    K. Ma, Z. Duanmu, H. Yeganeh, Z. Wang, "Multi-Exposure Image Fusion by Optimizing a Structural
+    Similarity Index", IEEE TCI 4(1), 2018. A window of BLOCK x BLOCK pixels is one vector of all
+    three channels. Its desired structure is that of the exposure with the largest variance there.
+    Its desired mean weighs the exposures by how near their local and global mean are to mid-grey.
+
+    fused, exposures: uint8 RGB (H, W, 3) of one size. Returns NaN for grey pictures and for those
+    smaller than a window.
+    """
+    height, width = fused.shape[:2]
+    if fused.ndim == 2 or min(height, width) < BLOCK:
+        return math.nan
+    brightness = [float(image.mean()) for image in exposures]
+    total = 0.0
+    for top in range(0, height - BLOCK + 1, ROWS):
+        rows = slice(top, top + ROWS + BLOCK - 1)
+        images = [image[rows].astype(np.float64) for image in (fused, *exposures)]
+        total += colour_comparison(images[0], images[1:], brightness).sum()
+    return float(total / ((height - BLOCK + 1) * (width - BLOCK + 1)))
+
+
+def colour_comparison(
+    fused: np.ndarray, exposures: Sequence[np.ndarray], brightness: Sequence[float]
+) -> np.ndarray:
+    """Returns MEF-SSIMc's comparison of every window, (H - BLOCK + 1, W - BLOCK + 1).
+
+    fused, exposures: float64 (H, W, 3) on the scale 0 to 255. brightness: mean of each exposure's
+    whole picture.
+    """
+    mean_f = block_mean(fused)
+    variance_f = block_mean(fused**2) - mean_f**2
+    variance = np.full_like(mean_f, -np.inf)
+    covariance, weights, weighted = (np.zeros_like(mean_f) for _ in range(3))
+    for exposure, overall in zip(exposures, brightness, strict=True):
+        mean = block_mean(exposure)
+        own_variance = block_mean(exposure**2) - mean**2
+        strongest = own_variance > variance
+        variance[strongest] = own_variance[strongest]
+        own_covariance = block_mean(fused * exposure) - mean_f * mean
+        covariance[strongest] = own_covariance[strongest]
+        distance = (mean / 255 - 0.5) ** 2 + (overall / 255 - 0.5) ** 2
+        weight = np.exp(-distance / (2 * 0.2**2))
+        weights += weight
+        weighted += weight * mean
+    desired = weighted / weights
+    luminance = (2 * mean_f * desired + C_1) / (mean_f**2 + desired**2 + C_1)
+    return luminance * (2 * covariance + C_2) / (variance_f + variance + C_2)
+
+
+def block_mean(image: np.ndarray) -> np.ndarray:
+    """Returns the mean of all channels over every window of BLOCK x BLOCK pixels that fits."""
+    plane = cv2.boxFilter(image.mean(axis=2), cv2.CV_64F, (BLOCK, BLOCK), anchor=(0, 0))
+    return plane[: 1 - BLOCK, : 1 - BLOCK]
+
+
+def rendition_scores(fused: np.ndarray, rendition: np.ndarray) -> dict[str, float]:
+    """Compares a fused picture with a finished rendition of its scene, which people have chosen.
+
+    fused, rendition: uint8, RGB or grey, of one size. Returns, by name: PSNR in dB and SSIM; the
+    mean and the 95th percentile of CIEDE2000 (dE00, dE00 95%); the mean distance in CIELAB (dE ref)
+    and in its a* and b* alone (dC ref); mean lightness, its spread and mean chroma of the fused
+    picture (L, L sd, chroma) and of the rendition (the same with ref).
+    """
+    fused, rendition = (x if x.ndim == 3 else cv2.merge([x] * 3) for x in (fused, rendition))
+    lab, expected = to_lab(fused), to_lab(rendition)
+    difference = lab - expected
+    ciede = np.concatenate(
+        [
+            ciede2000(lab[top : top + ROWS], expected[top : top + ROWS])
+            for top in range(0, len(lab), ROWS)
+        ]
+    )
+    scores = {
+        "PSNR": psnr(fused, rendition),
+        "SSIM": ssim(fused, rendition),
+        "dE00": float(ciede.mean()),
+        "dE00 95%": float(np.percentile(ciede, 95)),
+        "dE ref": float(np.linalg.norm(difference, axis=2).mean()),
+        "dC ref": float(np.hypot(difference[..., 1], difference[..., 2]).mean()),
+    }
+    for name, picture in (("", lab), (" ref", expected)):
+        scores[f"L{name}"] = float(picture[..., 0].mean())
+        scores[f"L sd{name}"] = float(picture[..., 0].std())
+        scores[f"chroma{name}"] = float(np.hypot(picture[..., 1], picture[..., 2]).mean())
+    return scores
+
+
+def psnr(image: np.ndarray, reference: np.ndarray) -> float:
+    """Returns the peak signal-to-noise ratio of uint8 pictures in dB; infinity for equal ones."""
+    error = float(np.mean((image.astype(np.float32) - reference) ** 2, dtype=np.float64))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def ssim(image: np.ndarray, reference: np.ndarray) -> float:
+    """Returns the mean over R, G, B of SSIM with 11x11 Gaussian windows that fit into the picture.
+
+    Z. Wang, A. C. Bovik, H. R. Sheikh, E. P. Simoncelli, "Image quality assessment: from error
+    visibility to structural similarity", IEEE TIP 13(4), 2004; sigma 1.5, at native size.
+    """
+    values = []
+    for plane, other in zip(cv2.split(image), cv2.split(reference), strict=True):
+        x, y = plane.astype(np.float64), other.astype(np.float64)
+        mean_x, mean_y = gaussian(x), gaussian(y)
+        variance = gaussian(x * x) - mean_x**2 + gaussian(y * y) - mean_y**2
+        covariance = gaussian(x * y) - mean_x * mean_y
+        luminance = (2 * mean_x * mean_y + C_1) / (mean_x**2 + mean_y**2 + C_1)
+        values.append((luminance * (2 * covariance + C_2) / (variance + C_2)).mean())
+    return float(np.mean(values))
+
+
+def gaussian(plane: np.ndarray) -> np.ndarray:
+    """Returns the Gaussian-weighted mean over every 11x11 window that fits; sigma 1.5."""
+    margin = loss.WINDOW // 2
+    smooth = cv2.GaussianBlur(plane, (loss.WINDOW, loss.WINDOW), loss.SIGMA)
+    return smooth[margin:-margin, margin:-margin]
+
+
+def to_lab(image: np.ndarray) -> np.ndarray:
+    """Converts uint8 RGB, taken for sRGB, to CIELAB (D65), float32 (H, W, 3)."""
+    return cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+
+
+def ciede2000(lab: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Returns the CIEDE2000 difference of CIELAB colours, (..., 3) each, with all weights 1.
+
+    G. Sharma, W. Wu, E. N. Dalal, "The CIEDE2000 Color-Difference Formula", Color Research and
+    Application 30(1), 2005, eq. 2 to 22.
+    """
+    (light_1, a_1, b_1), (light_2, a_2, b_2) = (
+        np.moveaxis(x.astype(np.float64), -1, 0) for x in (lab, other)
+    )
+    mean_chroma = (np.hypot(a_1, b_1) + np.hypot(a_2, b_2)) / 2
+    stretch = 1 + (1 - np.sqrt(mean_chroma**7 / (mean_chroma**7 + 25**7))) / 2
+    chroma_1, chroma_2 = np.hypot(stretch * a_1, b_1), np.hypot(stretch * a_2, b_2)
+    hue_1, hue_2 = (
+        np.degrees(np.arctan2(b, stretch * a)) % 360 for a, b in ((a_1, b_1), (a_2, b_2))
+    )
+    grey = chroma_1 * chroma_2 == 0  # Such colours have no hue.
+    turn = hue_2 - hue_1
+    # Rounding must not turn a difference of 180 degrees the other way.
+    turn -= 360 * np.sign(turn) * (np.abs(turn) > 180 + 1e-9)
+    turn = np.where(grey, 0, turn)
+    hue = np.where(grey, hue_1 + hue_2, (hue_1 + turn / 2) % 360)
+    light, chroma = (light_1 + light_2) / 2, (chroma_1 + chroma_2) / 2
+    cosine = [
+        np.cos(np.radians(k * hue - shift)) for k, shift in ((1, 30), (2, 0), (3, -6), (4, 63))
+    ]
+    t = 1 - 0.17 * cosine[0] + 0.24 * cosine[1] + 0.32 * cosine[2] - 0.20 * cosine[3]
+    offset = (light - 50) ** 2
+    d_light = (light_2 - light_1) / (1 + 0.015 * offset / np.sqrt(20 + offset))
+    d_chroma = (chroma_2 - chroma_1) / (1 + 0.045 * chroma)
+    d_hue = 2 * np.sqrt(chroma_1 * chroma_2) * np.sin(np.radians(turn / 2))
+    d_hue /= 1 + 0.015 * chroma * t
+    angle = 60 * np.exp(-(((hue - 275) / 25) ** 2))
+    rotation = -2 * np.sqrt(chroma**7 / (chroma**7 + 25**7)) * np.sin(np.radians(angle))
+    return np.sqrt(d_light**2 + d_chroma**2 + d_hue**2 + rotation * d_chroma * d_hue)
+
+
 def colour_difference(fused: np.ndarray, exposure: np.ndarray | None) -> float:
     """Returns the mean distance in CIELAB's a* and b* of a fused picture from an exposure.
 
@@ -95,11 +258,8 @@ def colour_difference(fused: np.ndarray, exposure: np.ndarray | None) -> float:
     usable = ((exposure > 20) & (exposure < 235)).all(axis=2)
     if not usable.any():
         return math.nan
-    lab, expected = (
-        cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-        for image in (fused, exposure)
-    )
-    return float(np.hypot(*(lab - expected)[usable][:, 1:].T).mean())
+    difference = (to_lab(fused) - to_lab(exposure))[usable]
+    return float(np.hypot(*difference[:, 1:].T).mean())
 
 
 def entropy(fused: np.ndarray) -> float:

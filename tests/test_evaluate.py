@@ -12,20 +12,15 @@ from conftest import exif, write_bracket
 
 import evaluate
 import fusion
-import loss
-import scores
 import utils
 from checkpoint import load_model, save_checkpoint
 from model import DeepFuse, prepare
 from scores import (
-    average_gradient,
     colour_difference,
-    edge_preservation,
-    edges,
-    entropy,
+    mef_ssim_c,
     mefb_score,
+    rendition_scores,
     score_all,
-    spatial_frequency,
     to_grey,
 )
 
@@ -175,95 +170,6 @@ def test_average_is_rounded():
     assert (evaluate.average([images[1], images[1]]) == 4).all()
 
 
-def test_entropy():
-    assert entropy(np.full((4, 4), 7, np.uint8)) == 0
-    assert entropy(np.arange(256, dtype=np.uint8).reshape(16, 16)) == 8
-    quarters = np.array([[0, 0, 0, 9]], np.uint8)
-    assert entropy(quarters) == pytest.approx(0.75 * math.log2(4 / 3) + 0.25 * 2)
-
-
-def test_spatial_frequency_and_average_gradient():
-    image = np.array([[0, 3], [4, 9], [4, 9]], np.uint8)
-    # Differences along rows 3, 5, 5, along columns 4, 6, 0, 0.
-    assert spatial_frequency(image) == pytest.approx(math.sqrt((59 + 52) / 6))
-    # At (0, 0): 3 and 4; at (1, 0): 5 and 0.
-    expected = (math.sqrt((9 + 16) / 2) + math.sqrt(25 / 2)) / 2
-    assert average_gradient(image) == pytest.approx(expected)
-
-
-def test_standard_deviation_is_of_all_pixels():
-    image = np.zeros((50, 50), np.uint8)
-    image[:, ::2] = 10
-    assert score_all(image, [image, image])["SD"] == 5
-
-
-def stripes(period, low, high, shape=(64, 64)):
-    columns = np.arange(shape[1]) // period % 2
-    return np.where(np.broadcast_to(columns, shape), high, low).astype(np.uint8)
-
-
-def test_edge_preservation():
-    vertical = stripes(8, 50, 150)
-    flat = np.full_like(vertical, 90)
-    # Equal strength and direction everywhere: both sigmoids at 1.
-    whole = 0.9994 / (1 + math.exp(-7.5)) * 0.9879 / (1 + math.exp(-22 * 0.2))
-    assert edge_preservation(vertical, [vertical, flat]) == pytest.approx(whole)
-    # Half the strength, the same direction.
-    weak = stripes(8, 75, 125)
-    half = 0.9994 / 2 * 0.9879 / (1 + math.exp(-22 * 0.2))
-    assert edge_preservation(weak, [vertical]) == pytest.approx(half)
-    assert edge_preservation(vertical, [weak]) == pytest.approx(half)
-    # Edges at right angles lose the direction's share, a flat result loses the strength's.
-    ramp = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
-    inner = np.s_[1:-1, 1:-1]
-    strength, angle = edges(ramp)
-    assert (strength[inner] == 8).all()
-    assert (angle[inner] == 0).all()
-    turned_strength, turned = edges(ramp.T.copy())
-    assert (turned_strength[inner] == 8).all()
-    assert (turned[inner] == np.pi / 2).all()
-    # At the border, whose mirror takes the gradient away, the direction is lost but not wrong.
-    assert edge_preservation(ramp.T.copy(), [ramp]) < 1e-4
-    assert edge_preservation(flat, [ramp]) < 1e-3
-    assert edge_preservation(flat, [flat]) == 0
-
-
-def test_edge_preservation_weighs_by_the_sources_edges():
-    """Against the formula written out pixel by pixel, on noise, with three sources."""
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (4, 9, 11)).astype(np.uint8)
-    gradients = []
-    for picture in pictures:
-        p = np.pad(picture.astype(float), 1, mode="reflect")
-        rows = np.arange(1, 10)[:, None]
-        columns = np.arange(1, 12)[None]
-        x = sum(w * (p[rows + d, columns + 1] - p[rows + d, columns - 1]) for d, w in KERNEL)
-        y = sum(w * (p[rows + 1, columns + d] - p[rows - 1, columns + d]) for d, w in KERNEL)
-        gradients.append((x, y))
-    total = weights = 0.0
-    x_f, y_f = gradients[0]
-    for x, y in gradients[1:]:
-        for i, j in np.ndindex(9, 11):
-            g, g_f = math.hypot(x[i, j], y[i, j]), math.hypot(x_f[i, j], y_f[i, j])
-            if g == 0:
-                continue
-            a, a_f = (
-                math.atan(v[i, j] / u[i, j]) if u[i, j] else math.pi / 2
-                for u, v in ((x, y), (x_f, y_f))
-            )
-            strength = g_f / g if g > g_f else g / g_f
-            direction = abs(abs(a - a_f) - math.pi / 2) / (math.pi / 2)
-            quality = 0.9994 / (1 + math.exp(-15 * (strength - 0.5)))
-            quality *= 0.9879 / (1 + math.exp(-22 * (direction - 0.8)))
-            total += quality * g
-            weights += g
-    value = edge_preservation(pictures[0], list(pictures[1:]))
-    assert value == pytest.approx(total / weights, rel=1e-9)
-
-
-KERNEL = ((-1, 1), (0, 2), (1, 1))  # Sobel's: offset and weight of the lines that are added
-
-
 def test_mertens_is_clipped_not_wrapped(folder):
     images = [cv2.imread(str(folder / "a" / name)) for name in ("1.png", "3.png")]
     exact = cv2.createMergeMertens().process(images)
@@ -301,6 +207,37 @@ def test_mistakes_get_one_line(folder, model, tmp_path, capsys):
         assert err.startswith(f"evaluate.py: {message}"), err
         assert err.count("\n") == 1
     assert os.listdir(tmp_path / "empty") == []
+
+
+def test_renditions(folder, tmp_path, capsys):
+    """Scenes that have one are compared with it; the others are left out."""
+    renditions, table = tmp_path / "renditions", tmp_path / "scores.csv"
+    renditions.mkdir()
+    middle = utils.read_image(str(folder / "a" / "2.png"))
+    utils.write_image(str(renditions / "A.png"), middle)
+    run("--folder", folder, "--model", "--reference", renditions, "--csv", table)
+    rows = read(table)
+    assert list(rows) == [("average", "a"), ("MergeMertens", "a")]
+    ends = [utils.read_image(str(folder / "a" / name)) for name in ("1.png", "3.png")]
+    for method, fuse in (("average", evaluate.average), ("MergeMertens", evaluate.merge_mertens)):
+        expected = rendition_scores(fuse(ends), middle)
+        expected["MEF-SSIMc"] = mef_ssim_c(fuse(ends), ends)
+        for name, value in expected.items():
+            assert float(rows[method, "a"][name]) == pytest.approx(value, abs=1e-6), name
+    heads = next(line for line in capsys.readouterr().out.splitlines() if "minimum" in line)
+    assert heads.endswith("L ref L sd ref chroma ref")
+    for names, message in (
+        ([], f"{renditions}: has no picture of any scene"),
+        (["a.png", "a_2.png"], f"{renditions}: has 2 pictures of scene a"),
+        (["a.png"], f"{folder / 'a'}: {renditions / 'a.png'} has 60x50 pixels, the scene 120x96"),
+    ):
+        for path in renditions.iterdir():
+            path.unlink()
+        for name in names:
+            utils.write_image(str(renditions / name), np.zeros((50, 60), np.uint8))
+        argv = ["--folder", str(folder), "--model", "--reference", str(renditions), "--quiet"]
+        assert evaluate.main(argv) == 2
+        assert capsys.readouterr().err == f"evaluate.py: {message}\n"
 
 
 def test_a_scene_that_fails_is_named_and_the_others_are_reported(folder, tmp_path, capsys):
@@ -373,35 +310,11 @@ def test_a_result_without_its_sources_orientation_is_told(folder, tmp_path, caps
     assert message in capsys.readouterr().err
 
 
-def test_score_does_not_depend_on_strips(pair, monkeypatch):
-    """Windows are compared in strips; the mean over all of them is that of loss.mef_ssim."""
-    fused = pair[0] // 2 + pair[1] // 2
-    planes = [torch.from_numpy(to_grey(x))[None, None] / 255 for x in (fused, *pair)]
-    whole = loss.mef_ssim(planes[0], torch.cat(planes[1:], dim=1)).item()
-    for maps in (1, 2500, 6500, 10**7):
-        monkeypatch.setattr(scores, "MAPS", maps)
-        assert mefb_score(fused, pair) == pytest.approx(whole, abs=1e-6)  # float32
-
-
 def test_fused_needs_a_name_and_a_folder(capsys):
     with pytest.raises(SystemExit) as caught:
         evaluate.main(["--folder", "x", "--fused", "results"])
     assert caught.value.code == 2
     assert "'results' is not of the form NAME=DIR" in capsys.readouterr().err
-
-
-def test_colour_difference_is_that_of_lab():
-    """Of pure colours, whose a* and b* are in any table of CIELAB (sRGB, D65)."""
-    exposure = np.full((4, 5, 3), 128, np.uint8)  # a* = b* = 0
-    exposure[0] = 255  # clipped: left out
-    red = np.zeros((4, 5, 3), np.uint8)
-    red[..., 0] = 255  # L* 53.24, a* 80.09, b* 67.20
-    expected = math.hypot(80.09, 67.20)
-    assert colour_difference(red, exposure) == pytest.approx(expected, abs=0.2)
-    assert colour_difference(exposure, exposure) == 0
-    assert math.isnan(colour_difference(red, None))
-    assert math.isnan(colour_difference(red[..., 0], exposure))
-    assert math.isnan(colour_difference(red, exposure * 0))
 
 
 def test_colours_are_compared_with_the_middle_exposure(tmp_path, capsys):
@@ -418,4 +331,4 @@ def test_colours_are_compared_with_the_middle_exposure(tmp_path, capsys):
     assert math.isnan(rows["average", "two"])
     summary = capsys.readouterr().out.splitlines()
     line = next(text for text in summary if text.startswith("average  "))
-    assert line.split()[-1] == f"{expected:.4f}"
+    assert line.split()[-2] == f"{expected:.4f}"  # before MEF-SSIMc

@@ -72,8 +72,8 @@ def furnish(folder, document):
         for name in (*values_of("--folder", words), *values_of("--val_folder", words)):
             if not any(word.startswith(name) for word in made):
                 furnish_brackets(folder / name, 16 if "train.py" in words else 2)
-        for name in values_of("--fused", words):
-            results = name.partition("=")[2]
+        for name in values_of("--fused", words) + values_of("--reference", words):
+            results = name.partition("=")[2] or name
             if not results.startswith(tuple(made)):
                 (folder / results).mkdir(parents=True)
                 source = folder / values_of("--folder", words)[0]
