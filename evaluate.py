@@ -29,7 +29,15 @@ from brackets import find_brackets, find_pictures
 from checkpoint import load_model
 from model import choose_device, prepare
 from opts import EvaluateOptions, one_line, run
-from scores import colour_difference, mef_ssim_c, rendition_scores, score_all, to_grey
+from scores import (
+    blotches,
+    lost_detail,
+    mef_ssim_c,
+    middle_difference,
+    rendition_scores,
+    score_all,
+    to_grey,
+)
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
 
@@ -60,8 +68,8 @@ def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
 
     Writes --csv and --save after every scene, and --sheet at the end. Returns the scores, and
     {scene: reason} for scenes that failed, for which no method has scores. The scores are those of
-    scores.score_all, "dC", the colour_difference from the middle exposure, "MEF-SSIMc" and, with
-    --reference, those of rendition_scores. Raises OSError or ValueError naming the file where an
+    scores.score_all, middle_difference, mef_ssim_c, blotches, lost_detail and, with --reference,
+    rendition_scores. Raises OSError or ValueError naming the file where an
     option, a checkpoint or a picture's size, as its header has it, is mistaken.
     """
     device = choose_device(options.device)
@@ -251,11 +259,12 @@ def score_scene(
         fused = method(scene, images)
         if fused.shape[:2] != images[0].shape[:2]:
             raise ValueError(f"{name} gives {listed(fused.shape)} pixels")
-        values = score_all(scored_grey(fused, score_size), grey, device)
-        values["dC"] = colour_difference(fused, middle)
-        values["MEF-SSIMc"] = mef_ssim_c(reduced(fused, score_size), colour)
+        small, small_grey = reduced(fused, score_size), scored_grey(fused, score_size)
+        values = score_all(small_grey, grey, device) | middle_difference(fused, middle)
+        values |= {"MEF-SSIMc": mef_ssim_c(small, colour), "blotches": blotches(small, colour)}
+        values |= lost_detail(small_grey, grey)
         if rendition is not None:
-            values |= rendition_scores(reduced(fused, score_size), rendition)
+            values |= rendition_scores(small, rendition)
         row[name] = values, utils.thumbnail(fused)
     return row
 

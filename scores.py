@@ -10,6 +10,9 @@ import torch
 import loss
 import utils
 
+BLOWN, CRUSHED = 250, 5  # levels of 255; brighter or darker pixels, and these, show no detail
+DETAIL = 2.0  # levels of 255; standard deviation in a window that shows detail
+EVEN = 2.0  # CIELAB units; spread of chroma in a window of even colour
 BLOCK = 8  # pixels a side of MEF-SSIMc's windows
 ROWS = 256  # rows of pixels that colour measures work on at a time
 C_1, C_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # SSIM's constants
@@ -245,21 +248,73 @@ def ciede2000(lab: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.sqrt(d_light**2 + d_chroma**2 + d_hue**2 + rotation * d_chroma * d_hue)
 
 
-def colour_difference(fused: np.ndarray, exposure: np.ndarray | None) -> float:
-    """Returns the mean distance in CIELAB's a* and b* of a fused picture from an exposure.
+def middle_difference(fused: np.ndarray, exposure: np.ndarray | None) -> dict[str, float]:
+    """Returns the mean distance in CIELAB, dE, and in its a* and b* alone, dC, from an exposure.
 
     Only pixels count that are neither dark nor clipped in the exposure.
 
     fused, exposure: 8-bit RGB (H, W, 3). Returns NaN where there is no exposure, where no pixel
     counts, and where the pictures are grey or differ in size.
     """
+    nothing = {"dC": math.nan, "dE": math.nan}
     if exposure is None or exposure.ndim == 2 or fused.shape != exposure.shape:
-        return math.nan
+        return nothing
     usable = ((exposure > 20) & (exposure < 235)).all(axis=2)
     if not usable.any():
-        return math.nan
+        return nothing
     difference = (to_lab(fused) - to_lab(exposure))[usable]
-    return float(np.hypot(*difference[:, 1:].T).mean())
+    return {
+        "dC": float(np.hypot(*difference[:, 1:].T).mean()),
+        "dE": float(np.linalg.norm(difference, axis=1).mean()),
+    }
+
+
+def lost_detail(fused: np.ndarray, exposures: Sequence[np.ndarray]) -> dict[str, float]:
+    """Returns the shares of the picture that are blown or crushed where an exposure shows detail.
+
+    An exposure shows detail where it is neither blown nor crushed itself and varies by DETAIL or
+    more in the 11x11 window around the pixel.
+
+    fused, exposures: 8-bit grey pictures of one size, uint8 (H, W).
+    """
+    shown = np.zeros(fused.shape, bool)
+    for exposure in exposures:
+        x = exposure.astype(np.float64)
+        window = (loss.WINDOW, loss.WINDOW)
+        variance = cv2.blur(x * x, window) - cv2.blur(x, window) ** 2
+        shown |= (variance >= DETAIL**2) & (exposure > CRUSHED) & (exposure < BLOWN)
+    return {
+        "blown": float((shown & (fused >= BLOWN)).mean()),
+        "crushed": float((shown & (fused <= CRUSHED)).mean()),
+    }
+
+
+def blotches(fused: np.ndarray, exposures: Sequence[np.ndarray]) -> float:
+    """Returns how much chroma varies where it is even in all exposures, in CIELAB units.
+
+    The spread of a window is the root of the summed variances of a* and b* in 11x11 pixels. Windows
+    count whose largest spread among the exposures is below EVEN; the result is the mean over them
+    of what the fused picture's spread exceeds that by.
+
+    fused, exposures: 8-bit RGB (H, W, 3). Returns NaN for grey pictures and where no window counts.
+    """
+    if fused.ndim == 2:
+        return math.nan
+    largest = np.zeros(fused.shape[:2], np.float32)
+    for exposure in exposures:
+        largest = np.maximum(largest, chroma_spread(exposure))
+    even = largest < EVEN
+    if not even.any():
+        return math.nan
+    return float(np.maximum(chroma_spread(fused) - largest, 0)[even].mean())
+
+
+def chroma_spread(image: np.ndarray) -> np.ndarray:
+    """Returns the spread of a* and b* in the 11x11 window around every pixel, float32 (H, W)."""
+    chroma = to_lab(image)[..., 1:]
+    window = (loss.WINDOW, loss.WINDOW)
+    variance = cv2.blur(chroma * chroma, window) - cv2.blur(chroma, window) ** 2
+    return np.sqrt(np.maximum(variance, 0).sum(axis=2))
 
 
 def entropy(fused: np.ndarray) -> float:

@@ -10,13 +10,15 @@ import loss
 import scores
 from scores import (
     average_gradient,
+    blotches,
     ciede2000,
-    colour_difference,
     edge_preservation,
     edges,
     entropy,
+    lost_detail,
     mef_ssim_c,
     mefb_score,
+    middle_difference,
     psnr,
     rendition_scores,
     score_all,
@@ -125,18 +127,19 @@ def test_score_does_not_depend_on_strips(pair, monkeypatch):
         assert mefb_score(fused, pair) == pytest.approx(whole, abs=1e-6)  # float32
 
 
-def test_colour_difference_is_that_of_lab():
+def test_middle_difference_is_that_of_lab():
     """Of pure colours, whose a* and b* are in any table of CIELAB (sRGB, D65)."""
     exposure = np.full((4, 5, 3), 128, np.uint8)  # a* = b* = 0
     exposure[0] = 255  # clipped: left out
     red = np.zeros((4, 5, 3), np.uint8)
     red[..., 0] = 255  # L* 53.24, a* 80.09, b* 67.20
     expected = math.hypot(80.09, 67.20)
-    assert colour_difference(red, exposure) == pytest.approx(expected, abs=0.2)
-    assert colour_difference(exposure, exposure) == 0
-    assert math.isnan(colour_difference(red, None))
-    assert math.isnan(colour_difference(red[..., 0], exposure))
-    assert math.isnan(colour_difference(red, exposure * 0))
+    values = middle_difference(red, exposure)
+    assert values["dC"] == pytest.approx(expected, abs=0.2)
+    assert values["dE"] == pytest.approx(math.hypot(expected, 53.585 - 53.24), abs=0.2)
+    assert middle_difference(exposure, exposure) == {"dC": 0, "dE": 0}
+    for fused, other in ((red, None), (red[..., 0], exposure), (red, exposure * 0)):
+        assert all(math.isnan(value) for value in middle_difference(fused, other).values())
 
 
 def metric_case(height, width, s, count):
@@ -258,3 +261,35 @@ def test_rendition_scores_of_flat_colours():
     assert values["L sd"] == pytest.approx(0, abs=1e-3)
     assert values["PSNR"] == psnr(grey, red)
     assert rendition_scores(grey[..., 0], grey)["dE00"] == 0
+
+
+def test_lost_detail():
+    """Blown and crushed count where an exposure has texture that is not clipped itself."""
+    rng = np.random.default_rng(0)
+    textured = rng.integers(60, 200, (80, 80)).astype(np.uint8)
+    flat = np.full((80, 80), 100, np.uint8)
+    white, black = np.full_like(flat, 255), np.zeros_like(flat)
+    fused = textured.copy()
+    fused[:20], fused[60:] = 250, 5
+    quarter = {"blown": 0.25, "crushed": 0.25}
+    assert lost_detail(fused, [textured, white]) == quarter
+    assert lost_detail(fused, [black, textured]) == quarter
+    assert lost_detail(fused, [flat, white]) == {"blown": 0, "crushed": 0}
+    assert lost_detail(np.full_like(flat, 249), [textured]) == {"blown": 0, "crushed": 0}
+    clipped = np.where(textured > 130, 255, 0).astype(np.uint8)  # texture, but of clipped pixels
+    assert lost_detail(fused, [clipped, clipped]) == {"blown": 0, "crushed": 0}
+
+
+def test_blotches():
+    """Chroma that varies in the fused picture alone, and none where an exposure's varies."""
+    even = np.full((60, 60, 3), (120, 130, 140), np.uint8)
+    stripes = even.copy()
+    stripes[:, ::2] = (150, 120, 120)
+    assert blotches(even, [even, even // 2]) == 0
+    value = blotches(stripes, [even, even // 2])
+    lab = scores.to_lab(np.stack([stripes[:1, 1], stripes[:1, 0]]))
+    distance = np.linalg.norm((lab[1] - lab[0])[0, 1:])
+    # A window of 11 columns has 5 of one colour and 6 of the other.
+    assert value == pytest.approx(distance * math.sqrt(5 * 6) / 11, rel=1e-3)
+    assert math.isnan(blotches(stripes, [stripes, even]))
+    assert math.isnan(blotches(even[..., 0], [even[..., 0]]))
