@@ -25,6 +25,7 @@ import fusion
 import loss
 import metadata
 import utils
+from blind import BlindComparison, binomial_interval, count_verdicts
 from brackets import find_brackets, find_pictures
 from checkpoint import load_model
 from model import choose_device, prepare
@@ -83,6 +84,7 @@ def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
         scenes = with_renditions(scenes, options.reference)
     check_sizes(scenes, options.score_size)
     methods = computed | methods_on_disk(options.fused, scenes, taken=computed)
+    blind = start_blind(options.blind, methods) if options.blind else None
     scores: Scores = {name: {} for name in methods}
     failed: dict[str, str] = {}
     rows = []
@@ -90,7 +92,7 @@ def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
         try:
             images = [utils.to_8_bit(utils.read_image(path)) for path in scene.files]
             fusion.check_images(images)
-            row = score_scene(scene, images, methods, options.score_size, device)
+            row = score_scene(scene, images, methods, options.score_size, device, blind)
         except FAILURES as error:
             failed[scene.name] = one_line(error)
             with tqdm.external_write_mode():
@@ -180,6 +182,14 @@ def with_renditions(scenes: Sequence[Scene], folder: str) -> list[Scene]:
     return [scene._replace(rendition=paths[scene.name]) for scene in kept]
 
 
+def start_blind(arguments: Sequence[str], methods: Iterable[str]) -> BlindComparison:
+    """Returns the comparison of --blind; ValueError where a method is not among those that run."""
+    for name in arguments[1:]:
+        if name not in methods:
+            raise ValueError(f"--blind: {name!r} is none of the methods {', '.join(methods)}")
+    return BlindComparison(*arguments)
+
+
 def find_scenes_to_score(folder: str, whole: bool) -> list[Scene]:
     """Returns the scenes of a folder, with their pair or, where `whole`, all their exposures."""
     stacks = find_brackets(folder, whole=True)
@@ -243,11 +253,14 @@ def score_scene(
     methods: dict[str, Method],
     score_size: int | None,
     device: torch.device,
+    blind: BlindComparison | None = None,
 ) -> dict[str, tuple[dict[str, float], np.ndarray]]:
     """Fuses and scores a scene by every method: {method: (scores, thumbnail of its picture)}.
 
-    One fused picture is in memory at a time.
+    One fused picture is in memory at a time. blind: takes the pictures of its two methods.
     """
+    if blind:
+        blind.begin()
     grey = [scored_grey(image, score_size) for image in images]
     colour = [reduced(image, score_size) for image in images]
     middle = middle_picture(scene, images)
@@ -266,6 +279,8 @@ def score_scene(
         if rendition is not None:
             values |= rendition_scores(small, rendition)
         row[name] = values, utils.thumbnail(fused)
+        if blind:
+            blind.add(scene.name, name, fused)
     return row
 
 
@@ -428,8 +443,21 @@ def write_csv(path: str, scores: Scores) -> None:
                 writer.writerow([method, scene, *(f"{value:.6f}" for value in values.values())])
 
 
+def print_verdicts(path: str) -> None:
+    """Prints how often each of two methods was preferred, and the interval that this leaves."""
+    methods, preferred, ties = count_verdicts(path)
+    decided = sum(preferred)
+    print(f"{decided + ties} verdicts, {ties} of them ties")
+    for method, wins in zip(methods, preferred, strict=True):
+        low, high = binomial_interval(wins, decided)
+        print(f"  {wins:3} for {method} (95 % interval: {low:.0%} to {high:.0%} of those decided)")
+
+
 def evaluate_and_report(options: argparse.Namespace) -> int:
     """Scores and prints; returns the exit status, 1 where a scene could not be scored."""
+    if options.judged:
+        print_verdicts(options.judged)
+        return 0
     scores, failed = evaluate(options)
     if any(scores.values()):
         print_tables(scores)

@@ -376,7 +376,7 @@ class EvaluateOptions:
             "pictures of native size, beside a plain average and OpenCV's MergeMertens. A scene's "
             "pair is its first and its last file, or <scene>_A.* and <scene>_B.* as in MEFB."
         )
-        parser.add_argument("--folder", required=True, help="folder with one sub-folder a scene")
+        parser.add_argument("--folder", help="folder with one sub-folder a scene")
         parser.add_argument(
             "--stack", action="store_true", help="score all files of a scene instead of a pair"
         )
@@ -408,6 +408,19 @@ class EvaluateOptions:
             help="folder of finished renditions to compare with, one file a scene, found by the "
             "scene's name; other scenes are left out",
         )
+        parser.add_argument(
+            "--blind",
+            nargs=3,
+            metavar=("DIR", "METHOD", "METHOD"),
+            help="folder to write side-by-side pictures of two methods to, in random order, with "
+            "the key to them, key.csv; methods have the names that are printed",
+        )
+        parser.add_argument(
+            "--judged",
+            metavar="CSV",
+            help="file of verdicts beside such a key, to count instead of scoring; its columns are "
+            "scene and preferred (left, right or tie)",
+        )
         parser.add_argument("--csv", help="file of all scores, written after every scene")
         parser.add_argument("--sheet", help="picture file of thumbnails of all results and sources")
         parser.add_argument(
@@ -416,8 +429,14 @@ class EvaluateOptions:
         add_machine_options(parser)
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Returns the options of a command line, the program's own by default."""
-        return self.parser.parse_args(argv)
+        """Returns the options of a command line, the program's own by default.
+
+        Ends the program with status 2 unless there is something to score, or to count.
+        """
+        options = self.parser.parse_args(argv)
+        if (options.folder is None) == (options.judged is None):
+            self.parser.error("give --folder, or --judged")
+        return options
 
 
 def add_fast_option(parser) -> None:

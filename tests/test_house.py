@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("opts", "model", "loss", "tiles", "metadata"),
     ("utils",),
-    ("checkpoint", "brackets", "fusion", "align", "scores"),
+    ("checkpoint", "brackets", "fusion", "align", "scores", "blind"),
     ("dataset", "engine"),
     ("train", "inference", "evaluate", "hubconf"),
 )
