@@ -104,6 +104,7 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
             # A signal may have come since the last step; all processes have to agree.
             stopped = stopped or processes.any(stop.requested)
             bar.set_postfix(progress_values(state))
+    del batches  # Its workers end now, not when the garbage collector finds them.
     outputs.finish(state)
     return state.loss
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -94,6 +95,13 @@ def test_results(brackets, tmp_path):
 def score(det, images):
     fused = fusion.fuse(load_model(str(det / "model" / "best.pth")), images)
     return scores.mefb_score(fused, images)
+
+
+def test_training_leaves_no_workers(brackets, tmp_path):
+    """They end with it, not when the garbage collector finds them, which holds later runs up."""
+    before = set(multiprocessing.active_children())
+    run(brackets, tmp_path / "det", epoch=2, workers=2, record_epoch=1)
+    assert set(multiprocessing.active_children()) <= before
 
 
 @pytest.mark.slow
