@@ -163,7 +163,7 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> D
     """
     model = model_from_checkpoint(load_checkpoint(path), path)
     # Convolutions are faster in this order of memory.
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def model_from_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> DeepFuse:

@@ -19,7 +19,7 @@ import fusion
 import loss
 import utils
 from checkpoint import State
-from model import DeepFuse, choose_device, is_finite, prepare
+from model import DeepFuse, choose_device, device_of, is_finite, prepare
 from scores import mefb_score
 
 
@@ -199,7 +199,7 @@ class Learner:
         device = processes.device
         if centred:
             centre(model)
-        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(device).to(memory_format=torch.channels_last)
         self.model = model
         rule = moving_average(ema)
         self.average = AveragedModel(model, multi_avg_fn=rule, use_buffers=True)
@@ -382,7 +382,7 @@ def validate(
 
     model: in eval mode. pairs: picture files. precision: see prepare. quiet: hides the bar.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     model = prepare(model, precision)
     scores = []
     for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):

@@ -32,11 +32,13 @@ from model import choose_device, prepare
 from opts import EvaluateOptions, one_line, run
 from scores import (
     blotches,
+    largest_spread,
     lost_detail,
     mef_ssim_c,
     middle_difference,
     rendition_scores,
     score_all,
+    shown_detail,
     to_grey,
 )
 
@@ -210,11 +212,7 @@ def check_sizes(scenes: Sequence[Scene], score_size: int | None) -> None:
         sizes = [size for size in map(upright_size, scene.files) if size]
         try:
             for size in sizes[1:]:
-                if size != sizes[0]:
-                    raise ValueError(
-                        f"the pictures differ in size: {listed(sizes[0])} and {listed(size)}"
-                        f"{fusion.explain(size, sizes[0])}"
-                    )
+                fusion.check_same_size(size, sizes[0])
             if sizes:
                 scale = min(1, (score_size or math.inf) / max(sizes[0]))
                 loss.check_size(*(max(round(side * scale), 1) for side in sizes[0]))
@@ -263,6 +261,7 @@ def score_scene(
         blind.begin()
     grey = [scored_grey(image, score_size) for image in images]
     colour = [reduced(image, score_size) for image in images]
+    shown, spread = shown_detail(grey), largest_spread(colour)
     middle = middle_picture(scene, images)
     rendition = None
     if scene.rendition:
@@ -274,8 +273,8 @@ def score_scene(
             raise ValueError(f"{name} gives {listed(fused.shape)} pixels")
         small, small_grey = reduced(fused, score_size), scored_grey(fused, score_size)
         values = score_all(small_grey, grey, device) | middle_difference(fused, middle)
-        values |= {"MEF-SSIMc": mef_ssim_c(small, colour), "blotches": blotches(small, colour)}
-        values |= lost_detail(small_grey, grey)
+        values |= {"MEF-SSIMc": mef_ssim_c(small, colour), "blotches": blotches(small, spread)}
+        values |= lost_detail(small_grey, shown)
         if rendition is not None:
             values |= rendition_scores(small, rendition)
         row[name] = values, utils.thumbnail(fused)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import loss
 import utils
-from model import DeepFuse, PyramidDeepFuse
+from model import DeepFuse, PyramidDeepFuse, device_of
 from tiles import (
     CPU,
     PLAIN_TILE,
@@ -240,11 +240,6 @@ def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, steps: i
         return y
 
     return Plan(fuse_luma, PLAIN_TILE, halo=0)
-
-
-def device_of(model: DeepFuse) -> torch.device:
-    """Returns the device of a network's weights."""
-    return next(model.parameters()).device
 
 
 def network_luma(
@@ -498,12 +493,8 @@ def check_images(images: Sequence[np.ndarray], one_size: bool = True) -> None:
     if len(shape) not in (2, 3) or shape[2:] not in ((), (3,)) or 0 in shape:
         raise ValueError(f"expected pictures of shape (H, W) or (H, W, 3), not {shape}")
     for image in images:
-        if one_size and image.shape[:2] != shape[:2]:
-            raise ValueError(
-                "the pictures differ in size: "
-                f"{shape[1]}x{shape[0]} and {image.shape[1]}x{image.shape[0]}"
-                f"{explain(image.shape[:2], shape[:2])}"
-            )
+        if one_size:
+            check_same_size(image.shape[:2], shape[:2])
         if image.ndim != len(shape):
             raise ValueError("some pictures are grey and some in colour")
         if image.dtype.kind == "f":
@@ -511,6 +502,15 @@ def check_images(images: Sequence[np.ndarray], one_size: bool = True) -> None:
                 raise ValueError("float pictures must lie in [0, 1]")
         elif image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"pictures must be uint8, uint16 or float, not {image.dtype}")
+
+
+def check_same_size(size: tuple[int, ...], first: tuple[int, ...]) -> None:
+    """Raises ValueError where a picture's size (H, W) is not that of a scene's first picture."""
+    if size != first:
+        raise ValueError(
+            f"the pictures differ in size: {first[1]}x{first[0]} and {size[1]}x{size[0]}"
+            f"{explain(size, first)}"
+        )
 
 
 def explain(size: tuple[int, ...], other: tuple[int, ...]) -> str:

@@ -247,7 +247,7 @@ def prepare(model: DeepFuse, precision: str = "auto") -> DeepFuse:
         or "auto" for the one that is fast on the network's device. C1 and C5 stay in float32, so
         that neither the pictures nor the result are rounded to the few levels of 16-bit floats.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     dtype = choose_precision(precision, device)
     if model.settings["batch_norm"]:
         model = fold_batch_norm(model)
@@ -292,6 +292,11 @@ class ShiftedSum(nn.Module):
 def is_finite(model: nn.Module) -> bool:
     """Returns True where all parameters are finite numbers."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Returns the device of a network's weights."""
+    return next(model.parameters()).device
 
 
 def choose_device(name: str) -> torch.device:

@@ -269,48 +269,63 @@ def middle_difference(fused: np.ndarray, exposure: np.ndarray | None) -> dict[st
     }
 
 
-def lost_detail(fused: np.ndarray, exposures: Sequence[np.ndarray]) -> dict[str, float]:
-    """Returns the shares of the picture that are blown or crushed where an exposure shows detail.
+def shown_detail(exposures: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns a mask, bool (H, W): True where some exposure shows detail.
 
     An exposure shows detail where it is neither blown nor crushed itself and varies by DETAIL or
     more in the 11x11 window around the pixel.
 
-    fused, exposures: 8-bit grey pictures of one size, uint8 (H, W).
+    exposures: 8-bit grey pictures of one size, uint8 (H, W).
     """
-    shown = np.zeros(fused.shape, bool)
+    shown = np.zeros(exposures[0].shape, bool)
+    window = (loss.WINDOW, loss.WINDOW)
     for exposure in exposures:
         x = exposure.astype(np.float64)
-        window = (loss.WINDOW, loss.WINDOW)
         variance = cv2.blur(x * x, window) - cv2.blur(x, window) ** 2
         shown |= (variance >= DETAIL**2) & (exposure > CRUSHED) & (exposure < BLOWN)
+    return shown
+
+
+def lost_detail(fused: np.ndarray, shown: np.ndarray) -> dict[str, float]:
+    """Returns the shares of the picture that are blown or crushed where an exposure shows detail.
+
+    fused: 8-bit grey, uint8 (H, W). shown: the shown_detail of its exposures.
+    """
     return {
         "blown": float((shown & (fused >= BLOWN)).mean()),
         "crushed": float((shown & (fused <= CRUSHED)).mean()),
     }
 
 
-def blotches(fused: np.ndarray, exposures: Sequence[np.ndarray]) -> float:
+def blotches(fused: np.ndarray, spread: np.ndarray) -> float:
     """Returns how much chroma varies where it is even in all exposures, in CIELAB units.
 
-    The spread of a window is the root of the summed variances of a* and b* in 11x11 pixels. Windows
-    count whose largest spread among the exposures is below EVEN; the result is the mean over them
-    of what the fused picture's spread exceeds that by.
+    Windows count whose spread in every exposure is below EVEN. The result is the mean, over them,
+    by which the fused picture's chroma_spread exceeds that of the exposures.
 
-    fused, exposures: 8-bit RGB (H, W, 3). Returns NaN for grey pictures and where no window counts.
+    fused: 8-bit RGB (H, W, 3). spread: the largest_spread of its exposures. Returns NaN for grey
+    pictures and where no window counts.
     """
-    if fused.ndim == 2:
+    even = spread < EVEN
+    if fused.ndim == 2 or not even.any():
         return math.nan
-    largest = np.zeros(fused.shape[:2], np.float32)
+    return float(np.maximum(chroma_spread(fused) - spread, 0)[even].mean())
+
+
+def largest_spread(exposures: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the largest chroma_spread among the exposures around every pixel, float32 (H, W)."""
+    largest = np.zeros(exposures[0].shape[:2], np.float32)
     for exposure in exposures:
-        largest = np.maximum(largest, chroma_spread(exposure))
-    even = largest < EVEN
-    if not even.any():
-        return math.nan
-    return float(np.maximum(chroma_spread(fused) - largest, 0)[even].mean())
+        if exposure.ndim == 3:  # Grey pictures have no chroma.
+            largest = np.maximum(largest, chroma_spread(exposure))
+    return largest
 
 
 def chroma_spread(image: np.ndarray) -> np.ndarray:
-    """Returns the spread of a* and b* in the 11x11 window around every pixel, float32 (H, W)."""
+    """Returns the spread of chroma in the 11x11 window around every pixel, float32 (H, W).
+
+    It is the root of the summed variances of a* and b* of CIELAB.
+    """
     chroma = to_lab(image)[..., 1:]
     window = (loss.WINDOW, loss.WINDOW)
     variance = cv2.blur(chroma * chroma, window) - cv2.blur(chroma, window) ** 2

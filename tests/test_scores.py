@@ -15,6 +15,7 @@ from scores import (
     edge_preservation,
     edges,
     entropy,
+    largest_spread,
     lost_detail,
     mef_ssim_c,
     mefb_score,
@@ -22,6 +23,7 @@ from scores import (
     psnr,
     rendition_scores,
     score_all,
+    shown_detail,
     spatial_frequency,
     ssim,
     to_grey,
@@ -272,12 +274,15 @@ def test_lost_detail():
     fused = textured.copy()
     fused[:20], fused[60:] = 250, 5
     quarter = {"blown": 0.25, "crushed": 0.25}
-    assert lost_detail(fused, [textured, white]) == quarter
-    assert lost_detail(fused, [black, textured]) == quarter
-    assert lost_detail(fused, [flat, white]) == {"blown": 0, "crushed": 0}
-    assert lost_detail(np.full_like(flat, 249), [textured]) == {"blown": 0, "crushed": 0}
+    assert lost_detail(fused, shown_detail([textured, white])) == quarter
+    assert lost_detail(fused, shown_detail([black, textured])) == quarter
+    assert lost_detail(fused, shown_detail([flat, white])) == {"blown": 0, "crushed": 0}
+    assert lost_detail(np.full_like(flat, 249), shown_detail([textured])) == {
+        "blown": 0,
+        "crushed": 0,
+    }
     clipped = np.where(textured > 130, 255, 0).astype(np.uint8)  # texture, but of clipped pixels
-    assert lost_detail(fused, [clipped, clipped]) == {"blown": 0, "crushed": 0}
+    assert lost_detail(fused, shown_detail([clipped, clipped])) == {"blown": 0, "crushed": 0}
 
 
 def test_blotches():
@@ -285,11 +290,11 @@ def test_blotches():
     even = np.full((60, 60, 3), (120, 130, 140), np.uint8)
     stripes = even.copy()
     stripes[:, ::2] = (150, 120, 120)
-    assert blotches(even, [even, even // 2]) == 0
-    value = blotches(stripes, [even, even // 2])
+    assert blotches(even, largest_spread([even, even // 2])) == 0
+    value = blotches(stripes, largest_spread([even, even // 2]))
     lab = scores.to_lab(np.stack([stripes[:1, 1], stripes[:1, 0]]))
     distance = np.linalg.norm((lab[1] - lab[0])[0, 1:])
     # A window of 11 columns has 5 of one colour and 6 of the other.
     assert value == pytest.approx(distance * math.sqrt(5 * 6) / 11, rel=1e-3)
-    assert math.isnan(blotches(stripes, [stripes, even]))
-    assert math.isnan(blotches(even[..., 0], [even[..., 0]]))
+    assert math.isnan(blotches(stripes, largest_spread([stripes, even])))
+    assert math.isnan(blotches(even[..., 0], largest_spread([even[..., 0]])))
