@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 import utils
-from model import DeepFuse, build, fold_batch_norm, is_finite
+from model import ColourNetwork, DeepFuse, build, fold_batch_norm, is_finite
 
 # Names of layers in the earlier PyTorch implementation (SunnerLi/DeepFuse.pytorch), and ours. Its
 # layer3 is the addition, which has no parameters.
@@ -158,15 +158,39 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> D
     """Returns the network of a checkpoint file on a device, in eval mode, ready for fusing.
 
     A file of the earlier implementation gives a network without BatchNorm, equal to the file's
-    own in eval mode. Raises OSError and ValueError as load_checkpoint does, and ValueError
-    naming the keys where weights are missing, foreign or of another shape.
+    own in eval mode. Raises OSError and ValueError as load_network does, and ValueError where the
+    file holds a network that colours.
+    """
+    model = load_network(path, device)
+    if not isinstance(model, DeepFuse):
+        raise ValueError(f"{path}: holds a network that colours photos and fuses none")
+    return model
+
+
+def load_colour(path: str | os.PathLike, device: str | torch.device = "cpu") -> ColourNetwork:
+    """Returns the network that colours photos from a checkpoint file, like load_model."""
+    model = load_network(path, device)
+    if not isinstance(model, ColourNetwork):
+        raise ValueError(f"{path}: holds a network that fuses luma and colours nothing")
+    return model
+
+
+def load_network(
+    path: str | os.PathLike, device: str | torch.device = "cpu"
+) -> DeepFuse | ColourNetwork:
+    """Returns the network of any kind that a checkpoint file holds, as load_model does.
+
+    Raises OSError and ValueError as load_checkpoint does, and ValueError naming the keys where
+    weights are missing, foreign or of another shape.
     """
     model = model_from_checkpoint(load_checkpoint(path), path)
     # Convolutions are faster in this order of memory.
     return model.to(device).to(memory_format=torch.channels_last)
 
 
-def model_from_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> DeepFuse:
+def model_from_checkpoint(
+    checkpoint: Mapping[str, Any], path: str | os.PathLike
+) -> DeepFuse | ColourNetwork:
     """Builds the network of a checkpoint dict, in eval mode on the CPU.
 
     Raises ValueError, naming `path`, where the weights do not fit or are not finite.
@@ -187,7 +211,7 @@ def model_from_checkpoint(checkpoint: Mapping[str, Any], path: str | os.PathLike
     if not is_finite(model):
         raise ValueError(f"{path}: has weights that are not finite")
     model.eval()
-    return fold_batch_norm(model) if original else model
+    return fold_batch_norm(model) if original and isinstance(model, DeepFuse) else model
 
 
 def rename_original(key: object) -> str:
@@ -304,7 +328,8 @@ def summary(path: str | os.PathLike) -> Iterator[str]:
         yield f"training loss of the last epoch: {float(losses[-1]):.4f}"
     if isinstance(scores, dict) and scores:
         epoch = max(scores)
-        yield f"validation MEF-SSIM: {scores[epoch]:.4f}, of epoch {epoch}"
+        name = "MEF-SSIM" if isinstance(network, DeepFuse) else "score"
+        yield f"validation {name}: {scores[epoch]:.4f}, of epoch {epoch}"
     run = checkpoint.get("run", {})
     if "command" in run:
         versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())

@@ -50,10 +50,14 @@ class BracketedDataset(Dataset):
     progress: shows a bar while scenes are decoded, where stderr is a terminal.
     pairs: "any" draws one under- and one over-exposed picture, "extreme" takes a scene's darkest
         and brightest.
-    stacks: the share of draws that are 3 to MAX_STACK exposures of the scene, where it has them.
+    stacks: the share of draws that are more exposures of the scene than a pair, MAX_STACK at most,
+        where it has them.
     zoom: a crop shows an area of up to zoom x crop_size pixels a side, reduced to crop_size.
     gamma: an item's exposures are all raised to one power, drawn between 1/gamma and gamma.
     batch_size: scenes that training needs at least.
+    exposures: pictures that a scene needs at least, and a draw has. Where it is 3 or more, draws
+        are of any of them or, for pairs "extreme", of the darkest, the brightest and some between;
+        `stacks` is then the share of draws of more than `exposures`.
 
     Exposures brighter than the scene's mean luma, taken on a grid of pixels, are "over", the others
     "under". Scenes that cannot be used are named in a warning and left out.
@@ -79,6 +83,7 @@ class BracketedDataset(Dataset):
         zoom: float = 1.0,
         gamma: float = 1.0,
         batch_size: int = 1,
+        exposures: int = 2,
     ) -> None:
         if pairs not in ("any", "extreme"):
             raise ValueError(f"pairs must be 'any' or 'extreme', not {pairs!r}")
@@ -86,12 +91,13 @@ class BracketedDataset(Dataset):
         self.seed = seed
         self.pairs = pairs
         self.stacks = stacks
+        self.exposures = exposures
         self.zoom = zoom
         self.gamma = gamma
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         found = [scene for folder in folders for scene in find_scenes(folder)]
-        check_before_decoding(found, crop_size, batch_size)
-        self.scenes = decode_all(found, cache, progress)
+        check_before_decoding(found, crop_size, batch_size, exposures)
+        self.scenes = decode_all(found, cache, progress, exposures)
         if not self.scenes:
             raise ValueError(f"{', '.join(map(str, folders))}: no scene in it can be used")
         check_crops([scene.size for scene in self.scenes], crop_size, batch_size)
@@ -156,19 +162,27 @@ class BracketedDataset(Dataset):
 
     def choose(self, under: list[int], over: list[int]) -> list[int]:
         """Draws exposures; returns their indices, dark to bright, as both arguments are sorted."""
-        everything = [*under, *over]
-        if len(everything) > 2 and float(torch.rand(())) < self.stacks:
+        everything, longer = [*under, *over], self.exposures + 1
+        if len(everything) >= longer and float(torch.rand(())) < self.stacks:
             longest = min(len(everything), MAX_STACK)
-            count = int(torch.randint(3, longest + 1, ()))
-            positions = torch.randperm(len(everything))[:count].sort().values
-            return [everything[k] for k in positions]
+            return self.draw(everything, int(torch.randint(longer, longest + 1, ())))
+        if self.exposures > 2:
+            return self.draw(everything, self.exposures)
         if self.pairs == "extreme":
             return [everything[0], everything[-1]]
         return [group[int(torch.randint(len(group), ()))] for group in (under, over)]
 
+    def draw(self, everything: list[int], count: int) -> list[int]:
+        """Draws `count` of a scene's exposures, in order; see `pairs` and `exposures`."""
+        if self.exposures > 2 and self.pairs == "extreme":
+            between = torch.randperm(len(everything) - 2)[: count - 2].sort().values + 1
+            return [everything[0], *(everything[k] for k in between), everything[-1]]
+        positions = torch.randperm(len(everything))[:count].sort().values
+        return [everything[k] for k in positions]
+
 
 def check_before_decoding(
-    scenes: list[tuple[str, list[str]]], crop_size: int, batch_size: int
+    scenes: list[tuple[str, list[str]]], crop_size: int, batch_size: int, exposures: int = 2
 ) -> None:
     """Raises ValueError for mistakes that would otherwise show only after all decoding.
 
@@ -187,7 +201,7 @@ def check_before_decoding(
             continue  # Such a scene is named and left out when it is decoded.
         for image, file in floats:
             check_finite(image, file)
-        if len(files) > 1:
+        if len(files) >= exposures:
             sizes.append(headers[0][:2] if headers[0] else (math.inf, math.inf))
     if sizes:
         check_crops(sizes, crop_size, batch_size)
@@ -207,18 +221,18 @@ def check_crops(sizes: Sequence[tuple[float, float]], crop_size: int, batch_size
 
 
 def decode_all(
-    found: list[tuple[str, list[str]]], cache: str, progress: bool
+    found: list[tuple[str, list[str]]], cache: str, progress: bool, exposures: int = 2
 ) -> list[TrainingScene]:
     """Decodes scenes, (folder, files) each, into the cache. Returns the usable ones.
 
-    The others are named in a warning.
+    The others, also those of fewer than `exposures` pictures, are named in a warning.
     """
     os.makedirs(cache, exist_ok=True)
     scenes = []
     # Threads are enough: OpenCV decodes without holding the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         bar = tqdm(
-            pool.map(lambda scene: decode_once(scene, cache), found),
+            pool.map(lambda scene: decode_once(scene, cache, exposures), found),
             "reading scenes",
             total=len(found),
             unit="scene",
@@ -233,15 +247,19 @@ def decode_all(
     return scenes
 
 
-def decode_once(scene: tuple[str, list[str]], cache: str) -> TrainingScene | str:
+def decode_once(
+    scene: tuple[str, list[str]], cache: str, exposures: int = 2
+) -> TrainingScene | str:
     """Decodes a scene, (folder, files), into the cache unless it is there already.
 
-    Returns the TrainingScene, or the reason why the scene cannot be used. Raises OSError where the
-    cache cannot be written.
+    Returns the TrainingScene, or the reason why the scene cannot be used: it may have fewer than
+    `exposures` pictures. Raises OSError where the cache cannot be written.
     """
     folder, files = scene
-    if len(files) < 2:
-        return "it has one picture only"
+    if len(files) < exposures:
+        return (
+            "it has one picture only" if len(files) == 1 else f"it has {len(files)} pictures only"
+        )
     try:
         path = cache_path(folder, files, cache)
         stack = cached(path)

@@ -19,7 +19,7 @@ import fusion
 import loss
 import utils
 from checkpoint import State
-from model import DeepFuse, choose_device, device_of, is_finite, prepare
+from model import ColourNetwork, DeepFuse, choose_device, device_of, is_finite, prepare
 from scores import mefb_score
 
 
@@ -162,10 +162,12 @@ class Schedule(NamedTuple):
 
 
 class Criterion(Protocol):
-    """A loss that training can use, such as loss.MEF_SSIM_Loss."""
+    """A loss that training can use: loss.MEF_SSIM_Loss or loss.ColourLoss."""
 
-    def sample_losses(self, y_f: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
-        """Returns (N,) losses of fused luma (N, 1, H, W) and sources (N, K, H, W)."""
+    def losses(
+        self, network: Callable, stack: torch.Tensor, noise: torch.Tensor | float
+    ) -> torch.Tensor:
+        """Returns (N,) losses of a network on exposures (N, K, 3, H, W), seen with noise."""
 
 
 class Learner:
@@ -177,7 +179,7 @@ class Learner:
 
     def __init__(
         self,
-        model: DeepFuse,
+        model: DeepFuse | ColourNetwork,
         criterion: Criterion,
         processes: Processes,
         dtype: torch.dtype = torch.float32,
@@ -189,18 +191,18 @@ class Learner:
         """Moves the network to the processes' device and, where centred, centres it.
 
         dtype: type of the convolutions. ema: the average's decay. noise: see exposure_noise.
-        centred: see centre. seed: a step's random numbers depend on (seed, step, rank) alone.
+        centred: see centre; a colour network is not. seed: a step's random numbers depend on
+        (seed, step, rank) alone.
         """
+        self.model = model
         self.processes = processes
         self.noise = noise
         self.centred = centred
         self.seed = seed
         self.state = State()
         device = processes.device
-        if centred:
-            centre(model)
+        self.centre()
         model.to(device).to(memory_format=torch.channels_last)
-        self.model = model
         rule = moving_average(ema)
         self.average = AveragedModel(model, multi_avg_fn=rule, use_buffers=True)
         self.optimizer = torch.optim.Adam(model.parameters())  # every step sets its learning rate
@@ -216,9 +218,14 @@ class Learner:
             )
 
     @property
-    def averaged(self) -> DeepFuse:
+    def averaged(self) -> DeepFuse | ColourNetwork:
         """The network with the averaged weights, in eval mode."""
-        return cast(DeepFuse, self.average.module.eval())
+        return cast(DeepFuse | ColourNetwork, self.average.module.eval())
+
+    def centre(self) -> None:
+        """Centres the network's weights, where it is asked for and the network can be centred."""
+        if self.centred and isinstance(self.model, DeepFuse):
+            centre(self.model)
 
     def step(
         self, stacks: Sequence[torch.Tensor], schedule: Schedule, stop: StopOnSignal | None = None
@@ -239,8 +246,7 @@ class Learner:
         noise = [exposure_noise(stack, self.noise) for stack in stacks]
         share = self.processes.count / samples  # DistributedDataParallel divides by the count
         value = self.descend(stacks, noise, schedule.learning_rate(number), share)
-        if self.centred:
-            centre(self.model)
+        self.centre()
         self.average.n_averaged.fill_(number)  # Checkpoints do not hold it.
         self.average.update_parameters(self.model)
         requested = float(stop is not None and stop.requested)
@@ -323,18 +329,22 @@ class StepLoss(nn.Module):
 
         stacks: a batch, grouped by the number of exposures: tensors (N, K, 3, H, W) of Y, Cb, Cr
         in [0, 1]. noise: for every group, a tensor (N, K, H, W) or 0. It is added to the luma that
-        the network sees, but not to the luma that the loss compares with.
+        the network sees, but not to what the loss compares with.
         """
         if not stacks:  # Without samples, a process still has to exchange gradients.
             zeros = [(0 * parameter).sum() for parameter in self.model.parameters()]
             return torch.stack(zeros).sum()
-        losses = []
-        for stack, disturbance in zip(stacks, noise, strict=True):
-            y = stack[:, :, 0]  # (N, K, H, W)
-            with torch.autocast(y.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                y_f = self.model(*(y + disturbance).split(1, dim=1))  # (N, 1, H, W)
-            losses.append(self.criterion.sample_losses(y_f.float(), y).sum())
+        losses = [
+            self.criterion.losses(self.network, stack, disturbance).sum()
+            for stack, disturbance in zip(stacks, noise, strict=True)
+        ]
         return sum(losses[1:], losses[0])
+
+    def network(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Calls the network, its convolutions in the type `dtype`; returns float32."""
+        device = inputs[0].device.type
+        with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
+            return self.model(*inputs).float()
 
 
 def centre(model: DeepFuse) -> None:
@@ -386,14 +396,38 @@ def validate(
     model = prepare(model, precision)
     scores = []
     for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):
-        images = read_pair(paths)
-        fused = fusion.fuse(model, images, fast=False, refine=0)
+        images = read_exposures(paths)
+        fused = fusion.fuse(model, images)
         scores.append(mefb_score(fused, images, device))
     return scores
 
 
-def read_pair(paths: Sequence[str]) -> list[np.ndarray]:
-    """Reads a pair of picture files; ValueError naming them where they cannot be scored."""
+def validate_colour(
+    model: ColourNetwork,
+    scenes: Sequence[Sequence[str]],
+    precision: str = "auto",
+    quiet: bool = False,
+) -> list[float]:
+    """Returns, for every scene, 1 less the ColourLoss of its middle exposure.
+
+    The network sees the darkest and the brightest exposure. model: in eval mode. scenes: three or
+    more picture files each. precision: see prepare. quiet: hides the bar.
+    """
+    device = device_of(model)
+    model = prepare(model, precision)
+    scores = []
+    for paths in tqdm(scenes, "validating", leave=False, disable=True if quiet else None):
+        images = sorted(map(utils.read_image, paths), key=lambda image: image.mean())
+        shown = (images[0], images[-1], images[len(images) // 2])
+        *pair, teacher = (utils.to_ycbcr(image).to(device) for image in shown)
+        with torch.inference_mode():
+            cbcr = model(torch.stack(pair, dim=1), teacher[:, :1])
+            scores.append(1 - loss.ColourLoss().sample_losses(cbcr, teacher).item())
+    return scores
+
+
+def read_exposures(paths: Sequence[str]) -> list[np.ndarray]:
+    """Reads a scene's picture files; ValueError naming them where they cannot be scored."""
     images = [utils.read_image(path) for path in paths]
     try:
         fusion.check_images(images)

@@ -27,9 +27,9 @@ import metadata
 import utils
 from blind import BlindComparison, binomial_interval, count_verdicts
 from brackets import find_brackets, find_pictures
-from checkpoint import load_model
+from checkpoint import load_colour, load_model
 from model import choose_device, prepare
-from opts import EvaluateOptions, one_line, run
+from opts import COLOUR, EvaluateOptions, one_line, run
 from scores import (
     blotches,
     largest_spread,
@@ -115,18 +115,21 @@ def computed_methods(options: argparse.Namespace, device: torch.device) -> dict[
     """Returns the methods that this program runs: average, MergeMertens and all checkpoints."""
 
     def fusing(model, **how) -> Method:
-        how |= {"chroma": options.chroma, "fast": options.fast}
-        return lambda _, images: fusion.fuse(model, images, **how)
+        return lambda _, images: fusion.fuse(model, images, fast=options.fast, **how)
 
     methods: dict[str, Method] = {
         "average": lambda _, images: average(images),
         "MergeMertens": lambda _, images: merge_mertens(images),
     }
+    colour = prepare(load_colour(COLOUR, device), options.precision) if options.photo else None
+    photo = {"look": "photo", "finish": options.finish, "colour": colour}
     for path in options.model:
         model = prepare(load_model(path, device), options.precision)
         methods[path] = fusing(model)
         if options.refine:
             methods[f"{path} +{options.refine}"] = fusing(model, refine=options.refine)
+        if options.photo:
+            methods[f"{path} photo"] = fusing(model, **photo)
     if options.save:
         for name, method in methods.items():
             methods[name] = saving(method, os.path.join(options.save, folder_name(name)))

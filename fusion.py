@@ -1,13 +1,13 @@
 """How does an exposure stack become one picture? Arrays in, fused array out.
 
-The network fuses luma; a formula fuses chroma (DeepFuse, ICCV 2017, eq. 6). Everything is done tile
-by tile, so that the memory needed besides the pictures has a bound.
+The network fuses luma; a formula fuses chroma (DeepFuse, ICCV 2017, eq. 6), or finish.py makes a
+photo of both. Everything is done tile by tile, so that memory needed besides the pictures has a
+bound.
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import DTypeLike
@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 import loss
 import utils
-from model import DeepFuse, PyramidDeepFuse, device_of
+from finish import apply_tone, colour_factors, fit_tone, taught_chroma, window_mean
+from model import ColourNetwork, DeepFuse, PyramidDeepFuse, device_of
 from tiles import (
     CPU,
     PLAIN_TILE,
@@ -23,18 +24,20 @@ from tiles import (
     WHOLE,
     WORKERS,
     Area,
+    enlarge,
     in_tiles,
     tile_size,
     to_device,
 )
 
-CHROMA = ("paper", "relative")
+LOOKS = ("paper", "photo")
 REFINEMENT_TILE = 1024  # pixels a side of a tile
 REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
 MOMENTUM = 0.8  # share of a step of refinement that is kept for the next one
 LUMINANCE_WEIGHT = 0.05  # weight of the luminance term in refinement's objective
-FAST_FROM = 4_000_000  # pixels; larger pictures score higher when they are fused fast
-FAST_STEPS = 5  # steps of refinement, on reduced pictures
+PHOTO_STEPS = 10  # steps of refinement of a photo
+FAST_FROM = 4_000_000  # pixels; larger photos score higher when they are fused fast
+FAST_STEPS = 5  # steps of refinement of a photo, on reduced pictures
 REDUCED = 1000  # pixels; approximate longer side of reduced pictures
 WINDOW = 17  # pixels of reduced pictures; side of the windows of fast fusion's linear models
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
@@ -46,8 +49,10 @@ def fuse(
     images: Sequence[np.ndarray],
     tile: int | None = None,
     progress: bool = False,
+    look: str = "paper",
+    finish: float = 1.0,
+    colour: ColourNetwork | None = None,
     refine: int | None = None,
-    chroma: str = "paper",
     fast: bool | None = None,
     strength: float = 1.0,
     dtype: DTypeLike | None = None,
@@ -62,27 +67,33 @@ def fuse(
         their size changes the result by float rounding alone. Refinement has larger tiles, whose
         size changes the result by less than a grey level of 255.
     progress: shows a bar where stderr is a terminal.
-    refine: steps of refine_luma; by default FAST_STEPS where fast, else 0.
-    chroma: "paper" for fuse_chroma, "relative" for fuse_relative_chroma.
-    fast: runs the network on reduced pictures, see plan_fast; by default from FAST_FROM pixels on.
-    strength: share of the network's luma in the result; the rest is the exposures' mean.
+    look: "paper" for the network's luma and the paper's chroma (fuse_chroma) on the full pictures;
+        "photo" for refined luma with a photo's tone and colour, see finish.py.
+    finish: for the photo look, the amount of tone and colour; 0 is none, 1 what people choose.
+    colour: for the photo look, the network that colours; without one, chroma is the paper's.
+    refine: steps of refine_luma; by default, of a photo PHOTO_STEPS or, where fast, FAST_STEPS.
+    fast: runs the network on reduced pictures, see plan_fast; by default, for photos from FAST_FROM
+        pixels on.
+    strength: share of the fused luma in the result; the rest is the exposures' mean.
     dtype: type of the result; by default that of `out`, else the images' deepest.
     out: array for the result, like the `out` of NumPy's functions. It may be one of the images,
         which is then overwritten.
 
     Returns the fused picture, with the images' size and colour: `out` where it is given.
     Raises ValueError where there are fewer than two images, where they differ in size or colour,
-    where floats lie outside [0, 1], and where `chroma` or `out` does not fit.
+    where floats lie outside [0, 1], and where `look` or `out` does not fit.
     """
-    if chroma not in CHROMA:
-        raise ValueError(f"chroma must be 'paper' or 'relative', not {chroma!r}")
+    if look not in LOOKS:
+        raise ValueError(f"look must be 'paper' or 'photo', not {look!r}")
     check_images(images)
+    photo = look == "photo"
     if fast is None:
-        fast = images[0].shape[0] * images[0].shape[1] >= FAST_FROM
+        fast = photo and images[0].shape[0] * images[0].shape[1] >= FAST_FROM
     if refine is None:
-        refine = FAST_STEPS if fast else 0
+        refine = 0 if not photo else FAST_STEPS if fast else PHOTO_STEPS
     fused = result_array(images, dtype, out)
-    plan = choose_plan(model, images, tile or tile_size(model), fast, refine, progress)
+    how = How(fast, refine, finish if photo else 0.0, colour, progress)
+    plan = choose_plan(model, images, tile or tile_size(model), how)
     if plan.halo and any(np.may_share_memory(fused, image) for image in images):
         fused = np.empty_like(fused)  # A tile would overwrite what its neighbour still reads.
 
@@ -92,11 +103,11 @@ def fuse(
         stack = stack[(..., *inner)]
         if strength != 1:
             y_f = torch.lerp(stack[:, :1].mean(dim=0, keepdim=True), y_f, strength)
-        if chroma == "relative":
-            cbcr = fuse_relative_chroma(stack, y_f[0])
-        else:
-            cbcr = fuse_chroma(stack[:, 1:])
-        fused[place] = utils.from_ycbcr(torch.cat([y_f, cbcr[None]], dim=1), fused.dtype)
+        if photo:
+            y_f = y_f.clamp(0, 1)
+        cbcr = plan.fuse_chroma(stack[:, 1:], place)
+        ycbcr = torch.cat([y_f, cbcr[None]], dim=1)
+        fused[place] = utils.from_ycbcr(ycbcr, fused.dtype, keep_hue=photo)
 
     shape = images[0].shape[:2]
     in_tiles(work, shape, plan.tile, plan.halo, device_of(model), progress, plan.workers)
@@ -120,34 +131,54 @@ def result_array(
     return out
 
 
+class How(NamedTuple):
+    """The way of fusing that fuse's arguments of these names ask for."""
+
+    fast: bool
+    refine: int
+    finish: float
+    colour: ColourNetwork | None
+    progress: bool = False
+
+
+def fuse_chroma(chroma: torch.Tensor, _place: Area | None = None) -> torch.Tensor:
+    """Fuses chroma, weighting every exposure by its distance from grey, pixel by pixel.
+
+    DeepFuse, eq. 6: c = sum_k c_k |c_k - tau| / sum_k |c_k - tau|, and tau where all equal tau.
+    Takes shape (K, ...) in [0, 1], returns shape (...).
+    """
+    offset = chroma - utils.NEUTRAL
+    weight = offset.abs()
+    total = weight.sum(dim=0).clamp_(min=torch.finfo(weight.dtype).tiny)
+    return (offset * weight).sum(dim=0).div_(total).add_(utils.NEUTRAL)
+
+
 class Plan(NamedTuple):
-    """A way of fusing a picture's luma tile by tile.
+    """A way of fusing a picture tile by tile.
 
     fuse_luma: takes a tile's luma, (K, 1, h, w) in [0, 1] on the CPU, and its Area in the picture;
         returns the fused luma, (1, 1, h, w).
     tile, halo: pixels a side of a tile, and pixels around it that fuse_luma needs.
     workers: tiles worked on at a time, at most.
+    fuse_chroma: takes a tile's chroma, (K, 2, h, w) or, of grey pictures, (K, 0, h, w), and its
+        Area; returns the fused chroma, (2 or 0, h, w).
     """
 
     fuse_luma: Callable[[torch.Tensor, Area], torch.Tensor]
     tile: int
     halo: int
     workers: int = WORKERS
+    fuse_chroma: Callable[[torch.Tensor, Area], torch.Tensor] = fuse_chroma
 
 
-def choose_plan(
-    model: DeepFuse,
-    images: Sequence[np.ndarray],
-    tile: int,
-    fast: bool,
-    refine: int,
-    progress: bool = False,
-) -> Plan:
-    """Returns the Plan that fuse's arguments ask for."""
-    if fast:
-        return plan_fast(model, images, tile, refine)
-    if refine:
-        return plan_refined(model, images, tile, refine, progress)
+def choose_plan(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+    """Returns the Plan for a way of fusing."""
+    if how.fast:
+        return plan_fast(model, images, tile, how)
+    if how.finish:
+        return plan_finished(model, images, tile, how)
+    if how.refine:
+        return plan_refined(model, images, tile, how)
     return plan_full(model, images, tile)
 
 
@@ -188,26 +219,45 @@ def plan_full(model: DeepFuse, images: Sequence[np.ndarray], tile: int) -> Plan:
     )
 
 
-def plan_refined(
-    model: DeepFuse, images: Sequence[np.ndarray], tile: int, steps: int, progress: bool = False
-) -> Plan:
+def plan_refined(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan that refines, tile by tile, the network's luma, which is computed here."""
     device = device_of(model)
-    plane = network_luma(model, images, tile, progress)
+    plan = plan_full(model, images, tile)
+    plane = whole_luma(plan, images, device, how.progress)
     image_means = mean_lumas(images).to(device)
 
     def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
         y_f, lumas = (to_device(part, device) for part in (plane[(..., *place)], lumas))
-        return refine_luma(y_f, lumas.transpose(0, 1), steps, image_means).cpu()
+        return refine_luma(y_f, lumas.transpose(0, 1), how.refine, image_means).cpu()
 
     # A tile needs much memory here, and the arithmetic has several threads of its own.
     return Plan(fuse_luma, max(tile, REFINEMENT_TILE), REFINEMENT_HALO, workers=1)
 
 
-def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, steps: int) -> Plan:
+def plan_finished(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+    """Returns the Plan that finishes the luma of plan_full or plan_refined, which it computes.
+
+    Tone and colour are found on reduced pictures, and applied to the full ones.
+    """
+    plan = choose_plan(model, images, tile, how._replace(finish=0.0))
+    plane = whole_luma(plan, images, device_of(model), how.progress)
+    factor = reduction(images)
+    lumas = reduce_lumas(images, factor)
+    y_f = F.avg_pool2d(plane, factor, ceil_mode=True)
+    tone = fit_tone(y_f, lumas, how.finish)
+
+    def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
+        planes = enlarge(tone.planes, factor, place)
+        return apply_tone(tone, plane[(..., *place)], lumas, planes)
+
+    y = apply_tone(tone, y_f, lumas, tone.planes)
+    return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(images, y, factor, how))
+
+
+def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan that applies to full pictures what the network does to reduced ones.
 
-    The network fuses pictures reduced to about REDUCED pixels, and `steps` steps refine the result.
+    The network fuses pictures reduced to about REDUCED pixels; the result is refined and finished.
     Around every pixel, it is then expressed as a linear function of the reduced exposures. The same
     function of the full exposures has their detail. Little is lost, because fused patches
     are weighted sums of the exposures' patches (MEF-SSIM's y_hat).
@@ -217,13 +267,18 @@ def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, steps: i
     arXiv:1505.00996.
     """
     device = device_of(model)
-    factor = max(round(max(images[0].shape[:2]) / REDUCED), 1)
+    factor = reduction(images)
     lumas = reduce_lumas(images, factor)
+    reduced = [luma[0].numpy() for luma in lumas]
     # Smaller tiles, because beside large pictures memory matters more than a little speed.
-    y_f = network_luma(model, [luma[0].numpy() for luma in lumas], max(tile // 2, SMALLEST_TILE))
+    plan = plan_full(model, reduced, max(tile // 2, SMALLEST_TILE))
+    y_f = whole_luma(plan, reduced, device)
     sources = lumas.transpose(0, 1)  # (1, K, h, w)
-    if steps:
-        y_f = refine_luma(y_f.to(device), sources.to(device), steps).cpu()
+    if how.refine:
+        y_f = refine_luma(y_f.to(device), sources.to(device), how.refine).cpu()
+    if how.finish:
+        tone = fit_tone(y_f, lumas, how.finish)
+        y_f = apply_tone(tone, y_f, lumas, tone.planes)
     coefficients = torch.empty(1, len(images) + 1, *y_f.shape[-2:])
 
     def work(outer: Area, inner: Area, place: Area) -> None:
@@ -239,20 +294,37 @@ def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, steps: i
             y = torch.addcmul(y, gain[:, k : k + 1], luma)
         return y
 
-    return Plan(fuse_luma, PLAIN_TILE, halo=0)
+    return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(images, y_f, factor, how))
 
 
-def network_luma(
-    model: DeepFuse, images: Sequence[np.ndarray], tile: int, progress: bool = False
+def choose_chroma(
+    images: Sequence[np.ndarray], y: torch.Tensor, factor: int, how: How
+) -> Callable[[torch.Tensor, Area], torch.Tensor]:
+    """Returns a Plan's fuse_chroma.
+
+    y: finished luma of the pictures reduced by `factor`, (1, 1, h, w).
+    """
+    if not how.finish or how.colour is None or images[0].ndim == 2:
+        return fuse_chroma
+    planes = colour_factors(how.colour, reduce_pictures(images, factor), y)
+
+    def fuse(chroma: torch.Tensor, place: Area) -> torch.Tensor:
+        taught = taught_chroma(chroma, enlarge(planes, factor, place))
+        return taught if how.finish == 1 else fuse_chroma(chroma).lerp_(taught, how.finish)
+
+    return fuse
+
+
+def whole_luma(
+    plan: Plan, images: Sequence[np.ndarray], device: torch.device, progress: bool = False
 ) -> torch.Tensor:
-    """Returns the network's luma of whole pictures, (1, 1, H, W), on the CPU."""
-    plan = plan_full(model, images, tile)
+    """Returns a Plan's luma of whole pictures, (1, 1, H, W), on the CPU."""
     plane = torch.empty(1, 1, *images[0].shape[:2])
 
     def work(outer: Area, inner: Area, place: Area) -> None:
         plane[(..., *place)] = plan.fuse_luma(read_lumas(images, outer), outer)[(..., *inner)]
 
-    in_tiles(work, plane.shape[-2:], tile, model.radius, device_of(model), progress)
+    in_tiles(work, plane.shape[-2:], plan.tile, plan.halo, device, progress, plan.workers)
     return plane
 
 
@@ -261,18 +333,43 @@ def read_lumas(images: Sequence[np.ndarray], area: Area) -> torch.Tensor:
     return torch.cat([utils.to_luma(image[area]) for image in images])
 
 
+def reduction(images: Sequence[np.ndarray]) -> int:
+    """Returns the factor by which pictures are reduced to about REDUCED pixels."""
+    return max(round(max(images[0].shape[:2]) / REDUCED), 1)
+
+
 def reduce_lumas(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
     """Returns the luma of all images as means of factor x factor squares, (K, 1, h, w).
 
     Squares at the lower and right border are cut off where the picture ends.
     """
+    return reduce_planes(lambda area: read_lumas(images, area), images, factor)
+
+
+def reduce_pictures(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
+    """Returns Y, Cb, Cr of all images reduced like reduce_lumas, (K, 3, h, w)."""
+
+    def read(area: Area) -> torch.Tensor:
+        return torch.cat([utils.to_ycbcr(image[area]) for image in images])
+
+    return reduce_planes(read, images, factor)
+
+
+def reduce_planes(
+    read: Callable[[Area], torch.Tensor], images: Sequence[np.ndarray], factor: int
+) -> torch.Tensor:
+    """Returns what `read` gives of an Area, (K, C, h, w), for whole images, reduced.
+
+    Its values are means of factor x factor squares.
+    """
     height, width = images[0].shape[:2]
-    reduced = torch.empty(len(images), 1, -(-height // factor), -(-width // factor))
+    channels = read((slice(0, 1), slice(0, 1))).shape[1]
+    reduced = torch.empty(len(images), channels, -(-height // factor), -(-width // factor))
 
     def work(_outer: Area, _inner: Area, place: Area) -> None:
         rows, columns = (slice(side.start * factor, side.stop * factor) for side in place)
-        lumas = read_lumas(images, (rows, columns))
-        reduced[(..., *place)] = F.avg_pool2d(lumas, factor, ceil_mode=True)
+        part = read((rows, columns))
+        reduced[(..., *place)] = F.avg_pool2d(part, factor, ceil_mode=True) if factor > 1 else part
 
     in_tiles(work, reduced.shape[-2:], max(PLAIN_TILE // factor, 1), 0, CPU)
     return reduced
@@ -304,26 +401,16 @@ def linear_models(sources: torch.Tensor, y_f: torch.Tensor) -> torch.Tensor:
     """
     count = sources.shape[1]
     offset = y_f - sources.mean(dim=1, keepdim=True)
-    mean, mean_offset = window_mean(sources), window_mean(offset)
+    mean, mean_offset = window_mean(sources, WINDOW), window_mean(offset, WINDOW)
     upper = [(j, k) for j in range(count) for k in range(j, count)]
     products = torch.stack([sources[:, j] * sources[:, k] for j, k in upper], dim=1)
     matrix = sources.new_empty(count, count, *sources.shape[-2:])
-    for product, (j, k) in zip(window_mean(products)[0], upper, strict=True):
+    for product, (j, k) in zip(window_mean(products, WINDOW)[0], upper, strict=True):
         matrix[j, k] = matrix[k, j] = product - mean[0, j] * mean[0, k] + RIDGE * (j == k)
-    right = (window_mean(sources * offset) - mean * mean_offset)[0]  # (K, H, W)
+    right = (window_mean(sources * offset, WINDOW) - mean * mean_offset)[0]  # (K, H, W)
     gain = solve(matrix, right)[None]
     constant = mean_offset - (gain * mean).sum(dim=1, keepdim=True)
-    return window_mean(torch.cat([gain + 1 / count, constant], dim=1))
-
-
-def window_mean(image: torch.Tensor) -> torch.Tensor:
-    """Returns the mean over the window around every pixel, borders repeated.
-
-    image: (1, C, H, W) on the CPU. Returns (1, C, H, W).
-    """
-    window = (WINDOW, WINDOW)
-    planes = [cv2.blur(x.numpy(), window, borderType=cv2.BORDER_REPLICATE) for x in image[0]]
-    return torch.from_numpy(np.stack(planes))[None]
+    return window_mean(torch.cat([gain + 1 / count, constant], dim=1), WINDOW)
 
 
 def solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -345,22 +432,6 @@ def solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
             right[i] -= matrix[i, j] * right[j]
         right[i] /= matrix[i, i]
     return right
-
-
-def enlarge(image: torch.Tensor, factor: int, area: Area) -> torch.Tensor:
-    """Returns one part of a bilinearly enlarged image.
-
-    image: (1, C, h, w) on the CPU; factor: a whole number; area: the part, in enlarged pixels.
-    """
-    outer, inner = [], []
-    for side, length in zip(area, image.shape[-2:], strict=True):
-        # Neighbouring pixels are read too: without them, the part's edges would differ.
-        first = max(side.start // factor - 1, 0)
-        outer.append(slice(first, min(-(-side.stop // factor) + 1, length)))
-        inner.append(slice(side.start - first * factor, side.stop - first * factor))
-    planes = image[0, :, outer[0], outer[1]].numpy()
-    planes = np.stack([cv2.resize(x, None, fx=factor, fy=factor)[(*inner,)] for x in planes])
-    return torch.from_numpy(planes)[None]
 
 
 @torch.inference_mode(False)
@@ -429,36 +500,6 @@ def refinement_objective(
         enlarged = F.interpolate(spread, scale_factor=2**i) if i else spread
         curvature = curvature + enlarged[..., :height, :width]
     return objective, curvature
-
-
-def fuse_chroma(chroma: torch.Tensor) -> torch.Tensor:
-    """Fuses chroma, weighting every exposure by its distance from grey, pixel by pixel.
-
-    DeepFuse, eq. 6: c = sum_k c_k |c_k - tau| / sum_k |c_k - tau|, and tau where all equal tau.
-    Takes shape (K, ...) in [0, 1], returns shape (...).
-    """
-    offset = chroma - utils.NEUTRAL
-    weight = offset.abs()
-    total = weight.sum(dim=0).clamp_(min=torch.finfo(weight.dtype).tiny)
-    return (offset * weight).sum(dim=0).div_(total).add_(utils.NEUTRAL)
-
-
-def fuse_relative_chroma(stack: torch.Tensor, y_f: torch.Tensor) -> torch.Tensor:
-    """Fuses chroma in proportion to luma, so that brightened areas keep their colour.
-
-    A surface's chroma grows with exposure as its luma does. Clipped and noisy pixels break this
-    rule and count little: c = tau + (y_f + b) sum_k w_k (c_k - tau)/(y_k + b) / sum_k w_k, per
-    pixel, with w_k = y_k exp(-(y_k - 1/2)^2 / (2 * 0.2^2)) (|c_k - tau| + 0.001) and b = 0.1. The
-    weight is luma, times the well-exposedness of T. Mertens, J. Kautz, F. Van Reeth, "Exposure
-    Fusion", Pacific Graphics 2007, times the weight of fuse_chroma.
-
-    stack: (K, 3, H, W) of Y, Cb, Cr; y_f: fused luma (1, H, W). Returns (2, H, W).
-    """
-    y, offset = stack[:, :1], stack[:, 1:] - utils.NEUTRAL
-    weight = y * torch.exp(-((y - 0.5) ** 2) / (2 * 0.2**2)) * (offset.abs() + 1e-3)
-    black = 0.1  # In darker pixels, chroma is less than proportional, and mostly noise.
-    relative = (weight * offset / (y + black)).sum(dim=0) / weight.sum(dim=0).clamp(min=1e-9)
-    return relative * (y_f.clamp(0, 1) + black) + utils.NEUTRAL
 
 
 @torch.inference_mode()

@@ -1,10 +1,8 @@
 """How is DeepFuse loaded by torch.hub? Pretrained networks that fuse arrays.
 
-network = torch.hub.load(".", "deepfuse", source="local")
+network = torch.hub.load(".", "photo", source="local")
 fused = network.fuse([under, over])
 """
-
-import os
 
 import numpy as np
 
@@ -20,15 +18,17 @@ dependencies = ["torch", "cv2", "numpy", "tqdm"]
 class _Fuser:
     """A pretrained network with a method `fuse`.
 
-    network: a DeepFuse or PyramidDeepFuse in eval mode, made ready by model.prepare.
+    network: a DeepFuse or PyramidDeepFuse in eval mode, made ready by model.prepare. options: those
+    of fusion.fuse that are not its defaults.
     """
 
-    def __init__(self, network: model.DeepFuse):
+    def __init__(self, network: model.DeepFuse, **options):
         self.network = network
+        self.options = options
 
     def fuse(self, images: list[np.ndarray], **options) -> np.ndarray:
         """Fuses two or more exposures; takes, returns and raises what fusion.fuse does."""
-        return fusion.fuse(self.network, images, **options)
+        return fusion.fuse(self.network, images, **{**self.options, **options})
 
 
 def deepfuse(weights: str = opts.WEIGHTS, device: str = "auto", precision: str = "auto") -> _Fuser:
@@ -44,5 +44,15 @@ def deepfuse(weights: str = opts.WEIGHTS, device: str = "auto", precision: str =
 
 def pyramid(device: str = "auto", precision: str = "auto") -> _Fuser:
     """Returns the trained PyramidDeepFuse; device, precision and what is raised as in deepfuse."""
-    weights = os.path.join(os.path.dirname(opts.WEIGHTS), "pyramid.pth")
-    return deepfuse(weights, device, precision)
+    return deepfuse(opts.PYRAMID, device, precision)
+
+
+def photo(device: str = "auto", precision: str = "auto") -> _Fuser:
+    """Returns what makes the best photo: the pyramid, refined, with a photo's tone and colour.
+
+    device, precision and what is raised as in deepfuse.
+    """
+    colour = checkpoint.load_colour(opts.COLOUR, model.choose_device(device))
+    options = {"look": "photo", "colour": model.prepare(colour, precision)}
+    network = checkpoint.load_model(opts.PYRAMID, model.choose_device(device))
+    return _Fuser(model.prepare(network, precision), **options)

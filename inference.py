@@ -28,7 +28,7 @@ from brackets import find_all_brackets
 from opts import TestOptions, one_line, run
 
 if TYPE_CHECKING:
-    from model import DeepFuse
+    from model import ColourNetwork, DeepFuse
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
 AHEAD = 2  # scenes of a folder that are read ahead, and as many that wait to be written
@@ -38,11 +38,19 @@ TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's ty
 CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2)
 
 
+class Networks(NamedTuple):
+    """The networks that make a result: of its luma and, for photos, of its colour, or None."""
+
+    luma: "DeepFuse"
+    colour: "ColourNetwork | None"
+
+
 class Recipe(NamedTuple):
     """The way from a scene's pictures to a result, as the flags say.
 
     size: (height, width) to resize to, or None. align: None, "yes" or "try". crop: the opposite of
-    --no_crop. fuse: keyword arguments for fusion.fuse. Other fields are the flags of these names.
+    --no_crop. fuse: keyword arguments for fusion.fuse, but for the networks. Other fields
+    are the flags of these names.
     """
 
     size: tuple[int, int] | None
@@ -69,10 +77,11 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         verbose=options.verbose,
         fuse={
             "progress": not options.quiet and not options.folder,
-            "refine": options.refine,
-            "chroma": options.chroma,
+            "look": options.look,
+            "finish": options.finish,
             "fast": options.fast,
-            "strength": options.strength,
+            "refine": options.refine,
+            "strength": 1.0 if options.strength is None else options.strength,
             "dtype": TYPES.get(options.depth),
         },
     )
@@ -88,38 +97,44 @@ def inference(options: argparse.Namespace) -> int:
     if options.describe:
         from checkpoint import summary
 
-        print("\n".join(summary(options.model)))
+        for path in (options.model, options.colour):
+            if path:
+                print("\n".join(summary(path)))
         return 0
     recipe = recipe_of(options)
-    network = functools.partial(load_network, options.model, options.device, options.precision)
+    load = functools.partial(
+        load_networks, options.model, options.colour, options.device, options.precision
+    )
     if options.folder:
         scenes, problems = find_all_brackets(options.folder, options.group, options.res)
         work = plan_results(scenes, options.folder, options.res, options.name, recipe)
         if options.skip_existing:
             work = [(files, path) for files, path in work if not os.path.exists(path)]
-        return fuse_folder(network(), work, problems, recipe, bar=not options.quiet)
+        return fuse_folder(load(), work, problems, recipe, bar=not options.quiet)
     check_results(options.res, options.images, recipe)
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read_scene, options.images, recipe)
-        model = network()
+        networks = load()
         pictures = reading.result()
-    write = fuse_scene(model, options.images, pictures, options.res, recipe)
+    write = fuse_scene(networks, options.images, pictures, options.res, recipe)
     del pictures, reading  # Encoding may need their memory.
     write()
     return 0
 
 
-def load_network(path: str, device: str, precision: str) -> "DeepFuse":
-    """Returns the network of a checkpoint, ready for fusing on a device.
+def load_networks(model: str, colour: str | None, device: str, precision: str) -> Networks:
+    """Returns the networks of checkpoints, ready for fusing on a device.
 
     device, precision: as --device and --precision. Raises as checkpoint.load_model does.
     """
     gc.disable()  # The garbage collector only slows the import of PyTorch.
-    from checkpoint import load_model
+    from checkpoint import load_colour, load_model
     from model import choose_device, prepare
 
     gc.enable()
-    return prepare(load_model(path, choose_device(device)), precision)
+    place = choose_device(device)
+    luma = prepare(load_model(model, place), precision)
+    return Networks(luma, prepare(load_colour(colour, place), precision) if colour else None)
 
 
 def plan_results(
@@ -220,7 +235,7 @@ def available_memory(cgroup: str | os.PathLike = CGROUP) -> int | None:
 
 
 def fuse_folder(
-    model: "DeepFuse",
+    networks: Networks,
     work: Sequence[tuple[list[str], str]],
     problems: Iterable[str],
     recipe: Recipe,
@@ -246,7 +261,7 @@ def fuse_folder(
             return None
 
     def fuse(files: list[str], path: str, reading: Future) -> Callable[[], None]:
-        return fuse_scene(model, files, reading.result(), path, recipe)
+        return fuse_scene(networks, files, reading.result(), path, recipe)
 
     problems = list(problems)
     for problem in problems:
@@ -287,7 +302,7 @@ def read_ahead(
 
 
 def fuse_scene(
-    model: "DeepFuse",
+    networks: Networks,
     files: Sequence[str],
     pictures: Sequence[utils.Picture],
     path: str,
@@ -306,7 +321,7 @@ def fuse_scene(
     described = pictures[reference].metadata
     try:
         images, alpha = align_and_deghost(files, images, alpha, reference, recipe)
-        result = fuse_images(model, images, recipe)
+        result = fuse_images(networks, images, recipe)
     except (ValueError, cv2.error) as error:
         reason = error.err if isinstance(error, cv2.error) else error
         raise ValueError(f"{' and '.join(map(str, files))}: {reason}") from error
@@ -377,7 +392,7 @@ def aligned(
     return images, area
 
 
-def fuse_images(model: "DeepFuse", images: list[np.ndarray], recipe: Recipe) -> np.ndarray:
+def fuse_images(networks: Networks, images: list[np.ndarray], recipe: Recipe) -> np.ndarray:
     """Fuses a scene's pictures, or makes their panel; raises ValueError as fusion.fuse does.
 
     The result may overwrite the first exposure, unless a preview needs it afterwards.
@@ -388,10 +403,11 @@ def fuse_images(model: "DeepFuse", images: list[np.ndarray], recipe: Recipe) -> 
         if len(images) != 2:
             raise ValueError(f"--panel is for two exposures, not {len(images)}")
         under, over = sorted(images, key=lambda image: image.mean())
-        return fusion.panel(model, under, over, **recipe.fuse)
+        return fusion.panel(networks.luma, under, over, colour=networks.colour, **recipe.fuse)
     dtype = recipe.fuse["dtype"] or np.result_type(*images)
     reuse = not recipe.preview and images[0].dtype == dtype
-    return fusion.fuse(model, images, **recipe.fuse, out=images[0] if reuse else None)
+    out = images[0] if reuse else None
+    return fusion.fuse(networks.luma, images, colour=networks.colour, **recipe.fuse, out=out)
 
 
 def write_result(

@@ -1,4 +1,4 @@
-"""How good is a fused picture? MEF-SSIM as a score, as a training loss and as a picture (y_hat).
+"""How good is a fused picture? MEF-SSIM as a score, a loss and a picture (y_hat); a loss of colour.
 
 K. Ma, K. Zeng, Z. Wang, "Perceptual Quality Assessment for Multi-Exposure Image Fusion", IEEE TIP
 24(11), 2015. In every 11x11 window the sources x_k are split into mean l_k, contrast c_k and
@@ -23,6 +23,12 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001)  # weights of the scales, finest first
 EXPONENTS = [weight / sum(SCALE_WEIGHTS) for weight in SCALE_WEIGHTS]
 CONTRAST_FLOOR = 0.001 / 255  # on the scale [0, 1]; added to every c_k
 MAX_EXPONENT = 10  # highest power of the contrasts in the structures' weights
+DARK, CLIPPED = 0.05, 0.96  # on the scale [0, 1]; luma and channels that tell no colour
+XYZ_OF_SRGB = (  # IEC 61966-2-1
+    (0.4124, 0.3576, 0.1805),
+    (0.2126, 0.7152, 0.0722),
+    (0.0193, 0.1192, 0.9505),
+)
 LOWEST_SCORE = 0.01  # score of one scale; below it, tangent_log replaces the logarithm
 
 
@@ -92,7 +98,7 @@ class MEF_SSIM_Loss(nn.Module):
     The options are mef_ssim's. forward takes two source lumas, the fused luma and, after it, any
     further sources, each (N, 1, H, W) in [0, 1]; for target "global" y_1 is the under- and y_2
     the over-exposed one. Returns (loss, y_hat): a scalar and, without gradient, (N, 1, H, W).
-    Training calls sample_losses, which computes no y_hat.
+    Training calls `losses`, which computes no y_hat.
     """
 
     def __init__(
@@ -107,6 +113,17 @@ class MEF_SSIM_Loss(nn.Module):
         """Returns every sample's loss, shape (N,). Takes tensors and raises as mef_ssim does."""
         return 1 - mef_ssim(y_f, sources, self.scales, self.target, self.luminance_weight)
 
+    def losses(
+        self, network: Callable, stack: torch.Tensor, noise: torch.Tensor | float
+    ) -> torch.Tensor:
+        """Returns every sample's loss, shape (N,), of the luma that a network fuses.
+
+        stack: Y, Cb, Cr of the exposures, (N, K, 3, H, W) in [0, 1]. noise: (N, K, H, W) or 0; the
+        network sees it added to the luma, but the loss does not.
+        """
+        y = stack[:, :, 0]  # (N, K, H, W)
+        return self.sample_losses(network(*(y + noise).split(1, dim=1)), y)
+
     def forward(
         self, y_1: torch.Tensor, y_2: torch.Tensor, y_f: torch.Tensor, *more: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,6 +131,71 @@ class MEF_SSIM_Loss(nn.Module):
         loss = self.sample_losses(y_f, sources).mean()
         with torch.no_grad():
             return loss, y_hat(sources, self.target)
+
+
+class ColourLoss(nn.Module):
+    """Distance of a network's chroma from that of an exposure between the others, its teacher.
+
+    The network sees the other exposures and, as the wanted luma, the teacher's. The loss is the
+    chroma_distance where the teacher is neither dark nor clipped, divided by 100.
+    """
+
+    def losses(
+        self, network: Callable, stack: torch.Tensor, noise: torch.Tensor | float
+    ) -> torch.Tensor:
+        """Returns every sample's loss, shape (N,). PyTorch's generator draws the teacher.
+
+        stack: three or more exposures, dark to bright, (N, K, 3, H, W) of Y, Cb, Cr in [0, 1].
+        noise: (N, K, H, W) or 0; the network sees it added to the luma.
+        """
+        count = stack.shape[1]
+        k = 1 + int(torch.randint(count - 2, ()))
+        seen = stack.clone()
+        seen[:, :, 0] += noise
+        others = [i for i in range(count) if i != k]
+        cbcr = network(seen[:, others], seen[:, k, :1])
+        return self.sample_losses(cbcr, stack[:, k])
+
+    def sample_losses(self, cbcr: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Returns every sample's loss, shape (N,), at most some 1.
+
+        cbcr: (N, 2, H, W); teacher: (N, 3, H, W); both in [0, 1].
+        """
+        distance = chroma_distance(torch.cat([teacher[:, :1], cbcr], dim=1), teacher)
+        counts = ((teacher[:, 0] > DARK) & (to_rgb(teacher).amax(dim=1) < CLIPPED)).float()
+        total = counts.sum(dim=(1, 2)).clamp(min=1)
+        return (distance * counts).sum(dim=(1, 2)) / (100 * total)
+
+
+def chroma_distance(ycbcr: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Returns the distance of two pictures' colours in a* and b* of CIELAB (D65), (N, H, W).
+
+    ycbcr, other: (N, 3, H, W) of Y, Cb, Cr in [0, 1], taken for sRGB.
+    """
+    difference = to_ab(ycbcr) - to_ab(other)
+    # The root's slope has a bound, where colours are equal too.
+    return (difference.square().sum(dim=1) + 0.01).sqrt() - 0.1
+
+
+def to_ab(ycbcr: torch.Tensor) -> torch.Tensor:
+    """Converts (N, 3, H, W) of Y, Cb, Cr in [0, 1] to a* and b* of CIELAB (D65), (N, 2, H, W)."""
+    rgb = to_rgb(ycbcr).clamp(1e-4, 1)
+    linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    matrix = torch.tensor(XYZ_OF_SRGB, dtype=rgb.dtype, device=rgb.device)
+    matrix = matrix / matrix.sum(dim=1, keepdim=True)  # White has X = Y = Z = 1.
+    xyz = torch.einsum("ij,njhw->nihw", matrix, linear)
+    root = torch.where(
+        xyz > (6 / 29) ** 3, xyz.clamp(min=1e-6) ** (1 / 3), xyz * 841 / 108 + 4 / 29
+    )
+    x, y, z = root.unbind(dim=1)
+    return torch.stack([500 * (x - y), 200 * (y - z)], dim=1)
+
+
+def to_rgb(ycbcr: torch.Tensor) -> torch.Tensor:
+    """Converts (N, 3, H, W) of Y, Cb, Cr in [0, 1] (JFIF) to RGB, which may leave [0, 1]."""
+    y, cb, cr = ycbcr[:, 0], ycbcr[:, 1] - 0.5, ycbcr[:, 2] - 0.5
+    red, blue = y + 1.402 * cr, y + 1.772 * cb
+    return torch.stack([red, (y - 0.299 * red - 0.114 * blue) / 0.587, blue], dim=1)
 
 
 def coefficients_of(target: str) -> Callable[[torch.Tensor], torch.Tensor]:

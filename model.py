@@ -7,7 +7,7 @@ layers from coarse to fine and sees the whole picture instead of 25 pixels.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -159,6 +159,74 @@ class PyramidDeepFuse(DeepFuse):
         return F.interpolate(fused, scale_factor=2, mode="bilinear")[..., :height, :width]
 
 
+class ColourNetwork(nn.Module):
+    """Gives a wanted luma the chroma that a camera would, from K >= 2 exposures of one scene.
+
+    It is built in the paper's manner: tied streams look at every exposure, beside the wanted luma,
+    and their features are added. Every exposure's chroma, as it is and as a local mean, then gets a
+    factor from its own features and the sum. Grey therefore stays grey, and colour that noise or
+    clipping has taken from one exposure comes from the others.
+
+    width: channels of all layers but the last.
+    """
+
+    name = "colour"
+    NEAR, FAR = 2, 7  # pixels; radii of the squares whose means the streams see too
+
+    def __init__(self, width: int = 24):
+        super().__init__()
+        self.settings: dict[str, Any] = {"name": self.name, "width": width}
+
+        def layer(in_channels, out_channels, kernel_size=1):
+            conv = nn.Conv2d(in_channels, out_channels, kernel_size)
+            nn.init.kaiming_normal_(conv.weight, a=0.01, nonlinearity="leaky_relu")
+            nn.init.zeros_(conv.bias)
+            return nn.Sequential(conv, nn.LeakyReLU(0.01, inplace=True))
+
+        # A stream sees Y, Cb, Cr of three sizes of squares, and the wanted luma.
+        self.c1 = layer(10, width, 3)
+        self.c2 = layer(width, width)
+        self.c3 = layer(2 * width, width)
+        self.c4 = layer(width, width)
+        self.c5 = nn.Conv2d(
+            width, 2, 1
+        )  # adds to factors of the chroma as it is, and of its local mean
+        for parameter in self.c5.parameters():
+            nn.init.zeros_(parameter)  # Training starts from the exposures' mean.
+
+    @property
+    def radius(self) -> int:
+        """Receptive radius in pixels."""
+        return self.FAR + 1
+
+    def forward(self, stack: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Returns the chroma for a wanted luma, (N, 2, H, W), around 1/2.
+
+        stack: exposures in any order, (N, K, 3, H, W) of Y, Cb, Cr in [0, 1]. y: the wanted luma,
+        (N, 1, H, W).
+        """
+        factors, tint = self.factors(stack, y)
+        return (factors * (stack[:, :, 1:] - 0.5)).sum(dim=1) + tint + 0.5
+
+    def factors(self, stack: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the factors of every exposure's chroma, (N, K, 1, H, W), and a tint to add.
+
+        The tint, (N, 2, H, W), is the sum of the chroma's local means times their own factors.
+        Both are smooth where the exposures are. Arguments are those of forward.
+        """
+        count = stack.shape[1]
+        x = stack.flatten(0, 1) - 0.5  # (N*K, 3, H, W)
+        far = local_mean(x, 2 * self.FAR + 1)
+        wanted = (y - 0.5).repeat_interleave(count, dim=0)
+        seen = torch.cat([x, local_mean(x, 2 * self.NEAR + 1), far, wanted], dim=1) * 2
+        features = self.c2(self.c1(F.pad(seen, [1] * 4, mode="replicate")))
+        total = features.unflatten(0, (-1, count)).sum(dim=1) * (2 / count)
+        both = torch.cat([features, total.repeat_interleave(count, dim=0)], dim=1)
+        factors = self.c5(self.c4(self.c3(both))).to(x.dtype).unflatten(0, (-1, count))
+        far = far[:, 1:].unflatten(0, (-1, count))
+        return factors[:, :, :1] + 1 / count, (factors[:, :, 1:] * far).sum(dim=1)
+
+
 def tilted_mean(stack: Sequence[torch.Tensor], tilt: torch.Tensor | None = None) -> torch.Tensor:
     """Returns a weighted mean of K exposures, by default one of natural brightness.
 
@@ -201,12 +269,15 @@ def local_mean(image: torch.Tensor, side: int) -> torch.Tensor:
     return image
 
 
-NETWORKS: dict[str, type[DeepFuse]] = {
-    network.name: network for network in (DeepFuse, PyramidDeepFuse)
+NETWORKS: dict[str, type[DeepFuse] | type[ColourNetwork]] = {
+    network.name: network for network in (DeepFuse, PyramidDeepFuse, ColourNetwork)
 }
 
 
-def build(name: str = DeepFuse.name, **settings) -> DeepFuse:
+Network = TypeVar("Network", DeepFuse, ColourNetwork)
+
+
+def build(name: str = DeepFuse.name, **settings) -> DeepFuse | ColourNetwork:
     """Returns a new network; ValueError where there is none of that name.
 
     settings: arguments of the network's constructor.
@@ -227,12 +298,14 @@ def check_luma(*stack: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return stack
 
 
-def fold_batch_norm(model: DeepFuse) -> DeepFuse:
+def fold_batch_norm(model: Network) -> Network:
     """Returns the network without BatchNorm that equals `model` in eval mode.
 
     The convolution before a BatchNorm takes over its running statistics, scale and shift.
     """
-    folded = build(**{**model.settings, "batch_norm": False})
+    settings = {**model.settings, "batch_norm": False}
+    del settings["name"]
+    folded = type(model)(**settings)
     model.eval()
     for name in ("c1", "c2", "c3", "c4", "c5"):
         layer = getattr(model, name)
@@ -240,7 +313,7 @@ def fold_batch_norm(model: DeepFuse) -> DeepFuse:
     return folded.eval()
 
 
-def prepare(model: DeepFuse, precision: str = "auto") -> DeepFuse:
+def prepare(model: Network, precision: str = "auto") -> Network:
     """Returns a network that fuses faster and equals `model` but for rounding.
 
     precision: type of C2 to C4, which do 99 % of the arithmetic: "float32", "bfloat16", "float16",
@@ -249,14 +322,14 @@ def prepare(model: DeepFuse, precision: str = "auto") -> DeepFuse:
     """
     device = device_of(model)
     dtype = choose_precision(precision, device)
-    if model.settings["batch_norm"]:
+    if model.settings.get("batch_norm"):
         model = fold_batch_norm(model)
     model = copy.deepcopy(model).eval().to(device).to(memory_format=torch.channels_last)
     for layer in (model.c2, model.c3, model.c4):
         layer.to(dtype)
     model.c1.register_forward_hook(lambda _, _x, y: y.to(dtype))
     model.c4.register_forward_hook(lambda _, _x, y: y.float())
-    if device.type == "cpu":
+    if isinstance(model, DeepFuse) and device.type == "cpu":
         model.c5[0] = ShiftedSum(model.c5[0])
     return model
 

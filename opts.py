@@ -12,7 +12,16 @@ import warnings
 from collections.abc import Callable, Sequence
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # as malloc.h numbers them
-WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights", "deepfuse.pth")
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights")
+WEIGHTS = os.path.join(FOLDER, "deepfuse.pth")  # the paper's network
+PYRAMID = os.path.join(FOLDER, "pyramid.pth")  # the network of a photo's luma
+COLOUR = os.path.join(FOLDER, "colour.pth")  # the network of a photo's colour
+# Options of inference.py that go in the next version, and what replaces them.
+REPLACED = {
+    "refine": "--look photo refines, with --finish 0 it does nothing else",
+    "chroma": "--look paper has the paper's chroma, --look photo a better one",
+    "strength": "--finish says how much is done to a photo",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,7 +49,10 @@ class TrainOptions:
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Returns the options of a command line, the program's own by default."""
-        return self.parser.parse_args(argv)
+        options = self.parser.parse_args(argv)
+        if options.width is None:
+            options.width = 24 if options.network == "colour" else 16
+        return options
 
     def add_data_options(self) -> None:
         """Adds the options that say what is trained on."""
@@ -136,15 +148,16 @@ class TrainOptions:
         network = self.parser.add_argument_group("network")
         network.add_argument(
             "--network",
-            choices=("deepfuse", "pyramid"),
+            choices=("deepfuse", "pyramid", "colour"),
             default="deepfuse",
-            help="the paper's network, or its layers on a coarse-to-fine pyramid",
+            help="the paper's network, its layers on a coarse-to-fine pyramid, or the network that "
+            "colours a finished photo and learns from exposures between others",
         )
         network.add_argument(
             "--width",
             type=number(int, 1),
-            default=16,
-            help="channels of C1 and C4, half those of C2 and C3; 16 in the paper",
+            help="channels of C1 and C4, half those of C2 and C3, or all channels of a colour "
+            "network; 16, as in the paper, or 24 unless given",
         )
         network.add_argument(
             "--init", metavar="CHECKPOINT", help="weights of the same network to start from"
@@ -225,11 +238,12 @@ class TestOptions:
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Returns the options of a command line, the program's own by default.
 
-        `images` holds the files of --image1 and --image2 too. Ends the program with status 2 where
-        options contradict each other.
+        `colour` is the checkpoint file that colours, or None. `images` holds the files of --image1
+        and --image2 too. Ends the program with status 2 where options contradict each other.
         """
         options = self.parser.parse_args(argv)
         error = self.parser.error
+        self.choose_look(options)
         if (options.H is None) != (options.W is None):
             error("--H and --W go together")
         pair = [image for image in (options.image1, options.image2) if image is not None]
@@ -256,6 +270,22 @@ class TestOptions:
             options.res = "result.png" if options.folder is None else "fused"
         return options
 
+    def choose_look(self, options: argparse.Namespace) -> None:
+        """Completes the look and the networks; says what replaces old options that are used."""
+        for name, replacement in REPLACED.items():
+            if getattr(options, name) is not None:
+                text = f"--{name} goes in the next version: {replacement}"
+                print(f"{self.parser.prog}: {text}", file=sys.stderr)
+        if options.look is None:
+            plain = options.model is not None and options.chroma != "relative"
+            options.look = "paper" if plain else "photo"
+        photo = options.look == "photo"
+        if options.finish != 1 and not photo:
+            self.parser.error("--finish is for --look photo")
+        options.colour = COLOUR if photo and options.finish and options.chroma != "paper" else None
+        if options.model is None:
+            options.model = PYRAMID if photo else WEIGHTS
+
     def add_source_options(self) -> None:
         """Adds the options that name the pictures and the network."""
         source = self.parser.add_argument_group("which pictures")
@@ -275,7 +305,11 @@ class TestOptions:
             metavar="N",
             help="photos a bracket among the folder's own, instead of grouping by EXIF",
         )
-        source.add_argument("--model", default=WEIGHTS, help="checkpoint file")
+        source.add_argument(
+            "--model",
+            help="checkpoint file of the network that fuses; weights/pyramid.pth for a photo and "
+            "weights/deepfuse.pth for the paper's look unless given",
+        )
         source.add_argument(
             "--describe", action="store_true", help="say what the checkpoint is, and fuse nothing"
         )
@@ -350,21 +384,18 @@ class TestOptions:
     def add_fusion_options(self) -> None:
         """Adds the options that say how exposures are fused."""
         fusion = self.parser.add_argument_group("how it is fused")
-        add_fast_option(fusion)
-        add_refine_option(
-            fusion,
-            "steps of gradient ascent on the fused luma's own MEF-SSIM; 5 where the network runs "
-            "on reduced pictures, else 0, unless given",
-            None,
-        )
-        add_chroma_option(fusion)
         fusion.add_argument(
-            "--strength",
-            type=number(float, 0, 1),
-            default=1.0,
-            help="share of the network's luma; the rest is the exposures' plain average",
+            "--look",
+            choices=("photo", "paper"),
+            help="photo: the best picture, with more detail and a photo's tone and colour; paper: "
+            "the network and the paper's chroma, nothing else; photo unless --model is given",
         )
+        add_finish_option(fusion)
+        add_fast_option(fusion)
         add_precision_option(fusion)
+        for name, parse in (("refine", number(int, 0)), ("strength", number(float, 0, 1))):
+            fusion.add_argument(f"--{name}", type=parse, help=argparse.SUPPRESS)
+        fusion.add_argument("--chroma", choices=("paper", "relative"), help=argparse.SUPPRESS)
 
 
 class EvaluateOptions:
@@ -390,9 +421,20 @@ class EvaluateOptions:
             help="longer side, in pixels, to which pictures are reduced before they are scored; "
             "native size unless given",
         )
-        add_refine_option(parser, "score every checkpoint also with N steps of refinement", 0)
+        parser.add_argument(
+            "--refine",
+            type=number(int, 0),
+            default=0,
+            metavar="N",
+            help="score every checkpoint also with N steps of refinement",
+        )
+        parser.add_argument(
+            "--photo",
+            action="store_true",
+            help="score every checkpoint also with the photo look of inference.py",
+        )
+        add_finish_option(parser)
         add_fast_option(parser)
-        add_chroma_option(parser)
         add_precision_option(parser)
         parser.add_argument(
             "--fused",
@@ -447,7 +489,7 @@ def add_fast_option(parser) -> None:
         action="store_const",
         const=True,
         help="run the network on reduced pictures, of about 1000 pixels, and apply to the full "
-        "ones what it does to them; the default from 4 megapixels on",
+        "ones what it does to them; the default for photos from 4 megapixels on",
     )
     size.add_argument(
         "--full",
@@ -458,18 +500,14 @@ def add_fast_option(parser) -> None:
     )
 
 
-def add_refine_option(parser, text: str, default: int | None) -> None:
-    """Adds --refine, whose help text and default differ between the scripts."""
-    parser.add_argument("--refine", type=number(int, 0), default=default, metavar="N", help=text)
-
-
-def add_chroma_option(parser) -> None:
-    """Adds --chroma."""
+def add_finish_option(parser) -> None:
+    """Adds --finish."""
     parser.add_argument(
-        "--chroma",
-        choices=("paper", "relative"),
-        default="paper",
-        help="colour by the paper's formula, or in proportion to luma, which keeps more of it",
+        "--finish",
+        type=number(float, 0, 2),
+        default=1.0,
+        metavar="AMOUNT",
+        help="how much of a photo's tone and colour; 0 is none, 2 twice as much",
     )
 
 

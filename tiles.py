@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -155,3 +156,19 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()  # Only page-locked memory is copied meanwhile.
     return tensor.to(device, non_blocking=True)
+
+
+def enlarge(image: torch.Tensor, factor: int, area: Area) -> torch.Tensor:
+    """Returns one part of a bilinearly enlarged image.
+
+    image: (1, C, h, w) on the CPU; factor: a whole number; area: the part, in enlarged pixels.
+    """
+    outer, inner = [], []
+    for side, length in zip(area, image.shape[-2:], strict=True):
+        # Neighbouring pixels are read too: without them, the part's edges would differ.
+        first = max(side.start // factor - 1, 0)
+        outer.append(slice(first, min(-(-side.stop // factor) + 1, length)))
+        inner.append(slice(side.start - first * factor, side.stop - first * factor))
+    planes = image[0, :, outer[0], outer[1]].numpy()
+    planes = np.stack([cv2.resize(x, None, fx=factor, fy=factor)[(*inner,)] for x in planes])
+    return torch.from_numpy(planes)[None]

@@ -5,7 +5,8 @@ Results, below --det:
     model/previous.pth  the former latest.pth, in case the new one is damaged
     model/best.pth      network with the best validation score; without --val_folder, that of the
                         last epoch
-    image/              figures of fixed scenes: under | over | fused | y_hat
+    image/              figures of fixed scenes: under | over | fused | y_hat, for a colour
+                        network darkest | brightest | its colour | the middle exposure
     run.json            command, options, versions, data
     log.csv             a line an epoch
     loss.png            loss and validation score over the epochs
@@ -29,6 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import cv2
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 import fusion
@@ -37,19 +39,29 @@ from brackets import find_brackets
 from checkpoint import (
     State,
     load_latest,
-    load_model,
+    load_network,
     run_record,
     save_best,
     save_latest,
     short,
 )
 from dataset import BracketedDataset, EpochBatches, as_8_bit_rgb, make_loader
-from engine import Learner, Processes, Schedule, StopOnSignal, TrainingError, read_pair, validate
-from loss import MEF_SSIM_Loss
-from model import DeepFuse, build, choose_precision
+from engine import (
+    Criterion,
+    Learner,
+    Processes,
+    Schedule,
+    StopOnSignal,
+    TrainingError,
+    read_exposures,
+    validate,
+    validate_colour,
+)
+from loss import ColourLoss, MEF_SSIM_Loss
+from model import ColourNetwork, DeepFuse, build, choose_precision, device_of
 from opts import TrainOptions, run
 
-LOG_FIELDS = ("epoch", "loss", "val_mef_ssim", "lr", "seconds")
+LOG_FIELDS = ("epoch", "loss", "val_score", "lr", "seconds")
 SHOWN = 3  # validation scenes in a figure, at most
 
 
@@ -76,12 +88,12 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
     """Trains as `train` does, in one of the processes."""
     check_options(options, processes)
     options = with_restart(options, processes.attempt)
-    validation = find_validation(options.val_folder)
+    validation = find_validation(options.val_folder, options.network)
     learner = make_learner(options, processes)
     dataset = make_dataset(options, processes)
     note_data(learner.state, dataset.fingerprint(), options.resume)
     schedule = make_schedule(options, processes, len(dataset))
-    figures = figure_pairs(validation, dataset, options.crop_size)
+    figures = figure_scenes(validation, dataset, options.crop_size)
     outputs = Outputs(options, processes, learner.state, figures)
     batches = make_batches(options, processes, learner.state, dataset)
     state, stopped = learner.state, False
@@ -113,6 +125,8 @@ def check_options(options: argparse.Namespace, processes: Processes) -> None:
     """Raises ValueError where options contradict each other or do not suit this machine."""
     if options.loss == "global" and options.stacks:
         raise ValueError("--loss global is defined for pairs, not with --stacks")
+    if options.batch_norm and options.network == ColourNetwork.name:
+        raise ValueError("--batch_norm: the colour network has none")
     if options.batch_norm and processes.count > 1 and processes.device.type != "cuda":
         # SyncBatchNorm needs CUDA; without it, N processes would not train as one.
         raise ValueError("--batch_norm: in several processes on GPUs only")
@@ -141,26 +155,39 @@ def is_newer(path: str, other: str) -> bool:
         return False
 
 
-def find_validation(folders: Sequence[str]) -> list[list[str]]:
-    """Returns the pairs of picture files to validate on.
+def find_validation(folders: Sequence[str], network: str) -> list[list[str]]:
+    """Returns the picture files to validate on: pairs or, for a colour network, whole scenes.
 
-    Reads them all: a picture that cannot be used is found now, not after hours.
+    Reads them all: a picture that cannot be used is found now, not after hours. Scenes of fewer
+    than three exposures are left out for a colour network.
     """
-    pairs = [pair for folder in folders for pair in find_brackets(folder).values()]
-    for pair in pairs:
-        read_pair(pair)
-    return pairs
+    whole = network == ColourNetwork.name
+    scenes = [files for folder in folders for files in find_brackets(folder, whole).values()]
+    if whole:
+        scenes = [files for files in scenes if len(files) >= 3]
+        if folders and not scenes:
+            raise ValueError(f"{', '.join(folders)}: no scene has three exposures")
+    for files in scenes:
+        read_exposures(files)
+    return scenes
 
 
 def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
     """Builds the Learner, new or continued from the checkpoint of --resume."""
     torch.manual_seed(options.seed)
-    model = build(options.network, batch_norm=options.batch_norm, width=options.width)
+    model: DeepFuse | ColourNetwork
+    criterion: Criterion
+    if options.network == ColourNetwork.name:
+        model = build(options.network, width=options.width)
+        criterion = ColourLoss()
+    else:
+        model = build(options.network, batch_norm=options.batch_norm, width=options.width)
+        criterion = MEF_SSIM_Loss(options.scales, options.loss, options.luminance_weight)
     if options.init and not options.resume:
         start_from(model, options.init)
     learner = Learner(
         model,
-        MEF_SSIM_Loss(options.scales, options.loss, options.luminance_weight),
+        criterion,
         processes,
         dtype=choose_precision(options.precision, processes.device),
         ema=options.ema,
@@ -177,16 +204,17 @@ def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
     return learner
 
 
-def start_from(model: DeepFuse, path: str) -> None:
+def start_from(model: nn.Module, path: str) -> None:
     """Copies a checkpoint's weights to a network; ValueError where they belong to another one."""
     try:
-        model.load_state_dict(load_model(path).state_dict())
+        model.load_state_dict(load_network(path).state_dict())
     except RuntimeError as error:
         raise ValueError(f"{path}: holds another network than the one to train") from error
 
 
 def make_dataset(options: argparse.Namespace, processes: Processes) -> BracketedDataset:
     """Opens the training data; the first process decodes what the cache lacks."""
+    colour = options.network == ColourNetwork.name  # It learns from exposures between others.
     with processes.first_alone():
         return BracketedDataset(
             options.folder,
@@ -199,6 +227,7 @@ def make_dataset(options: argparse.Namespace, processes: Processes) -> Bracketed
             zoom=options.zoom,
             gamma=options.gamma,
             batch_size=options.batch_size * processes.count,
+            exposures=3 if colour else 2,
         )
 
 
@@ -250,12 +279,15 @@ def is_due(epoch: int, every: int, last: int) -> bool:
 
 
 def mean_score(
-    learner: Learner, pairs: Sequence[Sequence[str]], precision: str, quiet: bool
+    learner: Learner, scenes: Sequence[Sequence[str]], precision: str, quiet: bool
 ) -> float:
-    """Returns the averaged weights' mean score; every process scores a share of the pairs."""
-    processes = learner.processes
-    share = pairs[processes.rank :: processes.count]
-    scores = validate(learner.averaged, share, precision, quiet)
+    """Returns the averaged weights' mean score; every process scores a share of the scenes."""
+    processes, model = learner.processes, learner.averaged
+    share = scenes[processes.rank :: processes.count]
+    if isinstance(model, ColourNetwork):
+        scores = validate_colour(model, share, precision, quiet)
+    else:
+        scores = validate(model, share, precision, quiet)
     scores = processes.gather(scores)
     return sum(scores) / len(scores)
 
@@ -283,7 +315,7 @@ def progress_values(state: State) -> dict[str, int | str]:
 class Outputs:
     """The files that a run leaves below --det; only the first process writes them.
 
-    pairs: the pictures of the figures. quiet: True to hide progress bars.
+    scenes: the pictures of the figures. quiet: True to hide progress bars.
     """
 
     def __init__(
@@ -291,13 +323,13 @@ class Outputs:
         options: argparse.Namespace,
         processes: Processes,
         state: State,
-        pairs: Sequence[Sequence[np.ndarray]],
+        scenes: Sequence[Sequence[np.ndarray]],
     ) -> None:
         """Makes the folders, run.json and log.csv, and prints the command unless --quiet."""
         self.options = options
         self.enabled = processes.first
         self.quiet = options.quiet or not processes.first
-        self.pairs = pairs
+        self.scenes = scenes
         self.record = run_record(vars(options), processes.count, processes.device)
         if not self.enabled:
             return
@@ -352,12 +384,16 @@ class Outputs:
         """Draws the figure and the curves of the epoch just finished, where they are due."""
         options, state, model = self.options, learner.state, learner.averaged
         if is_due(state.epoch, options.record_epoch, options.epoch):
-            panels = [
-                fusion.panel(model, under, over, target=options.loss) for under, over in self.pairs
-            ]
+            panels = [self.panel(model, scene) for scene in self.scenes]
             utils.write_image(self.path("image", f"{state.epoch}.png"), np.concatenate(panels))
         if state.epoch % options.record_epoch == 0 or state.epoch in state.val:
             draw_curves(self.path("loss.png"), state)
+
+    def panel(self, model: DeepFuse | ColourNetwork, scene: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns one scene's line of a figure."""
+        if isinstance(model, ColourNetwork):
+            return colour_panel(model, scene)
+        return fusion.panel(model, scene[0], scene[-1], target=self.options.loss)
 
     def finish(self, state: State) -> None:
         """Draws the final curves, and tells how to continue a run that was stopped."""
@@ -396,7 +432,7 @@ class Log:
         return {
             "epoch": epoch,
             "loss": state.loss[epoch - 1],
-            "val_mef_ssim": state.val.get(epoch, ""),
+            "val_score": state.val.get(epoch, ""),
             "lr": state.lr[epoch - 1],
             "seconds": state.seconds[epoch - 1],
         }
@@ -421,25 +457,37 @@ def write_scalars(writer, state: State) -> None:
     writer.add_scalar("loss", state.loss[-1], state.epoch)
     writer.add_scalar("learning rate", state.lr[-1], state.epoch)
     if state.epoch in state.val:
-        writer.add_scalar("validation MEF-SSIM", state.val[state.epoch], state.epoch)
+        writer.add_scalar("validation score", state.val[state.epoch], state.epoch)
     writer.flush()
 
 
-def figure_pairs(
+def figure_scenes(
     validation: Sequence[Sequence[str]], dataset: BracketedDataset, side: int
 ) -> list[list[np.ndarray]]:
-    """Returns the pairs that the figures of all epochs show: 8-bit RGB squares (side, side, 3).
+    """Returns the exposures that the figures of all epochs show: 8-bit RGB squares (side, side, 3).
 
     They show the middle of the first validation scenes or, without these, a training crop.
     """
-    pairs = [
+    scenes = [
         [middle_square(utils.read_image(path), side) for path in paths]
         for paths in validation[:SHOWN]
     ]
-    if not pairs:
-        stack = dataset[0]
-        pairs = [[utils.from_ycbcr(crop[None], np.uint8) for crop in (stack[0], stack[-1])]]
-    return pairs
+    return scenes or [[utils.from_ycbcr(crop[None], np.uint8) for crop in dataset[0]]]
+
+
+def colour_panel(model: ColourNetwork, scene: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns darkest | brightest | the network's colour | its teacher, the middle exposure.
+
+    scene: three or more exposures, uint8 (side, side, 3). The network's colour has the teacher's
+    luma.
+    """
+    ordered = sorted(scene, key=lambda image: image.mean())
+    shown = (ordered[0], ordered[-1], ordered[len(ordered) // 2])
+    *pair, teacher = (utils.to_ycbcr(image).to(device_of(model)) for image in shown)
+    with torch.inference_mode():
+        cbcr = model(torch.stack(pair, dim=1), teacher[:, :1])
+        coloured = torch.cat([teacher[:, :1], cbcr], dim=1).cpu()
+    return np.concatenate([*shown[:2], utils.from_ycbcr(coloured, np.uint8), shown[2]], axis=1)
 
 
 def middle_square(image: np.ndarray, side: int) -> np.ndarray:
@@ -460,10 +508,10 @@ def draw_curves(path: str, state: State) -> None:
 
     figure, axes = plt.subplots(figsize=(8, 5))
     axes.plot(range(1, len(state.loss) + 1), state.loss, label="training loss")
-    axes.set(xlabel="epoch", ylabel="1 - MEF-SSIM")
+    axes.set(xlabel="epoch", ylabel="loss")
     if state.val:
         losses = [1 - score for score in state.val.values()]
-        axes.plot(list(state.val), losses, "o-", label="1 - validation MEF-SSIM")
+        axes.plot(list(state.val), losses, "o-", label="1 - validation score")
     axes.set_yscale("log")
     axes.legend()
     with utils.replacing(path) as file:

@@ -321,15 +321,30 @@ def white_level(image: np.ndarray) -> int:
     return np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
 
 
-def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type) -> np.ndarray:
+def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type, keep_hue: bool = False) -> np.ndarray:
     """Converts a tensor like to_ycbcr's, (1, 3 or 1, H, W), back to an array of the given type.
 
-    Values are clipped to the range and, for integers, rounded to the nearest level.
+    Values are clipped to the range and, for integers, rounded to the nearest level. keep_hue: a
+    colour outside of the range loses chroma until it fits, instead; its luma must be in [0, 1].
     """
     if ycbcr.shape[1] == 1:
         return quantise(ycbcr[0, 0].numpy(), dtype)
-    image = cv2.merge([plane.numpy() for plane in ycbcr[0]])
-    return quantise(cv2.transform(image, FROM_YCBCR), dtype)
+    image = cv2.transform(cv2.merge([plane.numpy() for plane in ycbcr[0]]), FROM_YCBCR)
+    if keep_hue:
+        outside = np.flatnonzero(cv2.inRange(image, (0, 0, 0), (1, 1, 1)) == 0)
+        colours = image.reshape(-1, 3)
+        colours[outside] = desaturated(
+            colours[outside], ycbcr[0, 0].numpy().reshape(-1, 1)[outside]
+        )
+    return quantise(image, dtype)
+
+
+def desaturated(colours: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns RGB colours (N, 3), mixed with the grey of their luma, (N, 1), to fit [0, 1]."""
+    offset = colours - y
+    room = np.where(offset > 0, 1 - y, y)
+    share = room / np.maximum(np.abs(offset), 1e-9)
+    return y + offset * np.minimum(share.min(axis=1, keepdims=True), 1)
 
 
 def quantise(image: np.ndarray, dtype: np.dtype | type) -> np.ndarray:

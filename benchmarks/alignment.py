@@ -166,7 +166,7 @@ def measure_movement(stacks, seed, network):
 
 def fuse(network, images):
     """Returns the network's picture, at full size and without refinement."""
-    return fusion.fuse(network, images, fast=False, refine=0)
+    return fusion.fuse(network, images)
 
 
 def main(argv=None):

@@ -7,6 +7,7 @@ process; whole commands are timed with it: start, decode, fuse, encode.
 
 import argparse
 import csv
+import functools
 import multiprocessing
 import os
 import shutil
@@ -35,7 +36,6 @@ import utils  # noqa: E402
 OPERATIONS = 2 * (2 * (25 * 16 + 49 * 16 * 32) + 49 * 32 * 32 + 25 * 32 * 16 + 25 * 16)
 WHOLE = 6  # megapixels; beyond, the earlier implementation's way needs too much memory
 ENOUGH = 20  # seconds after which a measurement is not repeated
-PYRAMID = os.path.join(ROOT, "weights", "pyramid.pth")
 
 
 def pictures(megapixels):
@@ -83,7 +83,9 @@ def our_luma(precision):
     def setup(images):
         net = network(precision=precision)
         grey = [y[0, 0].numpy() for y in lumas(images)]
-        return torch.inference_mode()(lambda: fusion.network_luma(net, grey, tiles.tile_size(net)))
+        tile = tiles.tile_size(net)
+        plan = functools.partial(fusion.plan_full, net, grey, tile)
+        return torch.inference_mode()(lambda: fusion.whole_luma(plan(), grey, tiles.CPU))
 
     return setup
 
@@ -93,6 +95,9 @@ def ours(path=opts.WEIGHTS, precision="auto", **how):
 
     def setup(images):
         net = network(path, precision)
+        if how.get("look") == "photo":
+            colour = model.prepare(checkpoint.load_colour(opts.COLOUR), precision)
+            return lambda: fusion.fuse(net, images, colour=colour, **how)
         return lambda: fusion.fuse(net, images, **how)
 
     return setup
@@ -102,12 +107,14 @@ METHODS = {
     "luma: earlier way": earlier_luma,
     "luma: full, float32": our_luma("float32"),
     "luma: full, auto": our_luma("auto"),
-    "full, float32": ours(precision="float32", fast=False),
-    "full, auto": ours(fast=False),
-    "full, auto, pyramid": ours(PYRAMID, fast=False),
+    "full, float32": ours(precision="float32"),
+    "full, auto": ours(),
+    "full, auto, pyramid": ours(opts.PYRAMID),
     "fast": ours(fast=True),
-    "fast, --refine 0": ours(fast=True, refine=0),
-    "fast, pyramid": ours(PYRAMID, fast=True),
+    "fast, pyramid": ours(opts.PYRAMID, fast=True),
+    "fast photo, --finish 0": ours(opts.PYRAMID, look="photo", fast=True, finish=0.0),
+    "fast photo": ours(opts.PYRAMID, look="photo", fast=True),
+    "full photo": ours(opts.PYRAMID, look="photo", fast=False),
     "MergeMertens": lambda images: lambda: evaluate.merge_mertens(images),
 }
 
@@ -169,8 +176,8 @@ def commands(folder, images, repeat):
     result = os.path.join(folder, "result.jpg")
     ours = [sys.executable, os.path.join(ROOT, "inference.py"), "--quiet", "--res", result]
     ours += ["--image1", paths[0], "--image2", paths[1]]
-    known = {"command: inference.py --fast": [*ours, "--fast"]}
-    known["command: inference.py --fast --refine 0"] = [*ours, "--fast", "--refine", "0"]
+    known = {"command: inference.py": ours}
+    known["command: inference.py --look paper"] = [*ours, "--look", "paper"]
     if shutil.which("enfuse"):
         known["command: enfuse"] = ["enfuse", "-o", result, *paths]
     for name, command in known.items():

@@ -85,7 +85,7 @@ def test_results(brackets, tmp_path):
         lines = list(csv.DictReader(file))
     assert [int(line["epoch"]) for line in lines] == [1, 2, 3, 4]
     assert [float(line["loss"]) for line in lines] == checkpoint["loss"]
-    assert [line["val_mef_ssim"] != "" for line in lines] == [False, True, False, True]
+    assert [line["val_score"] != "" for line in lines] == [False, True, False, True]
     best = load_checkpoint(str(det / "model" / "best.pth"))
     assert best["val"][best["epoch"]] == max(checkpoint["val"].values())
     images = [utils.read_image(str(val / "scene" / name)) for name in ("1.png", "3.png")]

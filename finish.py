@@ -1,0 +1,166 @@
+"""How does a fused picture become a photograph? By the tone and the colour that people choose.
+
+Fusion evens out the brightness of large areas: where a scene is bright or dark, its fused luma says
+less than each exposure does. Tone gives that back. Colour follows the tone: a network says which
+chroma a camera would have given to the luma that a pixel now has.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from model import ColourNetwork, device_of
+from tiles import NETWORK_TILES, Area, in_tiles, to_device
+
+DARKEST, BRIGHTEST = 1.0, 0.55  # weights of the roots of the darkest and brightest exposure's luma
+NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
+LARGEST_SHIFT = 0.05  # by which the mean luma is brought towards it, at most
+STRETCH, WIDEST = 1.2, 0.25  # factor of the tone's spread, and the spread that it leaves alone
+PARTS = 16  # tone is smoothed in windows whose radius is the picture's longer side by this
+RIDGE = 0.015  # squared contrast of the scene's tone below which it is not followed
+DETAIL = 0.2  # by which local contrast is raised
+DETAIL_WINDOW = 9  # pixels of a reduced picture; side of the windows of local contrast
+DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not raised
+ROOM = 0.6  # share of the way to black or to white that tone takes a pixel, at most
+TOE = 0.05  # luma; tone does not darken what is darker, nor brighten what is as near to white
+END = 0.024  # distance from black and white that is kept where an exposure is not black or white
+SATURATION = 1.05  # factor of the network's chroma, which is cautious
+
+
+class Tone(NamedTuple):
+    """A correction of fused luma, for one scene.
+
+    weights: of the roots of the exposures' lumas, (K, 1, 1, 1). level: added to their sum, which is
+    the scene's tone. planes: (1, 4, h, w), of a reduced picture: the correction is the tone times
+    the first plus the second, and the fused luma times the third plus the fourth, see apply_tone.
+    amount: 1 for the whole correction, 0 for none.
+    """
+
+    weights: torch.Tensor
+    level: float
+    planes: torch.Tensor
+    amount: float
+
+
+def fit_tone(y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0) -> Tone:
+    """Returns the Tone of a scene from its reduced pictures.
+
+    The scene's tone is a sum of the roots of the exposures' lumas: one rising, smooth curve for
+    each. It keeps the order of brightness of the whole scene, which fusion flattens. Its spread is
+    raised by STRETCH, but not above WIDEST. Its mean is y_f's, brought half-way to NATURAL_MEAN by
+    at most LARGEST_SHIFT. The correction is its difference from y_f, smoothed along the tone's
+    edges, so that the detail remains that of y_f, and a share of that detail.
+
+    Both come from guided filters: K. He, J. Sun, X. Tang, "Guided Image Filtering", ECCV 2010.
+
+    y_f: fused luma (1, 1, h, w); lumas: those of K exposures, (K, 1, h, w); in [0, 1], on the CPU.
+    """
+    level = lumas.mean(dim=(1, 2, 3), keepdim=True)
+    darkest, brightest = level.min(), level.max()
+    place = (level - (darkest + brightest) / 2) / (brightest - darkest).clamp(min=1e-3)
+    weights = ((DARKEST + BRIGHTEST) / 2 - (DARKEST - BRIGHTEST) * place) * (2 / len(lumas))
+    spread = float(scene_tone(lumas, weights).std(correction=0))
+    weights *= min(max(WIDEST / max(spread, 1e-3), 1), STRETCH)
+    tone = scene_tone(lumas, weights)
+    mean = float(y_f.mean())
+    shift = min(max((NATURAL_MEAN - mean) / 2, -LARGEST_SHIFT), LARGEST_SHIFT)
+    offset = mean + shift - float(tone.mean())
+    tone = tone + offset
+    side = 2 * (max(y_f.shape[-2:]) // PARTS) + 1
+    wide = guided(tone, limited(tone - y_f, y_f), side, RIDGE)
+    # A guided filter of y_f by itself keeps its edges; what it takes away is detail.
+    near = guided(y_f, y_f, DETAIL_WINDOW, DETAIL_RIDGE)
+    kept = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
+    return Tone(weights, offset, torch.cat([wide, (kept - near) * DETAIL], dim=1), amount)
+
+
+def guided(guide: torch.Tensor, image: torch.Tensor, side: int, ridge: float) -> torch.Tensor:
+    """Returns the guided filter of an image as factors of the guide and constants, (1, 2, h, w).
+
+    guide, image: (1, 1, h, w) on the CPU. side: pixels a side of the windows. ridge: squared
+    contrast of the guide below which it is not followed.
+    """
+    maps = torch.cat([guide, image, guide * guide, guide * image], dim=1)
+    mean, mean_image, square, product = window_mean(maps, side).split(1, dim=1)
+    factor = (product - mean * mean_image) / (square - mean * mean + ridge)
+    return window_mean(torch.cat([factor, mean_image - factor * mean], dim=1), side)
+
+
+def apply_tone(
+    tone: Tone, y_f: torch.Tensor, lumas: torch.Tensor, planes: torch.Tensor
+) -> torch.Tensor:
+    """Returns the finished luma of a part of a picture, (1, 1, h, w) in [0, 1].
+
+    y_f, lumas: fused luma and exposures as in fit_tone, here of that part. planes: the Tone's for
+    that part, (1, 4, h, w).
+    """
+    scene = scene_tone(lumas, tone.weights) + tone.level
+    slope, constant, detail, detail_constant = planes.split(1, dim=1)
+    correction = slope * scene + constant + detail * y_f + detail_constant
+    correction = limited(correction, y_f) + ends(y_f, lumas)
+    return torch.add(y_f, correction, alpha=tone.amount).clamp_(0, 1)
+
+
+def ends(y: torch.Tensor, lumas: torch.Tensor) -> torch.Tensor:
+    """Returns what keeps luma off black and white, (1, 1, h, w).
+
+    It lifts black by END where some exposure is brighter than a quarter, and lowers white by END
+    where some exposure is as much darker; in between it falls as the eighth power.
+    """
+    y = y.clamp(0, 1)
+    lift = (4 * lumas.amax(dim=0, keepdim=True)).clamp_(max=1) * (1 - y) ** 8
+    drop = (4 - 4 * lumas.amin(dim=0, keepdim=True)).clamp_(max=1) * y**8
+    return (lift - drop) * END
+
+
+def scene_tone(lumas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Returns the weighted sum of the exposures' roots, (1, 1, h, w)."""
+    return (lumas.sqrt() * weights).sum(dim=0, keepdim=True)
+
+
+def limited(correction: torch.Tensor, y_f: torch.Tensor) -> torch.Tensor:
+    """Bounds a correction so that nothing becomes black or white, and no order is reversed."""
+    lowest = (TOE - y_f).clamp(max=0) * ROOM
+    highest = (1 - TOE - y_f).clamp(min=0) * ROOM
+    return torch.minimum(torch.maximum(correction, lowest), highest)
+
+
+def window_mean(image: torch.Tensor, side: int) -> torch.Tensor:
+    """Returns the mean over the window around every pixel, borders repeated.
+
+    image: (1, C, H, W) on the CPU. side: pixels a side of the window. Returns (1, C, H, W).
+    """
+    window = (side, side)
+    planes = [cv2.blur(x.numpy(), window, borderType=cv2.BORDER_REPLICATE) for x in image[0]]
+    return torch.from_numpy(np.stack(planes))[None]
+
+
+def colour_factors(network: ColourNetwork, stack: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Returns the network's factors and tint of a whole reduced picture, (1, K + 2, h, w).
+
+    stack: exposures (K, 3, h, w) of Y, Cb, Cr; y: finished luma (1, 1, h, w); on the CPU.
+    """
+    device = device_of(network)
+    planes = torch.empty(1, len(stack) + 2, *y.shape[-2:])
+
+    def work(outer: Area, inner: Area, place: Area) -> None:
+        seen = to_device(stack[None, ..., outer[0], outer[1]], device)
+        factors, tint = network.factors(seen, to_device(y[(..., *outer)], device))
+        part = torch.cat([factors[:, :, 0], tint], dim=1).cpu()
+        planes[(..., *place)] = part[(..., *inner)]
+
+    in_tiles(work, y.shape[-2:], NETWORK_TILES[4], network.radius, device)
+    return planes
+
+
+def taught_chroma(chroma: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
+    """Returns the chroma of a part of a picture, (2, h, w), around 1/2.
+
+    chroma: Cb and Cr of the exposures, (K, 2, h, w). planes: colour_factors of that part.
+    """
+    total = planes[0, -2:].clone()
+    for offset, factor in zip(chroma - 0.5, planes[0, :-2], strict=True):
+        total.addcmul_(offset, factor[None])
+    return total.mul_(SATURATION).add_(0.5)
