@@ -26,7 +26,7 @@ DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not r
 ROOM = 0.6  # share of the way to black or to white that tone takes a pixel, at most
 TOE = 0.05  # luma; tone does not darken what is darker, nor brighten what is as near to white
 END = 0.024  # distance from black and white that is kept where an exposure is not black or white
-SATURATION = 1.05  # factor of the network's chroma, which is cautious
+ASKED = (0.44, 0.4)  # luma that the network is asked for, at mid-grey, and its slope by the luma
 
 
 class Tone(NamedTuple):
@@ -140,14 +140,18 @@ def window_mean(image: torch.Tensor, side: int) -> torch.Tensor:
 def colour_factors(network: ColourNetwork, stack: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Returns the network's factors and tint of a whole reduced picture, (1, K + 2, h, w).
 
+    The network is asked for the colours of a luma nearer to mid-grey: those of a well-exposed
+    picture, which neither clipping nor noise has made pale, are what people choose.
+
     stack: exposures (K, 3, h, w) of Y, Cb, Cr; y: finished luma (1, 1, h, w); on the CPU.
     """
     device = device_of(network)
+    wanted = ASKED[0] + ASKED[1] * (y - 0.5)
     planes = torch.empty(1, len(stack) + 2, *y.shape[-2:])
 
     def work(outer: Area, inner: Area, place: Area) -> None:
         seen = to_device(stack[None, ..., outer[0], outer[1]], device)
-        factors, tint = network.factors(seen, to_device(y[(..., *outer)], device))
+        factors, tint = network.factors(seen, to_device(wanted[(..., *outer)], device))
         part = torch.cat([factors[:, :, 0], tint], dim=1).cpu()
         planes[(..., *place)] = part[(..., *inner)]
 
@@ -163,4 +167,4 @@ def taught_chroma(chroma: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
     total = planes[0, -2:].clone()
     for offset, factor in zip(chroma - 0.5, planes[0, :-2], strict=True):
         total.addcmul_(offset, factor[None])
-    return total.mul_(SATURATION).add_(0.5)
+    return total.add_(0.5)

@@ -8,6 +8,7 @@ bound.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import DTypeLike
@@ -343,33 +344,45 @@ def reduce_lumas(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
 
     Squares at the lower and right border are cut off where the picture ends.
     """
-    return reduce_planes(lambda area: read_lumas(images, area), images, factor)
+
+    def reduce(image: np.ndarray, _height: int, _width: int) -> torch.Tensor:
+        return F.avg_pool2d(utils.to_luma(image), factor, ceil_mode=True)
+
+    return reduce_parts(images, 1, factor, reduce)
 
 
 def reduce_pictures(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
-    """Returns Y, Cb, Cr of all images reduced like reduce_lumas, (K, 3, h, w)."""
+    """Returns Y, Cb, Cr of all images reduced like reduce_lumas, (K, 3, h, w).
 
-    def read(area: Area) -> torch.Tensor:
-        return torch.cat([utils.to_ycbcr(image[area]) for image in images])
+    Reduced pixels are rounded to the images' type.
+    """
 
-    return reduce_planes(read, images, factor)
+    def reduce(image: np.ndarray, height: int, width: int) -> torch.Tensor:
+        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        return utils.to_ycbcr(small)
+
+    return reduce_parts(images, 3, factor, reduce)
 
 
-def reduce_planes(
-    read: Callable[[Area], torch.Tensor], images: Sequence[np.ndarray], factor: int
+def reduce_parts(
+    images: Sequence[np.ndarray],
+    channels: int,
+    factor: int,
+    reduce: Callable[[np.ndarray, int, int], torch.Tensor],
 ) -> torch.Tensor:
-    """Returns what `read` gives of an Area, (K, C, h, w), for whole images, reduced.
+    """Returns images reduced by a factor, part by part, (K, channels, h, w).
 
-    Its values are means of factor x factor squares.
+    reduce: takes a part of an image, and the height and width that it is reduced to; returns
+    (1, channels, height, width).
     """
     height, width = images[0].shape[:2]
-    channels = read((slice(0, 1), slice(0, 1))).shape[1]
     reduced = torch.empty(len(images), channels, -(-height // factor), -(-width // factor))
 
     def work(_outer: Area, _inner: Area, place: Area) -> None:
         rows, columns = (slice(side.start * factor, side.stop * factor) for side in place)
-        part = read((rows, columns))
-        reduced[(..., *place)] = F.avg_pool2d(part, factor, ceil_mode=True) if factor > 1 else part
+        sides = [side.stop - side.start for side in place]
+        for image, plane in zip(images, reduced, strict=True):
+            plane[(..., *place)] = reduce(image[rows, columns], *sides)[0]
 
     in_tiles(work, reduced.shape[-2:], max(PLAIN_TILE // factor, 1), 0, CPU)
     return reduced

@@ -171,7 +171,7 @@ class ColourNetwork(nn.Module):
     """
 
     name = "colour"
-    NEAR, FAR = 2, 7  # pixels; radii of the squares whose means the streams see too
+    LOCAL = 9  # pixels; side of the squares whose mean a stream sees too
 
     def __init__(self, width: int = 24):
         super().__init__()
@@ -180,24 +180,22 @@ class ColourNetwork(nn.Module):
         def layer(in_channels, out_channels, kernel_size=1):
             conv = nn.Conv2d(in_channels, out_channels, kernel_size)
             nn.init.kaiming_normal_(conv.weight, a=0.01, nonlinearity="leaky_relu")
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             return nn.Sequential(conv, nn.LeakyReLU(0.01, inplace=True))
 
-        # A stream sees Y, Cb, Cr of three sizes of squares, and the wanted luma.
-        self.c1 = layer(10, width, 3)
+        # A stream sees Y, Cb, Cr, their local means, and the wanted luma.
+        self.c1 = layer(7, width, 3)
         self.c2 = layer(width, width)
-        self.c3 = layer(2 * width, width)
+        self.c3 = layer(width, width)  # of the added features
         self.c4 = layer(width, width)
-        self.c5 = nn.Conv2d(
-            width, 2, 1
-        )  # adds to factors of the chroma as it is, and of its local mean
+        self.c5 = nn.Conv2d(width, 2, 1)  # factors of the chroma and of its local mean
         for parameter in self.c5.parameters():
             nn.init.zeros_(parameter)  # Training starts from the exposures' mean.
 
     @property
     def radius(self) -> int:
         """Receptive radius in pixels."""
-        return self.FAR + 1
+        return self.LOCAL // 2 + 1
 
     def forward(self, stack: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Returns the chroma for a wanted luma, (N, 2, H, W), around 1/2.
@@ -212,19 +210,23 @@ class ColourNetwork(nn.Module):
         """Returns the factors of every exposure's chroma, (N, K, 1, H, W), and a tint to add.
 
         The tint, (N, 2, H, W), is the sum of the chroma's local means times their own factors.
-        Both are smooth where the exposures are. Arguments are those of forward.
+        Arguments are those of forward.
         """
         count = stack.shape[1]
-        x = stack.flatten(0, 1) - 0.5  # (N*K, 3, H, W)
-        far = local_mean(x, 2 * self.FAR + 1)
-        wanted = (y - 0.5).repeat_interleave(count, dim=0)
-        seen = torch.cat([x, local_mean(x, 2 * self.NEAR + 1), far, wanted], dim=1) * 2
-        features = self.c2(self.c1(F.pad(seen, [1] * 4, mode="replicate")))
-        total = features.unflatten(0, (-1, count)).sum(dim=1) * (2 / count)
-        both = torch.cat([features, total.repeat_interleave(count, dim=0)], dim=1)
-        factors = self.c5(self.c4(self.c3(both))).to(x.dtype).unflatten(0, (-1, count))
-        far = far[:, 1:].unflatten(0, (-1, count))
-        return factors[:, :, :1] + 1 / count, (factors[:, :, 1:] * far).sum(dim=1)
+        x = stack.transpose(0, 1).flatten(0, 1) - 0.5  # (K*N, 3, H, W)
+        mean = local_mean(x, self.LOCAL)
+        seen = torch.cat([x, mean, (y - 0.5).repeat(count, 1, 1, 1)], dim=1) * 2
+        seen = F.pad(seen.to(self.c1[0].weight.dtype), [1] * 4, mode="replicate")
+        features = self.c2(self.c1(seen)).chunk(count)  # K of (N, width, H, W)
+        merged = self.c3(sum(features[1:], start=features[0]) * (2 / count))
+        answers = [
+            self.c5(self.c4(feature + merged).to(self.c5.weight.dtype)) for feature in features
+        ]
+        factors = torch.stack(answers, dim=1).to(x.dtype)  # (N, K, 2, H, W)
+        tint = (factors[:, :, 1:] * mean[:, 1:].unflatten(0, (count, -1)).transpose(0, 1)).sum(
+            dim=1
+        )
+        return factors[:, :, :1] + 1 / count, tint
 
 
 def tilted_mean(stack: Sequence[torch.Tensor], tilt: torch.Tensor | None = None) -> torch.Tensor:
@@ -327,9 +329,12 @@ def prepare(model: Network, precision: str = "auto") -> Network:
     model = copy.deepcopy(model).eval().to(device).to(memory_format=torch.channels_last)
     for layer in (model.c2, model.c3, model.c4):
         layer.to(dtype)
+    if isinstance(model, ColourNetwork):
+        model.c1.to(dtype)  # Its factors are smooth; the pictures themselves are not rounded.
+        return model
     model.c1.register_forward_hook(lambda _, _x, y: y.to(dtype))
     model.c4.register_forward_hook(lambda _, _x, y: y.float())
-    if isinstance(model, DeepFuse) and device.type == "cpu":
+    if device.type == "cpu":
         model.c5[0] = ShiftedSum(model.c5[0])
     return model
 

@@ -330,7 +330,8 @@ def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type, keep_hue: bool = F
     if ycbcr.shape[1] == 1:
         return quantise(ycbcr[0, 0].numpy(), dtype)
     image = cv2.transform(cv2.merge([plane.numpy() for plane in ycbcr[0]]), FROM_YCBCR)
-    if keep_hue:
+    lowest, highest, *_ = cv2.minMaxLoc(image.reshape(len(image), -1)) if keep_hue else (0, 1)
+    if lowest < 0 or highest > 1:
         outside = np.flatnonzero(cv2.inRange(image, (0, 0, 0), (1, 1, 1)) == 0)
         colours = image.reshape(-1, 3)
         colours[outside] = desaturated(

@@ -319,6 +319,26 @@ def test_stacks_of_scenes_that_have_two_pictures_are_pairs(tmp_path):
     assert draws(stacks=1.0) == [[40, 200]] * 300
 
 
+@pytest.mark.parametrize("pairs", ["any", "extreme"])
+def test_draws_of_three_and_more(tmp_path, pairs):
+    """For colour: all of three exposures or, in a share of them, more."""
+    every = [10, 40, 90, 140, 200]
+    options = {"exposures": 3, "pairs": pairs, "batch_size": 1}
+    draws = [tuple(draw) for draw in levels_scene(tmp_path, every)(stacks=0.25, **options)]
+    lengths = [len(draw) for draw in draws]
+    assert set(lengths) == {3, 4, 5}
+    assert 0.15 < np.mean(np.array(lengths) > 3) < 0.35
+    assert all(list(draw) == sorted(set(draw)) for draw in draws)
+    extreme = {draw for draw in draws if len(draw) == 3 and (draw[0], draw[-1]) == (10, 200)}
+    assert {draw[1] for draw in extreme} == {40, 90, 140}
+    assert (len({draw for draw in draws if len(draw) == 3}) == 3) == (pairs == "extreme")
+
+
+def test_scenes_of_too_few_exposures_are_left_out(brackets, tmp_path):
+    with pytest.warns(UserWarning, match="scene10: skipped, it has 2 pictures only"):
+        assert len(make(brackets, tmp_path, exposures=3, batch_size=1)) == 2
+
+
 def test_zoom_shows_more_of_the_scene(tmp_path):
     """On a ramp, the range of a crop's values is the width of the area that it shows."""
     folder = tmp_path / "data" / "scene"

@@ -45,35 +45,12 @@ def test_chroma_is_weighted_by_its_distance_from_grey():
     assert value.item() * 255 == pytest.approx((100 - 400 + 900) / 60, abs=1e-4)
 
 
-def test_relative_chroma_keeps_the_colour_of_what_is_brightened():
-    """A surface in two exposures without clipping: its ratios of R, G, B are in the result."""
-    colour = np.array([0.9, 0.5, 0.3])
-    images = [np.broadcast_to(colour * light, (4, 4, 3)) for light in (0.1, 0.6)]
-    stack = torch.cat([utils.to_ycbcr(image) for image in images])
-    y_f = torch.full((1, 4, 4), 0.5)
-
-    def ratios(chroma):
-        fused = utils.from_ycbcr(torch.cat([y_f, chroma])[None], np.float32)[0, 0]
-        return fused / 0.5
-
-    exact = colour / (colour @ utils.LUMA)
-    # The luma that counts as black takes some of it: (0.5 + 0.1)/(0.36 + 0.1) for 0.5/0.36.
-    relative = np.abs(ratios(fusion.fuse_relative_chroma(stack, y_f)) - exact).max()
-    assert relative < 0.1
-    assert np.abs(ratios(fusion.fuse_chroma(stack[:, 1:])) - exact).max() > 2 * relative
-
-
-def test_chroma_rules(model, pair):
-    assert not np.array_equal(fusion.fuse(model, pair, chroma="relative"), fusion.fuse(model, pair))
-    with pytest.raises(ValueError, match="chroma must be"):
-        fusion.fuse(model, pair, chroma="Paper")
-
-
-def test_relative_chroma_of_grey_black_and_white_is_neutral():
-    stack = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 1, 1, 3).expand(2, 1, 1, 3)
-    stack = torch.cat([stack, torch.full((2, 2, 1, 3), 0.5)], dim=1)
-    chroma = fusion.fuse_relative_chroma(stack, torch.full((1, 1, 3), 0.6))
-    assert torch.equal(chroma, torch.full((2, 1, 3), 0.5))
+def test_looks(model, pair):
+    with pytest.raises(ValueError, match="look must be"):
+        fusion.fuse(model, pair, look="Paper")
+    paper = fusion.fuse(model, pair)
+    assert np.array_equal(paper, fusion.fuse(model, pair, look="paper", fast=False, refine=0))
+    assert not np.array_equal(paper, fusion.fuse(model, pair, look="photo"))
 
 
 def literal_fusion(model, images, dtype):
@@ -342,16 +319,18 @@ def test_fast_fusion_does_not_depend_on_tiles(pyramid, monkeypatch):
     assert level_difference(fusion.fuse(pyramid, pair, fast=True, tile=40), whole).max() <= 1
 
 
-def test_large_pictures_are_fused_fast(model, monkeypatch):
-    monkeypatch.setattr(fusion, "REDUCED", 70)
+def test_large_photos_are_fused_fast(model, monkeypatch):
+    """The paper's look is the network's on the full pictures at any size."""
     pair = large_pair(np.uint8)
-    full = fusion.fuse(model, pair)
-    assert np.array_equal(full, fusion.fuse(model, pair, fast=False, refine=0))
-    monkeypatch.setattr(fusion, "FAST_FROM", 190 * 231)
-    fast = fusion.fuse(model, pair)
-    assert np.array_equal(fast, fusion.fuse(model, pair, fast=True, refine=fusion.FAST_STEPS))
+    full, paper = fusion.fuse(model, pair, look="photo"), fusion.fuse(model, pair)
+    monkeypatch.setattr(fusion, "FAST_FROM", pair[0].shape[0] * pair[0].shape[1])
+    monkeypatch.setattr(fusion, "REDUCED", 100)
+    fast = fusion.fuse(model, pair, look="photo")
+    expected = fusion.fuse(model, pair, look="photo", fast=True, refine=fusion.FAST_STEPS)
+    assert np.array_equal(fast, expected)
     assert not np.array_equal(fast, full)
-    assert np.array_equal(full, fusion.fuse(model, pair, fast=False))
+    assert np.array_equal(fusion.fuse(model, pair, look="photo", fast=False).shape, full.shape)
+    assert np.array_equal(fusion.fuse(model, pair), paper)
 
 
 def test_linear_models_in_tiles_are_those_of_the_whole(model, monkeypatch):

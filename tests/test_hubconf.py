@@ -8,7 +8,8 @@ import torch
 
 import fusion
 import hubconf
-from checkpoint import load_model
+import opts
+from checkpoint import load_colour, load_model
 from model import prepare
 
 ROOT = Path(__file__).parent.parent
@@ -18,14 +19,22 @@ ROOT = Path(__file__).parent.parent
 def test_hub_loads_the_weights_and_fuses(name, pair):
     network = torch.hub.load(str(ROOT), name, source="local", device="cpu")
     weights = load_model(str(ROOT / "weights" / f"{name}.pth"))
-    expected = fusion.fuse(prepare(weights), pair, strength=0.8)
-    assert np.array_equal(network.fuse(pair, strength=0.8), expected)
+    expected = fusion.fuse(prepare(weights), pair, refine=2)
+    assert np.array_equal(network.fuse(pair, refine=2), expected)
+
+
+def test_hub_makes_photos(pair):
+    photographer = torch.hub.load(str(ROOT), "photo", source="local", device="cpu")
+    options = {"look": "photo", "colour": prepare(load_colour(opts.COLOUR))}
+    for more in ({}, {"finish": 0.5}):
+        expected = fusion.fuse(prepare(load_model(opts.PYRAMID)), pair, **options, **more)
+        assert np.array_equal(photographer.fuse(pair, **more), expected)
 
 
 def test_only_networks_are_offered():
     """torch.hub lists every public callable."""
     names = [name for name, value in vars(hubconf).items() if callable(value)]
-    assert [name for name in names if not name.startswith("_")] == ["deepfuse", "pyramid"]
+    assert [name for name in names if not name.startswith("_")] == ["deepfuse", "pyramid", "photo"]
 
 
 def test_hub_takes_another_checkpoint():

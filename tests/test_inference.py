@@ -22,7 +22,7 @@ import opts
 import scores
 import utils
 from brackets import find_pictures
-from checkpoint import load_model, save_checkpoint
+from checkpoint import load_colour, load_model, save_checkpoint
 from model import DeepFuse
 
 ROOT = Path(__file__).parent.parent
@@ -80,13 +80,53 @@ def test_panel_shows_under_first(files, pair):
         assert np.array_equal(panel[:, :75], pair[0])
 
 
+def photo_options():
+    return {"look": "photo", "colour": model.prepare(load_colour(opts.COLOUR))}
+
+
 @pytest.mark.parametrize("panel", [False, True])
-def test_refinement_and_chroma(files, pair, panel):
-    flags = ["--refine", "3", "--chroma", "relative"] + ["--panel"] * panel
-    assert run(files, *flags) == 0
-    fused = fusion.fuse(network(files), pair, refine=3, chroma="relative")
+def test_a_network_as_a_photo(files, pair, panel):
+    assert run(files, "--look", "photo", *["--panel"] * panel) == 0
+    fused = fusion.fuse(network(files), pair, **photo_options())
     result = utils.read_image(files["--res"])
     assert np.array_equal(result[:, 150:225] if panel else result, fused)
+
+
+@pytest.mark.parametrize(
+    ("flags", "weights", "options"),
+    [
+        ([], opts.PYRAMID, photo_options),
+        (["--finish", "0.5"], opts.PYRAMID, lambda: {**photo_options(), "finish": 0.5}),
+        (["--finish", "0"], opts.PYRAMID, lambda: {"look": "photo", "finish": 0}),
+        (["--look", "paper"], opts.WEIGHTS, dict),
+    ],
+)
+def test_without_a_model(files, pair, flags, weights, options):
+    """A newcomer gets the best photo; the paper's look has the paper's network."""
+    assert run({**files, "--model": weights}, "--look", "paper") == 0
+    plain = utils.read_image(files["--res"])
+    del files["--model"]
+    assert run(files, *flags) == 0
+    expected = fusion.fuse(model.prepare(load_model(weights)), pair, **options())
+    result = utils.read_image(files["--res"])
+    assert np.array_equal(result, expected)
+    assert np.array_equal(result, plain) == (flags == ["--look", "paper"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "options", "words"),
+    [
+        (["--refine", "3"], lambda: {"refine": 3}, "--refine goes in the next version: --look"),
+        (["--strength", "0.5"], lambda: {"strength": 0.5}, "--strength goes in the next version"),
+        (["--chroma", "paper"], dict, "--chroma goes in the next version: --look paper has"),
+        (["--chroma", "relative"], photo_options, "--chroma goes in the next version"),
+    ],
+)
+def test_old_flags_work_and_say_what_replaces_them(files, pair, capsys, flags, options, words):
+    assert run(files, *flags) == 0
+    assert f"{words}" in capsys.readouterr().err
+    expected = fusion.fuse(network(files), pair, **options())
+    assert np.array_equal(utils.read_image(files["--res"]), expected)
 
 
 @pytest.mark.parametrize("flag", ["--fast", "--full"])
@@ -132,7 +172,7 @@ import sys
 import inference
 print('torch' in sys.modules)
 options = inference.TestOptions().parse(['--images', 'a.png', 'b.png'])
-inference.load_network(options.model, options.device, options.precision)
+inference.load_networks(options.model, options.colour, options.device, options.precision)
 print({'torchvision', 'matplotlib'} & set(sys.modules))
 """
     done = subprocess.run(
@@ -163,6 +203,7 @@ def mistakes(tmp_path, files, pair):
     weights = Path(files["--model"]).read_bytes()
     yield "--model", str(tmp_path / "none.pth"), "No such file"
     yield "--model", files["--image1"], "not a checkpoint"
+    yield "--model", opts.COLOUR, "colours photos and fuses none"
     yield "--model", file("cut.pth", weights[: len(weights) // 2]), "damaged"
     torch.save({"model": RunsCode()}, tmp_path / "code.pth")
     yield "--model", str(tmp_path / "code.pth"), "would run code"
@@ -221,6 +262,8 @@ def test_a_failed_run_leaves_the_old_result(files, pair):
         ["--align=perhaps"],
         ["--quality", "101"],
         ["--strength", "1.5"],
+        ["--finish", "3", "--look", "photo"],
+        ["--finish", "0.5"],
         ["--depth", "12"],
     ],
 )
@@ -481,11 +524,11 @@ def test_smooth_gradients_have_no_bands(tmp_path, files, flags):
     assert np.diff(row).max() < 257  # bands would be steps of a level
 
 
-def test_depth_quality_and_strength(tmp_path, files, pair):
+def test_depth_and_quality(tmp_path, files, pair):
     result = tmp_path / "deep.png"
-    assert run({**files, "--res": str(result)}, "--depth", "16", "--strength", "0.5") == 0
+    assert run({**files, "--res": str(result)}, "--depth", "16") == 0
     deep = utils.read_image(str(result))
-    expected = fusion.fuse(network(files), pair, strength=0.5, dtype=np.uint16)
+    expected = fusion.fuse(network(files), pair, dtype=np.uint16)
     assert np.array_equal(deep, expected)
     assert len(np.unique(deep)) > 256
     result = tmp_path / "float.tif"

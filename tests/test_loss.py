@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import luma, picture
 
 import loss
 import scores
@@ -281,6 +282,51 @@ def test_loss_module_returns_loss_and_y_hat():
     # The module computes in the widest of its inputs' types, float32 at least.
     torch.testing.assert_close(value, 1 - mef_ssim(y_f, sources).mean())
     torch.testing.assert_close(target, y_hat(sources))
+
+
+def test_colour_distance_is_that_of_cielab():
+    """OpenCV converts to CIELAB by itself."""
+    pictures = [picture(shape=(30, 40, 3)), picture(shape=(31, 40, 3))[1:]]
+    expected = [scores.to_lab(image)[..., 1:] for image in pictures]
+    expected = np.linalg.norm(expected[0] - expected[1], axis=2)
+    distance = loss.chroma_distance(*(utils.to_ycbcr(image) for image in pictures))[0]
+    assert np.abs(distance.numpy() - expected).max() < 0.3  # CIELAB's tables in OpenCV
+    same = loss.chroma_distance(*[utils.to_ycbcr(pictures[0])] * 2)
+    assert same.abs().max() < 1e-6
+
+
+def test_colours_teacher_is_an_exposure_between_the_others():
+    """Its chroma is the answer without loss; the others are what the network sees."""
+    stack = luma(2, 4, 3, 30, 30) * 0.2 + 0.4
+    stack[:, :, 0] += torch.linspace(-0.2, 0.2, 4).reshape(1, 4, 1, 1)
+    noise = 0.01 * torch.ones(2, 4, 30, 30)
+    teachers = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+
+        def network(seen, y):
+            k = next(k for k in range(4) if torch.equal(y, stack[:, k, :1]))
+            teachers.add(k)
+            others = [i for i in range(4) if i != k]
+            assert torch.equal(seen[:, :, 1:], stack[:, others, 1:])
+            torch.testing.assert_close(seen[:, :, 0], stack[:, others, 0] + 0.01)
+            return stack[:, k, 1:]
+
+        assert loss.ColourLoss().losses(network, stack, noise).abs().max() < 1e-6
+    assert teachers == {1, 2}
+
+
+def test_colour_counts_where_its_teacher_shows_it():
+    teacher = torch.full((1, 3, 10, 10), 0.5)
+    teacher[:, 0, :, 5:] = torch.tensor([0.0, 0.02, 0.97, 0.99, 1.0])
+    wrong = torch.full((1, 2, 10, 10), 0.5)
+    wrong[..., 5:] = 0.7
+    criterion = loss.ColourLoss()
+    assert criterion.sample_losses(wrong, teacher).item() == pytest.approx(0, abs=1e-6)
+    wrong[..., 0] = 0.6
+    assert criterion.sample_losses(wrong, teacher).item() > 0.02
+    dark = torch.zeros(1, 3, 10, 10)
+    assert criterion.sample_losses(wrong, dark).item() == 0
 
 
 def test_half_precision_is_scored_in_float32():

@@ -25,8 +25,9 @@ import inference
 import scores
 import train
 import utils
-from checkpoint import State, load_checkpoint, load_model
+from checkpoint import State, load_checkpoint, load_colour, load_model
 from engine import Learner
+from loss import ColourLoss
 from model import DeepFuse
 from opts import TrainOptions
 
@@ -104,6 +105,48 @@ def test_training_leaves_no_workers(brackets, tmp_path):
     assert set(multiprocessing.active_children()) <= before
 
 
+def test_a_colour_network_is_trained_and_validated(brackets, tmp_path, capsys):
+    """By exposures between others; scenes that have none are left out."""
+    val = tmp_path / "val"
+    paths = write_bracket(val / "scene", seed=7)
+    write_bracket(val / "pair", seed=8, gains=(0.3, 8.0))
+    det = tmp_path / "det"
+    changes = {"network": "colour", "epoch": 2, "val_folder": val, "val_epoch": 1}
+    checkpoint = run(brackets, det, **changes, record_epoch=1, width=8)
+    assert "scene10: skipped, it has 2 pictures only" in capsys.readouterr().err
+    assert len(checkpoint["data"]) == 2
+    assert checkpoint["network"] == {"name": "colour", "width": 8}
+    assert utils.read_image(str(det / "image" / "2.png")).shape == (48, 4 * 48, 3)
+    with pytest.raises(ValueError, match="colours photos and fuses none"):
+        load_model(det / "model" / "best.pth")
+    network = load_colour(det / "model" / "best.pth")
+    dark, teacher, bright = (utils.to_ycbcr(utils.read_image(str(path))) for path in paths)
+    with torch.no_grad():
+        cbcr = network(torch.stack([dark, bright], dim=1), teacher[:, :1])
+    value = 1 - ColourLoss().sample_losses(cbcr, teacher).item()
+    assert max(checkpoint["val"].values()) == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_colour_networks_loss_goes_down(brackets, tmp_path):
+    changes = {"network": "colour", "epoch": 60, "pairs": "extreme", "lr": 5e-3}
+    losses = run(brackets, tmp_path / "det", **changes)["loss"]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"batch_norm": None}, "--batch_norm: the colour"), ({"val_folder": "pairs"}, "no scene has")],
+)
+def test_what_a_colour_network_cannot_do(brackets, tmp_path, capsys, changes, message):
+    write_bracket(tmp_path / "pairs" / "scene", gains=(0.3, 8.0))
+    argv = arguments(brackets, tmp_path / "det", network="colour")
+    for name, value in changes.items():
+        argv += [f"--{name}", *([str(tmp_path / value)] if value else [])]
+    assert train.main(argv) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_loss_goes_down(brackets, tmp_path):
     losses = run(brackets, tmp_path / "det", epoch=40, batch_size=3, lr=5e-4)["loss"]
@@ -118,6 +161,7 @@ def test_loss_goes_down(brackets, tmp_path):
         {"batch_norm": None, "loss": "global", "schedule": "constant"},
         {"precision": "bfloat16", "workers": 2},
         {"network": "pyramid", "stacks": 0.5, "zoom": 1.5, "gamma": 1.3, "noise": 0.02, "ema": 0.9},
+        {"network": "colour", "batch_size": 1, "width": 8, "zoom": 1.5, "noise": 0.02, "ema": 0.9},
     ],
 )
 def test_resumed_equals_uninterrupted(brackets, tmp_path, changes):

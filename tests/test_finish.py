@@ -1,0 +1,219 @@
+"""The promises of a finished photo: tone and colour."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import expose, luma, scene
+
+import finish
+import fusion
+import utils
+from checkpoint import load_colour, load_model
+from finish import apply_tone, fit_tone, scene_tone
+from model import ColourNetwork, prepare
+from opts import COLOUR, PYRAMID
+
+
+@pytest.fixture(scope="module")
+def pyramid():
+    return prepare(load_model(PYRAMID), "float32")
+
+
+@pytest.fixture(scope="module")
+def colour():
+    return prepare(load_colour(COLOUR), "float32")
+
+
+def photo(pyramid, colour, images, **options):
+    return fusion.fuse(pyramid, images, look="photo", colour=colour, **options)
+
+
+def exposures(height=120, width=160, seed=5, gains=(0.3, 8.0)):
+    radiance = scene(height, width, seed)
+    return [expose(radiance, gain) for gain in gains]
+
+
+def lumas(images):
+    return torch.cat([utils.to_luma(image) for image in images])
+
+
+def finished(y_f, stack, amount=1.0):
+    tone = fit_tone(y_f, stack, amount)
+    return apply_tone(tone, y_f, stack, tone.planes)
+
+
+def test_the_scenes_tone_rises_with_every_exposure():
+    stack = luma(3, 1, 40, 40)
+    tone = fit_tone(stack.mean(dim=0, keepdim=True), stack)
+    assert tone.weights.min() > 0
+    curve = torch.linspace(0, 1, 256).reshape(1, 1, 1, 256)
+    for k in range(3):
+        others = torch.full((3, 1, 1, 256), 0.4)
+        others[k] = curve[0]
+        assert (scene_tone(others, tone.weights).diff() > 0).all()
+
+
+@pytest.mark.parametrize("gains", [(0.3, 8.0), (0.5, 2.0), (0.2, 1.0, 4.0)])
+def test_what_gets_brighter_in_all_exposures_gets_no_darker(pyramid, gains):
+    """A ramp of radiance, over which fused luma rises as well."""
+    ramp = np.linspace(0, 1, 300, dtype=np.float32)[None].repeat(60, axis=0)
+    stack = lumas([utils.quantise((ramp * gain) ** (1 / 2.2), np.float32) for gain in gains])
+    y = finished(stack.mean(dim=0, keepdim=True), stack)
+    assert y.diff(dim=3).min() > -1e-4
+
+
+def test_nothing_that_an_exposure_shows_is_black_or_white():
+    """Even where the luma that is finished is."""
+    stack = lumas(exposures())
+    for level in (0.0, 1.0):
+        y = finished(torch.full_like(stack[:1], level), stack)
+        if level:
+            assert y[stack.amin(dim=0, keepdim=True) < 0.7].max() < 249.5 / 255
+        else:
+            assert y[stack.amax(dim=0, keepdim=True) > 0.3].min() > 5.5 / 255
+
+
+def test_black_and_white_and_grey_pictures(pyramid, colour):
+    for level in (0, 128, 255):
+        images = [np.full((50, 60, 3), level, np.uint8)] * 2
+        result = photo(pyramid, colour, images).astype(int)
+        assert np.ptp(result) == 0
+        assert abs(result[0, 0, 0] - level) <= (15 if level == 128 else 0)
+    grey = [image[..., 1] for image in exposures()]
+    result = photo(pyramid, colour, grey)
+    assert result.shape == grey[0].shape
+    # Equal channels remain equal, and as bright as without colour.
+    in_colour = photo(pyramid, colour, [cv2.merge([image] * 3) for image in grey])
+    assert np.ptp(in_colour, axis=2).max() == 0
+    assert np.abs(in_colour[..., 0].astype(int) - result).max() <= 1
+
+
+def test_a_photo_of_much_contrast_is_not_stretched():
+    """Its tone has the weights of the curves; that of a flat one is stretched."""
+    flat = 0.45 + 0.1 * luma(2, 1, 60, 60)
+    steep = luma(2, 1, 60, 60)
+    weights = finish.DARKEST + finish.BRIGHTEST
+    for stack, factor in ((flat, finish.STRETCH), (steep.round(), 1)):
+        tone = fit_tone(stack.mean(dim=0, keepdim=True), stack)
+        assert tone.weights.sum().item() == pytest.approx(weights * factor, rel=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.3, 0.5, 0.9])
+def test_night_stays_night(level):
+    stack = torch.stack([level * 0.8 + 0.1 * luma(1, 60, 60), level + 0.1 * luma(1, 60, 60)])
+    y_f = stack.mean(dim=0, keepdim=True)
+    shift = float(finished(y_f, stack).mean() - y_f.mean())
+    assert abs(shift) < finish.LARGEST_SHIFT + 0.02
+
+
+def test_frames_of_a_time_lapse_have_nearly_the_same_tone():
+    """A step of exposure by a fiftieth and noise of a grey level move it by less than a level."""
+    radiance = scene(120, 160, seed=6)
+    frames = []
+    for gain, seed in ((1.0, 1), (1.02, 2)):
+        rng = np.random.default_rng(seed)
+        images = [expose(radiance, gain * exposure) for exposure in (0.3, 8.0)]
+        noisy = [image + rng.normal(0, 1, image.shape) for image in images]
+        stack = lumas([utils.quantise(image / 255, np.float32) for image in noisy])
+        frames.append((stack, fit_tone(stack.mean(dim=0, keepdim=True), stack)))
+    (stack, one), (_, other) = frames
+    y_f = stack.mean(dim=0, keepdim=True)
+    ours, theirs = (apply_tone(tone, y_f, stack, tone.planes) for tone in (one, other))
+    assert (ours - theirs).abs().mean() < 1 / 255
+    assert (ours - theirs).abs().max() < 3 / 255
+
+
+def test_the_amount_scales_the_finish(pyramid, colour):
+    images = [utils.as_type(image, np.float32) for image in exposures()]
+    none, half, whole = (photo(pyramid, colour, images, finish=x) for x in (0.0, 0.5, 1.0))
+    refined = fusion.fuse(pyramid, images, refine=fusion.PHOTO_STEPS)
+    # Only what leaves the range is treated differently.
+    inside = ((refined > 0) & (refined < 1)).all(axis=2)
+    assert np.abs(none - refined)[inside].max() < 1e-5
+    middle = (none + whole) / 2
+    inside &= ((whole > 0.01) & (whole < 0.99) & (none > 0.01) & (none < 0.99)).all(axis=2)
+    assert inside.mean() > 0.5
+    assert np.abs(half - middle)[inside].max() < 0.02
+    assert np.abs(whole - none).mean() > 0.02
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_tiles_of_a_photo_have_no_seams(pyramid, colour, fast, monkeypatch):
+    images = [image.astype(np.uint16) * 257 for image in exposures(190, 231)]
+    whole = photo(pyramid, colour, images, refine=0, fast=fast).astype(int)
+    monkeypatch.setattr(fusion, "PLAIN_TILE", 50)
+    monkeypatch.setattr(finish, "NETWORK_TILES", {4: 40})
+    parts = photo(pyramid, colour, images, refine=0, fast=fast, tile=40)
+    assert np.abs(parts - whole).max() <= 4  # of 65535
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_large_picture_is_finished_like_a_small_one(pyramid, colour, fast, monkeypatch):
+    """Above REDUCED pixels, tone and colour come from reduced pictures."""
+    monkeypatch.setattr(fusion, "REDUCED", 160)
+    small = exposures()
+    large = [cv2.resize(image, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC) for image in small]
+    expected = photo(pyramid, colour, small, refine=0).astype(float)
+    result = photo(pyramid, colour, large, refine=0, fast=fast)
+    assert result.shape == large[0].shape
+    result = cv2.resize(result, None, fx=1 / 3, fy=1 / 3, interpolation=cv2.INTER_AREA)
+    assert np.abs(result - expected).mean() < 4  # of 255; fused luma itself differs
+    unfinished = photo(pyramid, colour, small, refine=0, finish=0.0)
+    assert np.abs(unfinished - expected).mean() > 8
+
+
+def test_a_photo_of_16_bits_has_more_levels_than_one_of_8(pyramid, colour):
+    images = [utils.quantise(image / np.float32(255), np.uint16) for image in exposures()]
+    images = [cv2.GaussianBlur(image, (0, 0), 3) for image in images]
+    result = photo(pyramid, colour, images)
+    assert result.dtype == np.uint16
+    assert len(np.unique(result)) > 2000
+
+
+def test_colours_out_of_range_keep_their_hue_and_luma():
+    ycbcr = torch.tensor([[0.9, 0.3, 0.6], [0.1, 0.7, 0.4], [0.5, 0.5, 0.9], [0.5, 0.55, 0.45]])
+    ycbcr = ycbcr.T.reshape(1, 3, 1, 4).contiguous()
+    fitted = utils.to_ycbcr(utils.from_ycbcr(ycbcr, np.float32, keep_hue=True))
+    torch.testing.assert_close(fitted[:, :1], ycbcr[:, :1], atol=1e-5, rtol=0)
+    share = (fitted - 0.5)[:, 1:] / (ycbcr - 0.5)[:, 1:]
+    torch.testing.assert_close(share[:, 0], share[:, 1], atol=1e-4, rtol=0)
+    assert (share[..., :3] < 0.95).all()
+    assert share[..., 3].min() == pytest.approx(1, abs=1e-4)
+
+
+def test_taught_chroma_is_the_networks_answer(colour):
+    stack = torch.cat([utils.to_ycbcr(image) for image in exposures()])
+    y = stack[:, :1].mean(dim=0, keepdim=True)
+    planes = finish.colour_factors(colour, stack, y)
+    middle, slope = finish.ASKED
+    with torch.no_grad():
+        expected = colour(stack[None], middle + slope * (y - 0.5))[0]
+    torch.testing.assert_close(finish.taught_chroma(stack[:, 1:], planes), expected)
+
+
+def test_the_repositorys_network_gives_clipped_colour_back(colour):
+    """A blue sky, white in the brighter exposure: the middle one's chroma is nearly met."""
+    radiance = np.full((40, 40, 3), (0.1, 0.2, 0.5), np.float32)
+    dark, middle, bright = (utils.to_ycbcr(expose(radiance, gain)) for gain in (0.3, 1.0, 12.0))
+    with torch.no_grad():
+        taught = colour(torch.stack([dark, bright], dim=1), middle[:, :1])
+    paper = fusion.fuse_chroma(torch.stack([dark[0, 1:], bright[0, 1:]]))
+    error, paper_error = ((cbcr - middle[:, 1:]).abs().mean() for cbcr in (taught, paper))
+    assert error < 0.5 * paper_error
+
+
+def test_the_order_of_a_stack_does_not_matter(pyramid, colour):
+    images = exposures(gains=(0.2, 0.6, 2.0, 6.0))
+    result = photo(pyramid, colour, images).astype(int)
+    assert result.shape == images[0].shape
+    reversed_result = photo(pyramid, colour, images[::-1])
+    assert np.abs(reversed_result - result).max() <= 1  # Sums are rounded in another order.
+
+
+def test_an_untrained_colour_network_gives_the_mean():
+    network = ColourNetwork()
+    stack = luma(1, 3, 3, 20, 20)
+    with torch.no_grad():
+        cbcr = network(stack, luma(1, 1, 20, 20, seed=1))
+    torch.testing.assert_close(cbcr, stack[:, :, 1:].mean(dim=1))
