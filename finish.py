@@ -16,7 +16,7 @@ from tiles import NETWORK_TILES, Area, in_tiles, to_device
 
 DARKEST, BRIGHTEST = 1.0, 0.55  # weights of the roots of the darkest and brightest exposure's luma
 NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
-LARGEST_SHIFT = 0.05  # by which the mean luma is brought towards it, at most
+LARGEST_SHIFT = 0.05  # by which a mean luma of 1/2 is brought towards it, at most; 0 of 0 and 1
 STRETCH, WIDEST = 1.2, 0.25  # factor of the tone's spread, and the spread that it leaves alone
 PARTS = 16  # tone is smoothed in windows whose radius is the picture's longer side by this
 RIDGE = 0.015  # squared contrast of the scene's tone below which it is not followed
@@ -65,7 +65,8 @@ def fit_tone(y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0) -> Ton
     weights *= min(max(WIDEST / max(spread, 1e-3), 1), STRETCH)
     tone = scene_tone(lumas, weights)
     mean = float(y_f.mean())
-    shift = min(max((NATURAL_MEAN - mean) / 2, -LARGEST_SHIFT), LARGEST_SHIFT)
+    largest = LARGEST_SHIFT * 4 * mean * (1 - mean)  # none for black and white pictures
+    shift = min(max((NATURAL_MEAN - mean) / 2, -largest), largest)
     offset = mean + shift - float(tone.mean())
     tone = tone + offset
     side = 2 * (max(y_f.shape[-2:]) // PARTS) + 1

@@ -146,14 +146,14 @@ class ColourLoss(nn.Module):
         """Returns every sample's loss, shape (N,). PyTorch's generator draws the teacher.
 
         stack: three or more exposures, dark to bright, (N, K, 3, H, W) of Y, Cb, Cr in [0, 1].
-        noise: (N, K, H, W) or 0; the network sees it added to the luma.
+        noise: (N, K, H, W) or 0; it is added to the luma of the exposures that the network sees.
         """
         count = stack.shape[1]
         k = 1 + int(torch.randint(count - 2, ()))
         seen = stack.clone()
         seen[:, :, 0] += noise
         others = [i for i in range(count) if i != k]
-        cbcr = network(seen[:, others], seen[:, k, :1])
+        cbcr = network(seen[:, others], stack[:, k, :1])
         return self.sample_losses(cbcr, stack[:, k])
 
     def sample_losses(self, cbcr: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

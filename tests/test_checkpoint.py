@@ -11,7 +11,7 @@ from conftest import luma
 from torch import nn
 
 import checkpoint
-from checkpoint import State, load_checkpoint, load_model, save_checkpoint
+from checkpoint import State, load_checkpoint, load_colour, load_model, save_checkpoint
 from model import NETWORKS, DeepFuse, build
 
 
@@ -57,7 +57,7 @@ def original():
     return network.eval()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["deepfuse", "pyramid"])
 def test_width_and_name_are_kept_in_a_checkpoint(tmp_path, name):
     network = build(name, width=4).eval()
     path = tmp_path / "net.pth"
@@ -67,6 +67,18 @@ def test_width_and_name_are_kept_in_a_checkpoint(tmp_path, name):
     y = luma(2, 1, 1, 70, 70).unbind()
     torch.testing.assert_close(loaded(*y), network(*y), atol=1e-5, rtol=0)
     assert loaded.c3[0].weight.shape == (8, 8, 7, 7)
+
+
+def test_a_colour_network_is_kept_in_a_checkpoint_and_fuses_nothing(tmp_path, model):
+    network = build("colour", width=4).eval()
+    path, other = tmp_path / "colour.pth", tmp_path / "luma.pth"
+    save_checkpoint(str(path), {"model": network.state_dict(), "network": network.settings})
+    save_checkpoint(str(other), {"model": model.state_dict(), "network": model.settings})
+    assert load_colour(str(path)).settings == {"name": "colour", "width": 4}
+    with pytest.raises(ValueError, match="colours photos and fuses none"):
+        load_model(str(path))
+    with pytest.raises(ValueError, match="fuses luma and colours nothing"):
+        load_colour(str(other))
 
 
 def test_checkpoint_round_trip(model, tmp_path):

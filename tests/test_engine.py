@@ -8,7 +8,6 @@ import signal
 
 import pytest
 import torch
-from torch import nn
 
 import engine
 import loss
@@ -61,18 +60,6 @@ def test_a_step_does_not_draw_the_picture_y_hat(monkeypatch):
     make_learner().step(made_up_batches(1)[0], Schedule(scenes=3, batch=3, epochs=1, lr=1e-3))
 
 
-class MeanLuma(nn.Module):
-    """A loss of mean luma that notes the sources that it is given."""
-
-    def __init__(self):
-        super().__init__()
-        self.compared = []
-
-    def sample_losses(self, y_f, sources):
-        self.compared.append(sources)
-        return y_f.mean(dim=(1, 2, 3))
-
-
 def test_noise_is_seen_by_the_network_and_not_by_the_loss():
     torch.manual_seed(0)
     stacks = [torch.full((40, 2, 3, 48, 48), 0.5), torch.full((3, 4, 3, 48, 48), 0.5)]
@@ -84,12 +71,16 @@ def test_noise_is_seen_by_the_network_and_not_by_the_loss():
     assert 0.08 < deviations.max() < 0.105
 
     seen = []
-    model, criterion = DeepFuse(), MeanLuma()
+    model = DeepFuse()
     model.register_forward_pre_hook(lambda _, lumas: seen.append(torch.cat(lumas, dim=1)))
-    StepLoss(model, criterion, torch.float32)(stacks, noise).backward()
-    for stack, n, network, lost in zip(stacks, noise, seen, criterion.compared, strict=True):
+    total = StepLoss(model, loss.MEF_SSIM_Loss(), torch.float32)(stacks, noise)
+    total.backward()
+    expected = 0.0
+    for stack, n, network in zip(stacks, noise, list(seen), strict=True):
         assert torch.equal(network, stack[:, :, 0] + n)
-        assert torch.equal(lost, stack[:, :, 0])
+        y_f = model(*network.split(1, dim=1))
+        expected += loss.MEF_SSIM_Loss().sample_losses(y_f, stack[:, :, 0]).sum().item()
+    assert total.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_process_without_samples_has_no_gradient():

@@ -290,7 +290,9 @@ def test_colour_distance_is_that_of_cielab():
     expected = [scores.to_lab(image)[..., 1:] for image in pictures]
     expected = np.linalg.norm(expected[0] - expected[1], axis=2)
     distance = loss.chroma_distance(*(utils.to_ycbcr(image) for image in pictures))[0]
-    assert np.abs(distance.numpy() - expected).max() < 0.3  # CIELAB's tables in OpenCV
+    assert (
+        np.abs(distance.numpy() - expected).max() < 1
+    )  # of up to 200; OpenCV's matrix has other digits
     same = loss.chroma_distance(*[utils.to_ycbcr(pictures[0])] * 2)
     assert same.abs().max() < 1e-6
 
