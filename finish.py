@@ -18,15 +18,15 @@ DARKEST, BRIGHTEST = 1.0, 0.55  # weights of the roots of the darkest and bright
 NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
 LARGEST_SHIFT = 0.05  # by which a mean luma of 1/2 is brought towards it, at most; 0 of 0 and 1
 STRETCH, WIDEST = 1.2, 0.25  # factor of the tone's spread, and the spread that it leaves alone
-PARTS = 16  # tone is smoothed in windows whose radius is the picture's longer side by this
-RIDGE = 0.015  # squared contrast of the scene's tone below which it is not followed
-DETAIL = 0.2  # by which local contrast is raised
-DETAIL_WINDOW = 9  # pixels of a reduced picture; side of the windows of local contrast
+PARTS = 12  # tone is smoothed in windows whose radius is the picture's longer side by this
+RIDGE = 0.019  # squared contrast of the scene's tone below which it is not followed
+DETAIL = 0.3  # by which local contrast is raised
+DETAIL_WINDOW = 5  # pixels of a reduced picture; side of the windows of local contrast
 DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not raised
 ROOM = 0.6  # share of the way to black or to white that tone takes a pixel, at most
 TOE = 0.05  # luma; tone does not darken what is darker, nor brighten what is as near to white
 END = 0.024  # distance from black and white that is kept where an exposure is not black or white
-ASKED = (0.44, 0.4)  # luma that the network is asked for, at mid-grey, and its slope by the luma
+ASKED = (0.4, 0.3)  # luma that the network is asked for, at mid-grey, and its slope by the luma
 
 
 class Tone(NamedTuple):
