@@ -26,6 +26,9 @@ DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not r
 ROOM = 0.6  # share of the way to black or to white that tone takes a pixel, at most
 TOE = 0.05  # luma; tone does not darken what is darker, nor brighten what is as near to white
 END = 0.024  # distance from black and white that is kept where an exposure is not black or white
+SMOOTHING_WINDOW = 5  # pixels; side of the windows in which chroma is smoothed along luma
+SMOOTHING_HALO = 2 * (SMOOTHING_WINDOW // 2)  # pixels around a tile that smoothing needs
+SMOOTHING_RIDGE = 1e-3  # squared contrast of luma below which chroma does not follow it
 ASKED = (0.4, 0.3)  # luma that the network is asked for, at mid-grey, and its slope by the luma
 
 
@@ -169,3 +172,15 @@ def taught_chroma(chroma: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
     for offset, factor in zip(chroma - 0.5, planes[0, :-2], strict=True):
         total.addcmul_(offset, factor[None])
     return total.add_(0.5)
+
+
+def smooth_chroma(cbcr: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Smooths chroma along luma's edges (guided filter), to calm noise and JPEG's blocks.
+
+    cbcr: (2, h, w); y: (1, 1, h, w); on the CPU. Returns (2, h, w).
+    """
+    planes = []
+    for plane in cbcr:
+        factor, constant = guided(y, plane[None, None], SMOOTHING_WINDOW, SMOOTHING_RIDGE)[0]
+        planes.append(factor * y[0, 0] + constant)
+    return torch.stack(planes)

@@ -16,7 +16,15 @@ from torch.nn import functional as F
 
 import loss
 import utils
-from finish import apply_tone, colour_factors, fit_tone, taught_chroma, window_mean
+from finish import (
+    SMOOTHING_HALO,
+    apply_tone,
+    colour_factors,
+    fit_tone,
+    smooth_chroma,
+    taught_chroma,
+    window_mean,
+)
 from model import ColourNetwork, DeepFuse, PyramidDeepFuse, device_of
 from tiles import (
     CPU,
@@ -100,14 +108,13 @@ def fuse(
 
     def work(outer: Area, inner: Area, place: Area) -> None:
         stack = torch.cat([utils.to_ycbcr(image[outer]) for image in images])  # (K, 3 or 1, h, w)
-        y_f = plan.fuse_luma(stack[:, :1], outer)[(..., *inner)]
-        stack = stack[(..., *inner)]
+        y_f = plan.fuse_luma(stack[:, :1], outer)
         if strength != 1:
             y_f = torch.lerp(stack[:, :1].mean(dim=0, keepdim=True), y_f, strength)
         if photo:
             y_f = y_f.clamp(0, 1)
-        cbcr = plan.fuse_chroma(stack[:, 1:], place)
-        ycbcr = torch.cat([y_f, cbcr[None]], dim=1)
+        cbcr = plan.fuse_chroma(stack[:, 1:], y_f, outer)
+        ycbcr = torch.cat([y_f, cbcr[None]], dim=1)[(..., *inner)]
         fused[place] = utils.from_ycbcr(ycbcr, fused.dtype, keep_hue=photo)
 
     shape = images[0].shape[:2]
@@ -142,7 +149,7 @@ class How(NamedTuple):
     progress: bool = False
 
 
-def fuse_chroma(chroma: torch.Tensor, _place: Area | None = None) -> torch.Tensor:
+def fuse_chroma(chroma: torch.Tensor) -> torch.Tensor:
     """Fuses chroma, weighting every exposure by its distance from grey, pixel by pixel.
 
     DeepFuse, eq. 6: c = sum_k c_k |c_k - tau| / sum_k |c_k - tau|, and tau where all equal tau.
@@ -159,17 +166,19 @@ class Plan(NamedTuple):
 
     fuse_luma: takes a tile's luma, (K, 1, h, w) in [0, 1] on the CPU, and its Area in the picture;
         returns the fused luma, (1, 1, h, w).
-    tile, halo: pixels a side of a tile, and pixels around it that fuse_luma needs.
+    tile, halo: pixels a side of a tile, and pixels around it that both functions need.
     workers: tiles worked on at a time, at most.
-    fuse_chroma: takes a tile's chroma, (K, 2, h, w) or, of grey pictures, (K, 0, h, w), and its
-        Area; returns the fused chroma, (2 or 0, h, w).
+    fuse_chroma: takes a tile's chroma, (K, 2, h, w) or, of grey pictures, (K, 0, h, w), its fused
+        luma and its Area; returns the fused chroma, (2 or 0, h, w).
     """
 
     fuse_luma: Callable[[torch.Tensor, Area], torch.Tensor]
     tile: int
     halo: int
     workers: int = WORKERS
-    fuse_chroma: Callable[[torch.Tensor, Area], torch.Tensor] = fuse_chroma
+    fuse_chroma: Callable[[torch.Tensor, torch.Tensor, Area], torch.Tensor] = (
+        lambda chroma, _y_f, _place: fuse_chroma(chroma)
+    )
 
 
 def choose_plan(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
@@ -252,7 +261,8 @@ def plan_finished(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how:
         return apply_tone(tone, plane[(..., *place)], lumas, planes)
 
     y = apply_tone(tone, y_f, lumas, tone.planes)
-    return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(images, y, factor, how))
+    fuse_chroma = choose_chroma(images, y, factor, how, smooth=True)
+    return Plan(fuse_luma, PLAIN_TILE, SMOOTHING_HALO, fuse_chroma=fuse_chroma)
 
 
 def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
@@ -299,18 +309,23 @@ def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How
 
 
 def choose_chroma(
-    images: Sequence[np.ndarray], y: torch.Tensor, factor: int, how: How
-) -> Callable[[torch.Tensor, Area], torch.Tensor]:
-    """Returns a Plan's fuse_chroma.
+    images: Sequence[np.ndarray], y: torch.Tensor, factor: int, how: How, smooth: bool = False
+) -> Callable[[torch.Tensor, torch.Tensor, Area], torch.Tensor]:
+    """Returns the fuse_chroma of a Plan that finishes.
 
-    y: finished luma of the pictures reduced by `factor`, (1, 1, h, w).
+    y: finished luma of the pictures reduced by `factor`, (1, 1, h, w). smooth: True to smooth the
+    chroma of the full pictures, see finish.smooth_chroma.
     """
-    if not how.finish or how.colour is None or images[0].ndim == 2:
-        return fuse_chroma
-    planes = colour_factors(how.colour, reduce_pictures(images, factor), y)
+    planes = None
+    if how.finish and how.colour is not None and images[0].ndim == 3:
+        planes = colour_factors(how.colour, reduce_pictures(images, factor), y)
 
-    def fuse(chroma: torch.Tensor, place: Area) -> torch.Tensor:
+    def fuse(chroma: torch.Tensor, y_f: torch.Tensor, place: Area) -> torch.Tensor:
+        if planes is None:
+            return fuse_chroma(chroma)
         taught = taught_chroma(chroma, enlarge(planes, factor, place))
+        if smooth:
+            taught = smooth_chroma(taught, y_f)
         return taught if how.finish == 1 else fuse_chroma(chroma).lerp_(taught, how.finish)
 
     return fuse

@@ -192,6 +192,17 @@ def test_taught_chroma_is_the_networks_answer(colour):
     torch.testing.assert_close(finish.taught_chroma(stack[:, 1:], planes), expected)
 
 
+def test_smoothing_calms_noise_and_keeps_edges_of_luma():
+    """Chroma that changes where luma does keeps its step; noise without luma loses half."""
+    y = torch.full((1, 1, 40, 40), 0.3)
+    y[..., 20:] = 0.7
+    cbcr = torch.where(y[0] > 0.5, 0.6, 0.45).expand(2, 40, 40)
+    noise = 0.02 * (luma(2, 40, 40) - 0.5)
+    smooth = finish.smooth_chroma(cbcr + noise, y) - cbcr
+    assert smooth[:, :, 18:22].abs().max() < 0.01
+    assert smooth.std() < 0.5 * noise.std()
+
+
 def test_the_repositorys_network_gives_clipped_colour_back(colour):
     """Orange rock, white in the brighter exposure, has more of the middle one's chroma."""
     radiance = np.full((40, 40, 3), (0.5, 0.25, 0.1), np.float32)
