@@ -29,7 +29,7 @@ END = 0.024  # distance from black and white that is kept where an exposure is n
 SMOOTHING_WINDOW = 5  # pixels; side of the windows in which chroma is smoothed along luma
 SMOOTHING_HALO = 2 * (SMOOTHING_WINDOW // 2)  # pixels around a tile that smoothing needs
 SMOOTHING_RIDGE = 1e-3  # squared contrast of luma below which chroma does not follow it
-ASKED = (0.4, 0.3)  # luma that the network is asked for, at mid-grey, and its slope by the luma
+ASKED = (0.42, 0.3)  # luma that the network is asked for, at mid-grey, and its slope by the luma
 
 
 class Tone(NamedTuple):
