@@ -48,6 +48,7 @@ PHOTO_STEPS = 10  # steps of refinement of a photo
 FAST_FROM = 4_000_000  # pixels; larger photos score higher when they are fused fast
 FAST_STEPS = 5  # steps of refinement of a photo, on reduced pictures
 REDUCED = 1000  # pixels; approximate longer side of reduced pictures
+COLOUR_REDUCTION = 2  # by which pictures are reduced further for the network that colours
 WINDOW = 17  # pixels of reduced pictures; side of the windows of fast fusion's linear models
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
 
@@ -112,7 +113,7 @@ def fuse(
         if strength != 1:
             y_f = torch.lerp(stack[:, :1].mean(dim=0, keepdim=True), y_f, strength)
         if photo:
-            y_f = y_f.clamp(0, 1)
+            y_f = y_f.clamp_(0, 1)
         cbcr = plan.fuse_chroma(stack[:, 1:], y_f, outer)
         ycbcr = torch.cat([y_f, cbcr[None]], dim=1)[(..., *inner)]
         fused[place] = utils.from_ycbcr(ycbcr, fused.dtype, keep_hue=photo)
@@ -317,7 +318,9 @@ def choose_chroma(
     chroma of the full pictures, see finish.smooth_chroma.
     """
     planes = None
+    factor *= COLOUR_REDUCTION
     if how.finish and how.colour is not None and images[0].ndim == 3:
+        y = F.avg_pool2d(y, COLOUR_REDUCTION, ceil_mode=True)
         planes = colour_factors(how.colour, reduce_pictures(images, factor), y)
 
     def fuse(chroma: torch.Tensor, y_f: torch.Tensor, place: Area) -> torch.Tensor:
@@ -369,10 +372,14 @@ def reduce_lumas(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
 def reduce_pictures(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
     """Returns Y, Cb, Cr of all images reduced like reduce_lumas, (K, 3, h, w).
 
-    Reduced pixels are rounded to the images' type.
+    Reduced pixels are rounded to the images' type. Squares that the picture's border cuts off are
+    filled up with its outermost pixels.
     """
 
     def reduce(image: np.ndarray, height: int, width: int) -> torch.Tensor:
+        missing = height * factor - image.shape[0], width * factor - image.shape[1]
+        if any(missing):
+            image = cv2.copyMakeBorder(image, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
         small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         return utils.to_ycbcr(small)
 
