@@ -17,10 +17,11 @@ from tiles import NETWORK_TILES, Area, in_tiles, to_device
 DARKEST, BRIGHTEST = 1.0, 0.55  # weights of the roots of the darkest and brightest exposure's luma
 NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
 LARGEST_SHIFT = 0.05  # by which a mean luma of 1/2 is brought towards it, at most; 0 of 0 and 1
-STRETCH, WIDEST = 1.2, 0.25  # factor of the tone's spread, and the spread that it leaves alone
+SPREAD = 0.2  # of the tone; smaller and larger ones are brought towards it
+SMALLEST, STRETCH = 0.75, 1.2  # by these factors at most
 PARTS = 12  # tone is smoothed in windows whose radius is the picture's longer side by this
-RIDGE = 0.019  # squared contrast of the scene's tone below which it is not followed
-DETAIL = 0.3  # by which local contrast is raised
+RIDGE = 0.014  # squared contrast of the scene's tone below which it is not followed
+DETAIL = 0.32  # by which local contrast is raised
 DETAIL_WINDOW = 5  # pixels of a reduced picture; side of the windows of local contrast
 DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not raised
 ROOM = 0.6  # share of the way to black or to white that tone takes a pixel, at most
@@ -29,7 +30,7 @@ END = 0.024  # distance from black and white that is kept where an exposure is n
 SMOOTHING_WINDOW = 5  # pixels; side of the windows in which chroma is smoothed along luma
 SMOOTHING_HALO = 2 * (SMOOTHING_WINDOW // 2)  # pixels around a tile that smoothing needs
 SMOOTHING_RIDGE = 1e-3  # squared contrast of luma below which chroma does not follow it
-ASKED = (0.42, 0.3)  # luma that the network is asked for, at mid-grey, and its slope by the luma
+ASKED = (0.43, 0.3)  # luma that the network is asked for, at mid-grey, and its slope by the luma
 
 
 class Tone(NamedTuple):
@@ -65,7 +66,7 @@ def fit_tone(y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0) -> Ton
     place = (level - (darkest + brightest) / 2) / (brightest - darkest).clamp(min=1e-3)
     weights = ((DARKEST + BRIGHTEST) / 2 - (DARKEST - BRIGHTEST) * place) * (2 / len(lumas))
     spread = float(scene_tone(lumas, weights).std(correction=0))
-    weights *= min(max(WIDEST / max(spread, 1e-3), 1), STRETCH)
+    weights *= min(max((SPREAD / max(spread, 1e-3)) ** 2, SMALLEST), STRETCH)
     tone = scene_tone(lumas, weights)
     mean = float(y_f.mean())
     largest = LARGEST_SHIFT * 4 * mean * (1 - mean)  # none for black and white pictures
