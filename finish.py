@@ -19,6 +19,7 @@ NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
 LARGEST_SHIFT = 0.05  # by which a mean luma of 1/2 is brought towards it, at most; 0 of 0 and 1
 SPREAD = 0.2  # of the tone; smaller and larger ones are brought towards it
 SMALLEST, STRETCH = 0.75, 1.2  # by these factors at most
+LEAST = 0.9  # share of the spread of the fused luma that the tone has at least
 PARTS = 12  # tone is smoothed in windows whose radius is the picture's longer side by this
 RIDGE = 0.014  # squared contrast of the scene's tone below which it is not followed
 DETAIL = 0.32  # by which local contrast is raised
@@ -30,6 +31,7 @@ END = 0.024  # distance from black and white that is kept where an exposure is n
 SMOOTHING_WINDOW = 5  # pixels; side of the windows in which chroma is smoothed along luma
 SMOOTHING_HALO = 2 * (SMOOTHING_WINDOW // 2)  # pixels around a tile that smoothing needs
 SMOOTHING_RIDGE = 1e-3  # squared contrast of luma below which chroma does not follow it
+BLACK = 0.008  # luma at which half of an exposure's chroma is believed
 ASKED = (0.43, 0.3)  # luma that the network is asked for, at mid-grey, and its slope by the luma
 
 
@@ -53,8 +55,8 @@ def fit_tone(y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0) -> Ton
 
     The scene's tone is a sum of the roots of the exposures' lumas: one rising, smooth curve for
     each. It keeps the order of brightness of the whole scene, which fusion flattens. Its spread is
-    raised by STRETCH, but not above WIDEST. Its mean is y_f's, brought half-way to NATURAL_MEAN by
-    at most LARGEST_SHIFT. The correction is its difference from y_f, smoothed along the tone's
+    brought towards SPREAD, but not below y_f's. Its mean is y_f's, brought half-way to NATURAL_MEAN
+    by at most LARGEST_SHIFT. The correction is its difference from y_f, smoothed along the tone's
     edges, so that the detail remains that of y_f, and a share of that detail.
 
     Both come from guided filters: K. He, J. Sun, X. Tang, "Guided Image Filtering", ECCV 2010.
@@ -65,8 +67,9 @@ def fit_tone(y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0) -> Ton
     darkest, brightest = level.min(), level.max()
     place = (level - (darkest + brightest) / 2) / (brightest - darkest).clamp(min=1e-3)
     weights = ((DARKEST + BRIGHTEST) / 2 - (DARKEST - BRIGHTEST) * place) * (2 / len(lumas))
-    spread = float(scene_tone(lumas, weights).std(correction=0))
-    weights *= min(max((SPREAD / max(spread, 1e-3)) ** 2, SMALLEST), STRETCH)
+    spread = max(float(scene_tone(lumas, weights).std(correction=0)), 1e-3)
+    factor = min(max((SPREAD / spread) ** 2, SMALLEST), STRETCH)
+    weights *= max(factor, min(LEAST * float(y_f.std(correction=0)) / spread, 1))
     tone = scene_tone(lumas, weights)
     mean = float(y_f.mean())
     largest = LARGEST_SHIFT * 4 * mean * (1 - mean)  # none for black and white pictures
@@ -74,7 +77,7 @@ def fit_tone(y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0) -> Ton
     offset = mean + shift - float(tone.mean())
     tone = tone + offset
     side = 2 * (max(y_f.shape[-2:]) // PARTS) + 1
-    wide = guided(tone, limited(tone - y_f, y_f), side, RIDGE)
+    wide = guided(tone, limited(tone - y_f, y_f, lumas), side, RIDGE)
     # A guided filter of y_f by itself keeps its edges; what it takes away is detail.
     near = guided(y_f, y_f, DETAIL_WINDOW, DETAIL_RIDGE)
     kept = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
@@ -104,7 +107,7 @@ def apply_tone(
     scene = scene_tone(lumas, tone.weights) + tone.level
     slope, constant, detail, detail_constant = planes.split(1, dim=1)
     correction = slope * scene + constant + detail * y_f + detail_constant
-    correction = limited(correction, y_f) + ends(y_f, lumas)
+    correction = limited(correction, y_f, lumas) + ends(y_f, lumas)
     return torch.add(y_f, correction, alpha=tone.amount).clamp_(0, 1)
 
 
@@ -125,10 +128,14 @@ def scene_tone(lumas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (lumas.sqrt() * weights).sum(dim=0, keepdim=True)
 
 
-def limited(correction: torch.Tensor, y_f: torch.Tensor) -> torch.Tensor:
-    """Bounds a correction so that nothing becomes black or white, and no order is reversed."""
-    lowest = (TOE - y_f).clamp(max=0) * ROOM
-    highest = (1 - TOE - y_f).clamp(min=0) * ROOM
+def limited(correction: torch.Tensor, y_f: torch.Tensor, lumas: torch.Tensor) -> torch.Tensor:
+    """Bounds a correction so that nothing becomes black or white, and no order is reversed.
+
+    What is black or white in all exposures stays so: it is brightened by the brightest exposure's
+    luma at most, and darkened by the darkest one's distance from white.
+    """
+    lowest = torch.maximum((TOE - y_f).clamp(max=0) * ROOM, lumas.amin(dim=0, keepdim=True) - 1)
+    highest = torch.minimum((1 - TOE - y_f).clamp(min=0) * ROOM, lumas.amax(dim=0, keepdim=True))
     return torch.minimum(torch.maximum(correction, lowest), highest)
 
 
@@ -143,15 +150,20 @@ def window_mean(image: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def colour_factors(network: ColourNetwork, stack: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Returns the network's factors and tint of a whole reduced picture, (1, K + 2, h, w).
+    """Returns factors and tint of the network for a whole reduced picture, (1, K + 2, h, w).
 
     The network is asked for the colours of a luma nearer to mid-grey: those of a well-exposed
-    picture, which neither clipping nor noise has made pale, are what people choose.
+    picture, which neither clipping nor noise has made pale, are what people choose. It is not asked
+    for less than the darkest exposure has: lamps keep the colour that this one shows. Chroma of
+    what is nearly black in an exposure counts less, because it is that of noise and JPEG.
 
     stack: exposures (K, 3, h, w) of Y, Cb, Cr; y: finished luma (1, 1, h, w); on the CPU.
     """
     device = device_of(network)
-    wanted = ASKED[0] + ASKED[1] * (y - 0.5)
+    lumas = stack[:, :1]
+    wanted = torch.maximum(ASKED[0] + ASKED[1] * (y - 0.5), lumas.amin(dim=0, keepdim=True))
+    belief = lumas.square() / (lumas.square() + BLACK**2)  # (K, 1, h, w)
+    stack = torch.cat([lumas, (stack[:, 1:] - 0.5) * belief + 0.5], dim=1)
     planes = torch.empty(1, len(stack) + 2, *y.shape[-2:])
 
     def work(outer: Area, inner: Area, place: Area) -> None:
@@ -161,6 +173,7 @@ def colour_factors(network: ColourNetwork, stack: torch.Tensor, y: torch.Tensor)
         planes[(..., *place)] = part[(..., *inner)]
 
     in_tiles(work, y.shape[-2:], NETWORK_TILES[4], network.radius, device)
+    planes[0, :-2] *= belief[:, 0]
     return planes
 
 

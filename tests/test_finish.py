@@ -89,14 +89,24 @@ def test_black_and_white_and_grey_pictures(pyramid, colour):
     assert np.abs(in_colour[..., 0].astype(int) - result).max() <= 1
 
 
-def test_a_photo_of_much_contrast_is_not_stretched():
-    """Its tone has the weights of the curves; that of a flat one is stretched."""
-    flat = 0.45 + 0.1 * luma(2, 1, 60, 60)
-    steep = luma(2, 1, 60, 60)
-    weights = finish.DARKEST + finish.BRIGHTEST
-    for stack, factor in ((flat, finish.STRETCH), (steep.round(), 1)):
-        tone = fit_tone(stack.mean(dim=0, keepdim=True), stack)
-        assert tone.weights.sum().item() == pytest.approx(weights * factor, rel=1e-3)
+def test_a_photo_of_much_contrast_stays_and_a_flat_one_gains():
+    """Two frames of nearly the same exposure, of a standard deviation of 0.23, and of 0.06."""
+    waves = torch.linspace(0, 6 * torch.pi, 120).sin()[:, None] * torch.linspace(0, 9, 120).cos()
+    for contrast, lowest, highest in ((0.46, 0.88, 1.1), (0.12, 1.1, 1.6)):
+        y = (0.5 + contrast * waves)[None, None]
+        stack = torch.cat([y, 0.95 * y])
+        factor = float(finished(y, stack).std() / y.std())
+        assert lowest < factor < highest
+
+
+def test_what_all_exposures_show_as_black_or_white_stays_so():
+    """The sky of an overcast day is white in all, and the rest has no reason to be darker."""
+    stack = lumas(exposures())
+    stack[..., :40, :], stack[..., -20:, :] = 1, 0
+    y_f = stack.mean(dim=0, keepdim=True)
+    y = finished(y_f, stack)
+    assert (y[..., :40, :] > 254.5 / 255).all()
+    assert (y[..., -20:, :] < 0.5 / 255).all()
 
 
 @pytest.mark.parametrize("level", [0.1, 0.3, 0.5, 0.9])
@@ -183,13 +193,35 @@ def test_colours_out_of_range_keep_their_hue_and_luma():
 
 
 def test_taught_chroma_is_the_networks_answer(colour):
+    """But for what is nearly black, and what the darkest exposure shows brighter than asked for."""
     stack = torch.cat([utils.to_ycbcr(image) for image in exposures()])
+    stack[:, 0] = 0.15 + 0.3 * stack[:, 0]
     y = stack[:, :1].mean(dim=0, keepdim=True)
     planes = finish.colour_factors(colour, stack, y)
     middle, slope = finish.ASKED
     with torch.no_grad():
         expected = colour(stack[None], middle + slope * (y - 0.5))[0]
-    torch.testing.assert_close(finish.taught_chroma(stack[:, 1:], planes), expected)
+    taught = finish.taught_chroma(stack[:, 1:], planes)
+    torch.testing.assert_close(taught, expected, atol=1e-3, rtol=0)
+
+
+def test_noise_of_what_is_nearly_black_gives_no_colour(colour):
+    """A white wall, black but for noise of colour in the darker exposure, remains grey."""
+    dark = np.full((64, 64, 3), (3, 2, 1), np.uint8)
+    bright = np.full((64, 64, 3), 250, np.uint8)
+    stack = torch.cat([utils.to_ycbcr(image) for image in (dark, bright)])
+    planes = finish.colour_factors(colour, stack, torch.full((1, 1, 64, 64), 0.6))
+    assert (finish.taught_chroma(stack[:, 1:], planes) - 0.5).abs().max() < 1.5 / 255
+
+
+def test_a_lamp_keeps_its_colour(colour):
+    """It is yellow in the darker exposure, and clipped to white in the brighter one."""
+    lamp, white = (np.full((64, 64, 3), rgb, np.uint8) for rgb in ((255, 235, 150), (255,) * 3))
+    stack = torch.cat([utils.to_ycbcr(image) for image in (lamp, white)])
+    planes = finish.colour_factors(colour, stack, torch.full((1, 1, 64, 64), 0.95))
+    kept = (finish.taught_chroma(stack[:, 1:], planes) - 0.5)[0] / (stack[0, 1] - 0.5)
+    assert kept.min() > 0.45  # 0.33 where the network is asked for less than the lamp has
+    assert kept.max() < 1.2
 
 
 def test_smoothing_calms_noise_and_keeps_edges_of_luma():
