@@ -19,7 +19,6 @@ NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
 LARGEST_SHIFT = 0.05  # by which a mean luma of 1/2 is brought towards it, at most; 0 of 0 and 1
 SPREAD = 0.2  # of the tone; smaller and larger ones are brought towards it
 SMALLEST, STRETCH = 0.75, 1.2  # by these factors at most
-LEAST = 0.9  # share of the spread of the fused luma that the tone has at least
 PARTS = 12  # tone is smoothed in windows whose radius is the picture's longer side by this
 RIDGE = 0.014  # squared contrast of the scene's tone below which it is not followed
 DETAIL = 0.32  # by which local contrast is raised
@@ -69,7 +68,7 @@ def fit_tone(y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0) -> Ton
     weights = ((DARKEST + BRIGHTEST) / 2 - (DARKEST - BRIGHTEST) * place) * (2 / len(lumas))
     spread = max(float(scene_tone(lumas, weights).std(correction=0)), 1e-3)
     factor = min(max((SPREAD / spread) ** 2, SMALLEST), STRETCH)
-    weights *= max(factor, min(LEAST * float(y_f.std(correction=0)) / spread, 1))
+    weights *= max(factor, min(float(y_f.std(correction=0)) / spread, 1))
     tone = scene_tone(lumas, weights)
     mean = float(y_f.mean())
     largest = LARGEST_SHIFT * 4 * mean * (1 - mean)  # none for black and white pictures

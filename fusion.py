@@ -253,7 +253,8 @@ def plan_finished(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how:
     plan = choose_plan(model, images, tile, how._replace(finish=0.0))
     plane = whole_luma(plan, images, device_of(model), how.progress)
     factor = reduction(images)
-    lumas = reduce_lumas(images, factor)
+    reduced = reduce_pictures(images, factor)
+    lumas = read_lumas(reduced, WHOLE)
     y_f = F.avg_pool2d(plane, factor, ceil_mode=True)
     tone = fit_tone(y_f, lumas, how.finish)
 
@@ -262,7 +263,7 @@ def plan_finished(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how:
         return apply_tone(tone, plane[(..., *place)], lumas, planes)
 
     y = apply_tone(tone, y_f, lumas, tone.planes)
-    fuse_chroma = choose_chroma(images, y, factor, how, smooth=True)
+    fuse_chroma = choose_chroma(reduced, y, factor, how, smooth=True)
     return Plan(fuse_luma, PLAIN_TILE, SMOOTHING_HALO, fuse_chroma=fuse_chroma)
 
 
@@ -280,8 +281,8 @@ def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How
     """
     device = device_of(model)
     factor = reduction(images)
-    lumas = reduce_lumas(images, factor)
-    reduced = [luma[0].numpy() for luma in lumas]
+    reduced = reduce_pictures(images, factor)
+    lumas = read_lumas(reduced, WHOLE)
     # Smaller tiles, because beside large pictures memory matters more than a little speed.
     plan = plan_full(model, reduced, max(tile // 2, SMALLEST_TILE))
     y_f = whole_luma(plan, reduced, device)
@@ -306,22 +307,23 @@ def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How
             y = torch.addcmul(y, gain[:, k : k + 1], luma)
         return y
 
-    return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(images, y_f, factor, how))
+    return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(reduced, y_f, factor, how))
 
 
 def choose_chroma(
-    images: Sequence[np.ndarray], y: torch.Tensor, factor: int, how: How, smooth: bool = False
+    reduced: Sequence[np.ndarray], y: torch.Tensor, factor: int, how: How, smooth: bool = False
 ) -> Callable[[torch.Tensor, torch.Tensor, Area], torch.Tensor]:
     """Returns the fuse_chroma of a Plan that finishes.
 
-    y: finished luma of the pictures reduced by `factor`, (1, 1, h, w). smooth: True to smooth the
-    chroma of the full pictures, see finish.smooth_chroma.
+    reduced: the pictures, reduced by `factor`. y: their finished luma, (1, 1, h, w). smooth: True
+    to smooth the chroma of the full pictures, see finish.smooth_chroma.
     """
     planes = None
     factor *= COLOUR_REDUCTION
-    if how.finish and how.colour is not None and images[0].ndim == 3:
-        y = F.avg_pool2d(y, COLOUR_REDUCTION, ceil_mode=True)
-        planes = colour_factors(how.colour, reduce_pictures(images, factor), y)
+    if how.finish and how.colour is not None and reduced[0].ndim == 3:
+        stack = torch.cat([utils.to_ycbcr(image) for image in reduced])
+        stack, y = (F.avg_pool2d(x, COLOUR_REDUCTION, ceil_mode=True) for x in (stack, y))
+        planes = colour_factors(how.colour, stack, y)
 
     def fuse(chroma: torch.Tensor, y_f: torch.Tensor, place: Area) -> torch.Tensor:
         if planes is None:
@@ -362,52 +364,44 @@ def reduce_lumas(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
 
     Squares at the lower and right border are cut off where the picture ends.
     """
-
-    def reduce(image: np.ndarray, _height: int, _width: int) -> torch.Tensor:
-        return F.avg_pool2d(utils.to_luma(image), factor, ceil_mode=True)
-
-    return reduce_parts(images, 1, factor, reduce)
-
-
-def reduce_pictures(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
-    """Returns Y, Cb, Cr of all images reduced like reduce_lumas, (K, 3, h, w).
-
-    Reduced pixels are rounded to the images' type. Squares that the picture's border cuts off are
-    filled up with its outermost pixels.
-    """
-
-    def reduce(image: np.ndarray, height: int, width: int) -> torch.Tensor:
-        missing = height * factor - image.shape[0], width * factor - image.shape[1]
-        if any(missing):
-            image = cv2.copyMakeBorder(image, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
-        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        return utils.to_ycbcr(small)
-
-    return reduce_parts(images, 3, factor, reduce)
-
-
-def reduce_parts(
-    images: Sequence[np.ndarray],
-    channels: int,
-    factor: int,
-    reduce: Callable[[np.ndarray, int, int], torch.Tensor],
-) -> torch.Tensor:
-    """Returns images reduced by a factor, part by part, (K, channels, h, w).
-
-    reduce: takes a part of an image, and the height and width that it is reduced to; returns
-    (1, channels, height, width).
-    """
     height, width = images[0].shape[:2]
-    reduced = torch.empty(len(images), channels, -(-height // factor), -(-width // factor))
+    reduced = torch.empty(len(images), 1, -(-height // factor), -(-width // factor))
 
     def work(_outer: Area, _inner: Area, place: Area) -> None:
-        rows, columns = (slice(side.start * factor, side.stop * factor) for side in place)
-        sides = [side.stop - side.start for side in place]
-        for image, plane in zip(images, reduced, strict=True):
-            plane[(..., *place)] = reduce(image[rows, columns], *sides)[0]
+        lumas = read_lumas(images, enlarged(place, factor))
+        reduced[(..., *place)] = F.avg_pool2d(lumas, factor, ceil_mode=True)
 
     in_tiles(work, reduced.shape[-2:], max(PLAIN_TILE // factor, 1), 0, CPU)
     return reduced
+
+
+def reduce_pictures(images: Sequence[np.ndarray], factor: int) -> list[np.ndarray]:
+    """Returns all images as means of factor x factor squares, rounded to the images' type.
+
+    For large pictures it is much faster than reduce_lumas. Squares that the picture's border cuts
+    off are filled up with its outermost pixels.
+    """
+    height, width = (-(-side // factor) for side in images[0].shape[:2])
+    reduced = [np.empty((height, width, *image.shape[2:]), image.dtype) for image in images]
+
+    def work(_outer: Area, _inner: Area, place: Area) -> None:
+        rows, columns = (side.stop - side.start for side in place)
+        for image, small in zip(images, reduced, strict=True):
+            part = image[enlarged(place, factor)]
+            missing = rows * factor - part.shape[0], columns * factor - part.shape[1]
+            if any(missing):
+                part = cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
+            size = (columns, rows)
+            small[place] = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+
+    in_tiles(work, (height, width), max(PLAIN_TILE // factor, 1), 0, CPU)
+    return reduced
+
+
+def enlarged(place: Area, factor: int) -> Area:
+    """Returns the Area of a full picture that an Area of the reduced one stands for."""
+    rows, columns = (slice(side.start * factor, side.stop * factor) for side in place)
+    return rows, columns
 
 
 def mean_lumas(images: Sequence[np.ndarray]) -> torch.Tensor:

@@ -28,11 +28,12 @@ GROUPS = {  # of experiments.csv that are drawn: short names, in the order of CO
 LOWEST_CHANGE = -0.04  # of the validation score; longer bars are cut off there
 LINES = {  # how docs/speed.csv's methods are drawn: label, colour, style
     "luma: earlier way": ("earlier way, luma alone", "tab:red", "--"),
-    "luma: full, float32": ("full, float32, luma alone", "tab:purple", "--"),
-    "full, auto": ("--full", "tab:blue", "-"),
-    "fast": ("--fast", "tab:orange", "-"),
+    "luma: full, float32": ("paper's network, float32, luma alone", "tab:purple", "--"),
+    "full, auto": ("--look paper", "tab:blue", "-"),
+    "full photo": ("photo, --full", "tab:olive", "-"),
+    "fast photo": ("photo, --fast", "tab:orange", "-"),
     "MergeMertens": ("MergeMertens", "tab:green", "-"),
-    "command: inference.py --fast": ("inference.py --fast, whole command", "tab:orange", ":"),
+    "command: inference.py": ("inference.py, whole command", "tab:orange", ":"),
     "command: enfuse": ("enfuse, whole command", "tab:brown", ":"),
 }
 

@@ -1,6 +1,7 @@
 """The benchmark runs; what it measures is not asserted."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def test_benchmark_of_inference(tmp_path):
     table = tmp_path / "benchmark.csv"
-    methods = ["luma: earlier way", "luma: full, auto", "fast", "MergeMertens"]
+    methods = ["luma: earlier way", "luma: full, auto", "fast photo", "MergeMertens"]
     command = [sys.executable, ROOT / "benchmarks" / "inference.py", "--sizes", "0.05"]
     command += ["--repeat", "1", "--csv", table, "--methods", *methods]
     subprocess.run(command, check=True)
@@ -22,7 +23,7 @@ def test_benchmark_of_inference(tmp_path):
         rows = list(csv.DictReader(file))
     names = [row["method"] for row in rows]
     assert names[: len(methods)] == methods
-    assert "command: inference.py --fast" in names
+    assert "command: inference.py --look paper" in names
     assert all(float(row["seconds"]) > 0 for row in rows)
     assert all(float(row["peak MB"]) > 100 for row in rows[: len(methods)])
 
@@ -36,6 +37,20 @@ def test_benchmark_of_alignment(tmp_path):
     assert lines["align.py"][1] == lines["AlignMTB"][1] == "4"
     assert float(lines["align.py"][2]) < float(lines["AlignMTB"][2])
     assert any(line.startswith("moved object: ") for line in lines)
+
+
+def test_benchmark_of_tone(tmp_path):
+    (tmp_path / "renditions").mkdir()
+    for seed in range(3):
+        files = write_bracket(tmp_path / "scenes" / str(seed), height=100, width=120, seed=seed)
+        shutil.copy(files[1], tmp_path / "renditions" / f"{seed}.png")
+    command = [sys.executable, ROOT / "benchmarks" / "tone.py", "--folder", tmp_path / "scenes"]
+    command += ["--reference", tmp_path / "renditions"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = [float(line.split()[-1]) for line in done.stdout.splitlines()[1:4]]
+    own, best, cross_validated = found
+    assert best >= own > 10
+    assert best >= cross_validated
 
 
 def test_benchmark_of_training():

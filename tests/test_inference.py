@@ -455,7 +455,7 @@ def test_unusual_brackets(tmp_path, files, pair, capfd):
     (tmp_path / "in").mkdir()
     for name, paths, reason in unusual_brackets(tmp_path / "in", pair):
         Path(files["--res"]).unlink(missing_ok=True)
-        status = fuse_files(files, paths, "--refine", "1")
+        status = fuse_files(files, paths)
         err = capfd.readouterr().err
         if reason:
             assert status == 2, name
