@@ -75,7 +75,7 @@ def furnish(folder, document):
         for name in values_of("--fused", words) + values_of("--reference", words):
             results = name.partition("=")[2] or name
             if not results.startswith(tuple(made)):
-                (folder / results).mkdir(parents=True)
+                (folder / results).mkdir(parents=True, exist_ok=True)
                 source = folder / values_of("--folder", words)[0]
                 for scene in ("scene0", "scene1"):
                     shutil.copy(source / scene / "1.png", folder / results / f"{scene}.png")
