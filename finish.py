@@ -1,8 +1,8 @@
 """How does a fused picture become a photograph? By the tone and the colour that people choose.
 
 Fusion evens out the brightness of large areas: where a scene is bright or dark, its fused luma says
-less than each exposure does. Tone gives that back. Colour follows the tone: a network says which
-chroma a camera would have given to the luma that a pixel now has.
+less than each exposure does. Tone gives that back. Colour follows: a network says which chroma a
+camera would have given to a pixel, had it exposed that well.
 """
 
 from typing import NamedTuple
@@ -16,10 +16,10 @@ from tiles import NETWORK_TILES, Area, in_tiles, to_device
 
 DARKEST, BRIGHTEST = 1.0, 0.55  # weights of the roots of the darkest and brightest exposure's luma
 NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
-LARGEST_SHIFT = 0.05  # by which a mean luma of 1/2 is brought towards it, at most; 0 of 0 and 1
-SPREAD = 0.2  # of the tone; smaller and larger ones are brought towards it
+LARGEST_SHIFT = 0.05  # of a mean luma of 1/2 towards it, at most; falls to 0 at 0 and 1
+SPREAD = 0.2  # of the tone; one of spread s is multiplied by (SPREAD / s)^2
 SMALLEST, STRETCH = 0.75, 1.2  # by these factors at most
-PARTS = 12  # tone is smoothed in windows whose radius is the picture's longer side by this
+PARTS = 12  # tone is smoothed in windows whose radius is the longer side divided by this
 RIDGE = 0.014  # squared contrast of the scene's tone below which it is not followed
 DETAIL = 0.32  # by which local contrast is raised
 DETAIL_WINDOW = 5  # pixels of a reduced picture; side of the windows of local contrast
@@ -53,10 +53,11 @@ def fit_tone(y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0) -> Ton
     """Returns the Tone of a scene from its reduced pictures.
 
     The scene's tone is a sum of the roots of the exposures' lumas: one rising, smooth curve for
-    each. It keeps the order of brightness of the whole scene, which fusion flattens. Its spread is
-    brought towards SPREAD, but not below y_f's. Its mean is y_f's, brought half-way to NATURAL_MEAN
-    by at most LARGEST_SHIFT. The correction is its difference from y_f, smoothed along the tone's
-    edges, so that the detail remains that of y_f, and a share of that detail.
+    each. It keeps the order of brightness of the whole scene, which fusion flattens. Its spread s
+    is multiplied by (SPREAD / s)^2, within SMALLEST and STRETCH, but not reduced below y_f's. Its
+    mean is y_f's, brought half-way to NATURAL_MEAN by at most LARGEST_SHIFT. The correction is its
+    difference from y_f, smoothed along the tone's edges, so that the detail remains that of y_f,
+    and a share of that detail.
 
     Both come from guided filters: K. He, J. Sun, X. Tang, "Guided Image Filtering", ECCV 2010.
 

@@ -1,8 +1,8 @@
 """How does an exposure stack become one picture? Arrays in, fused array out.
 
 The network fuses luma; a formula fuses chroma (DeepFuse, ICCV 2017, eq. 6), or finish.py makes a
-photo of both. Everything is done tile by tile, so that memory needed besides the pictures has a
-bound.
+photo of both. All that is large is done tile by tile, so that memory grows with the pictures and
+not with the features of the network.
 """
 
 from collections.abc import Callable, Sequence
@@ -270,10 +270,10 @@ def plan_finished(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how:
 def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan that applies to full pictures what the network does to reduced ones.
 
-    The network fuses pictures reduced to about REDUCED pixels; the result is refined and finished.
-    Around every pixel, it is then expressed as a linear function of the reduced exposures. The same
-    function of the full exposures has their detail. Little is lost, because fused patches
-    are weighted sums of the exposures' patches (MEF-SSIM's y_hat).
+    The network fuses pictures reduced to about REDUCED pixels; the result is refined and finished,
+    where asked for. Around every pixel, it is then expressed as a linear function of the reduced
+    exposures. The same function of the full exposures has their detail. Little is lost, because
+    fused patches are weighted sums of the exposures' patches (MEF-SSIM's y_hat).
 
     Linear models of windows by least squares: K. He, J. Sun, X. Tang, "Guided Image Filtering",
     ECCV 2010, here with K guides; their use for enlarging: K. He, J. Sun, "Fast Guided Filter",
@@ -313,10 +313,10 @@ def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How
 def choose_chroma(
     reduced: Sequence[np.ndarray], y: torch.Tensor, factor: int, how: How, smooth: bool = False
 ) -> Callable[[torch.Tensor, torch.Tensor, Area], torch.Tensor]:
-    """Returns the fuse_chroma of a Plan that finishes.
+    """Returns the fuse_chroma of a Plan: that of the network that colours, or the paper's formula.
 
-    reduced: the pictures, reduced by `factor`. y: their finished luma, (1, 1, h, w). smooth: True
-    to smooth the chroma of the full pictures, see finish.smooth_chroma.
+    reduced: the pictures, reduced by `factor`. y: their fused and finished luma, (1, 1, h, w).
+    smooth: True to smooth the chroma of the full pictures, see finish.smooth_chroma.
     """
     planes = None
     factor *= COLOUR_REDUCTION
