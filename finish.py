@@ -1,8 +1,8 @@
 """How does a fused picture become a photograph? By the tone and the colour that people choose.
 
 Fusion evens out the brightness of large areas: where a scene is bright or dark, its fused luma says
-less than each exposure does. Tone gives that back. Colour follows: a network says which chroma a
-camera would have given to a pixel, had it exposed that well.
+less than each exposure does. Tone gives that back. Colour follows: a network says which chroma each
+pixel would have in a photo that exposes it well.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ DARKEST, BRIGHTEST = 1.0, 0.55  # weights of the roots of the darkest and bright
 NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
 LARGEST_SHIFT = 0.05  # of a mean luma of 1/2 towards it, at most; falls to 0 at 0 and 1
 SPREAD = 0.2  # of the tone; one of spread s is multiplied by (SPREAD / s)^2
-SMALLEST, STRETCH = 0.75, 1.2  # by these factors at most
+SMALLEST, STRETCH = 0.75, 1.2  # bounds of that factor
 PARTS = 12  # tone is smoothed in windows whose radius is the longer side divided by this
 RIDGE = 0.014  # squared contrast of the scene's tone below which it is not followed
 DETAIL = 0.32  # by which local contrast is raised

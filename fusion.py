@@ -162,6 +162,11 @@ def fuse_chroma(chroma: torch.Tensor) -> torch.Tensor:
     return (offset * weight).sum(dim=0).div_(total).add_(utils.NEUTRAL)
 
 
+def paper_chroma(chroma: torch.Tensor, _y_f: torch.Tensor, _place: Area) -> torch.Tensor:
+    """Returns fuse_chroma as a Plan calls it; it needs neither the fused luma nor the place."""
+    return fuse_chroma(chroma)
+
+
 class Plan(NamedTuple):
     """A way of fusing a picture tile by tile.
 
@@ -177,9 +182,7 @@ class Plan(NamedTuple):
     tile: int
     halo: int
     workers: int = WORKERS
-    fuse_chroma: Callable[[torch.Tensor, torch.Tensor, Area], torch.Tensor] = (
-        lambda chroma, _y_f, _place: fuse_chroma(chroma)
-    )
+    fuse_chroma: Callable[[torch.Tensor, torch.Tensor, Area], torch.Tensor] = paper_chroma
 
 
 def choose_plan(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
@@ -318,16 +321,14 @@ def choose_chroma(
     reduced: the pictures, reduced by `factor`. y: their fused and finished luma, (1, 1, h, w).
     smooth: True to smooth the chroma of the full pictures, see finish.smooth_chroma.
     """
-    planes = None
+    if not how.finish or how.colour is None or reduced[0].ndim == 2:
+        return paper_chroma
     factor *= COLOUR_REDUCTION
-    if how.finish and how.colour is not None and reduced[0].ndim == 3:
-        stack = torch.cat([utils.to_ycbcr(image) for image in reduced])
-        stack, y = (F.avg_pool2d(x, COLOUR_REDUCTION, ceil_mode=True) for x in (stack, y))
-        planes = colour_factors(how.colour, stack, y)
+    stack = torch.cat([utils.to_ycbcr(image) for image in reduced])
+    stack, y = (F.avg_pool2d(x, COLOUR_REDUCTION, ceil_mode=True) for x in (stack, y))
+    planes = colour_factors(how.colour, stack, y)
 
     def fuse(chroma: torch.Tensor, y_f: torch.Tensor, place: Area) -> torch.Tensor:
-        if planes is None:
-            return fuse_chroma(chroma)
         taught = taught_chroma(chroma, enlarge(planes, factor, place))
         if smooth:
             taught = smooth_chroma(taught, y_f)
@@ -368,7 +369,7 @@ def reduce_lumas(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
     reduced = torch.empty(len(images), 1, -(-height // factor), -(-width // factor))
 
     def work(_outer: Area, _inner: Area, place: Area) -> None:
-        lumas = read_lumas(images, enlarged(place, factor))
+        lumas = read_lumas(images, scaled(place, factor))
         reduced[(..., *place)] = F.avg_pool2d(lumas, factor, ceil_mode=True)
 
     in_tiles(work, reduced.shape[-2:], max(PLAIN_TILE // factor, 1), 0, CPU)
@@ -387,7 +388,7 @@ def reduce_pictures(images: Sequence[np.ndarray], factor: int) -> list[np.ndarra
     def work(_outer: Area, _inner: Area, place: Area) -> None:
         rows, columns = (side.stop - side.start for side in place)
         for image, small in zip(images, reduced, strict=True):
-            part = image[enlarged(place, factor)]
+            part = image[scaled(place, factor)]
             missing = rows * factor - part.shape[0], columns * factor - part.shape[1]
             if any(missing):
                 part = cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
@@ -398,7 +399,7 @@ def reduce_pictures(images: Sequence[np.ndarray], factor: int) -> list[np.ndarra
     return reduced
 
 
-def enlarged(place: Area, factor: int) -> Area:
+def scaled(place: Area, factor: int) -> Area:
     """Returns the Area of a full picture that an Area of the reduced one stands for."""
     rows, columns = (slice(side.start * factor, side.stop * factor) for side in place)
     return rows, columns
