@@ -26,10 +26,10 @@ from finish import (
     window_mean,
 )
 from model import ColourNetwork, DeepFuse, PyramidDeepFuse, device_of
+from refinement import refine_luma
 from tiles import (
     CPU,
     PLAIN_TILE,
-    SMALLEST_TILE,
     WHOLE,
     WORKERS,
     Area,
@@ -42,12 +42,11 @@ from tiles import (
 LOOKS = ("paper", "photo")
 REFINEMENT_TILE = 1024  # pixels a side of a tile
 REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
-MOMENTUM = 0.8  # share of a step of refinement that is kept for the next one
-LUMINANCE_WEIGHT = 0.05  # weight of the luminance term in refinement's objective
 PHOTO_STEPS = 10  # steps of refinement of a photo
-FAST_FROM = 4_000_000  # pixels; larger photos score higher when they are fused fast
-FAST_STEPS = 5  # steps of refinement of a photo, on reduced pictures
+REDUCED_STEPS = 5  # the same on reduced pictures
+REDUCED_FROM = 4_000_000  # pixels; larger photos score higher when they are refined reduced
 REDUCED = 1000  # pixels; approximate longer side of reduced pictures
+SEEN = 500  # pixels; approximate longer side of those that the network sees before refinement
 COLOUR_REDUCTION = 2  # by which pictures are reduced further for the network that colours
 WINDOW = 17  # pixels of reduced pictures; side of the windows of fast fusion's linear models
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
@@ -81,9 +80,10 @@ def fuse(
         "photo" for refined luma with a photo's tone and colour, see finish.py.
     finish: for the photo look, the amount of tone and colour; 0 is none, 1 what people choose.
     colour: for the photo look, the network that colours; without one, chroma is the paper's.
-    refine: steps of refine_luma; by default, of a photo PHOTO_STEPS or, where fast, FAST_STEPS.
-    fast: runs the network on reduced pictures, see plan_fast; by default, for photos from FAST_FROM
-        pixels on.
+    refine: steps of refine_luma; by default, of a photo PHOTO_STEPS or, on reduced pictures,
+        REDUCED_STEPS.
+    fast: runs the network on reduced pictures, see plan_fast and network_luma; by default, for
+        photos.
     strength: share of the fused luma in the result; the rest is the exposures' mean.
     dtype: type of the result; by default that of `out`, else the images' deepest.
     out: array for the result, like the `out` of NumPy's functions. It may be one of the images,
@@ -98,9 +98,10 @@ def fuse(
     check_images(images)
     photo = look == "photo"
     if fast is None:
-        fast = photo and images[0].shape[0] * images[0].shape[1] >= FAST_FROM
+        fast = photo
     if refine is None:
-        refine = 0 if not photo else FAST_STEPS if fast else PHOTO_STEPS
+        reduced = fast and is_large(images)
+        refine = 0 if not photo else REDUCED_STEPS if reduced else PHOTO_STEPS
     fused = result_array(images, dtype, out)
     how = How(fast, refine, finish if photo else 0.0, colour, progress)
     plan = choose_plan(model, images, tile or tile_size(model), how)
@@ -187,13 +188,18 @@ class Plan(NamedTuple):
 
 def choose_plan(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan for a way of fusing."""
-    if how.fast:
+    if how.fast and (is_large(images) or not how.refine):
         return plan_fast(model, images, tile, how)
     if how.finish:
         return plan_finished(model, images, tile, how)
     if how.refine:
         return plan_refined(model, images, tile, how)
     return plan_full(model, images, tile)
+
+
+def is_large(images: Sequence[np.ndarray]) -> bool:
+    """Returns True for pictures that are refined on reduced ones where they are fused fast."""
+    return images[0].shape[0] * images[0].shape[1] >= REDUCED_FROM
 
 
 def plan_full(model: DeepFuse, images: Sequence[np.ndarray], tile: int) -> Plan:
@@ -234,10 +240,9 @@ def plan_full(model: DeepFuse, images: Sequence[np.ndarray], tile: int) -> Plan:
 
 
 def plan_refined(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
-    """Returns the Plan that refines, tile by tile, the network's luma, which is computed here."""
+    """Returns the Plan that refines, tile by tile, the luma of network_luma."""
     device = device_of(model)
-    plan = plan_full(model, images, tile)
-    plane = whole_luma(plan, images, device, how.progress)
+    plane = network_luma(model, images, tile, how)
     image_means = mean_lumas(images).to(device)
 
     def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
@@ -255,7 +260,7 @@ def plan_finished(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how:
     """
     plan = choose_plan(model, images, tile, how._replace(finish=0.0))
     plane = whole_luma(plan, images, device_of(model), how.progress)
-    factor = reduction(images)
+    factor = reduction(images, REDUCED)
     reduced = reduce_pictures(images, factor)
     lumas = read_lumas(reduced, WHOLE)
     y_f = F.avg_pool2d(plane, factor, ceil_mode=True)
@@ -283,19 +288,47 @@ def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How
     arXiv:1505.00996.
     """
     device = device_of(model)
-    factor = reduction(images)
+    factor = reduction(images, REDUCED)
     reduced = reduce_pictures(images, factor)
     lumas = read_lumas(reduced, WHOLE)
-    # Smaller tiles, because beside large pictures memory matters more than a little speed.
-    plan = plan_full(model, reduced, max(tile // 2, SMALLEST_TILE))
-    y_f = whole_luma(plan, reduced, device)
-    sources = lumas.transpose(0, 1)  # (1, K, h, w)
+    y_f = network_luma(model, reduced, tile, how)
     if how.refine:
-        y_f = refine_luma(y_f.to(device), sources.to(device), how.refine).cpu()
+        sources = lumas.transpose(0, 1).to(device)  # (1, K, h, w)
+        y_f = refine_luma(y_f.to(device), sources, how.refine).cpu()
     if how.finish:
         tone = fit_tone(y_f, lumas, how.finish)
         y_f = apply_tone(tone, y_f, lumas, tone.planes)
-    coefficients = torch.empty(1, len(images) + 1, *y_f.shape[-2:])
+    fuse_luma = enlarged_luma(lumas, y_f, factor)
+    return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(reduced, y_f, factor, how))
+
+
+def network_luma(
+    model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How
+) -> torch.Tensor:
+    """Returns the luma of whole pictures that refinement and finish start from, (1, 1, H, W).
+
+    It is the network's. Where it will be refined and fast is asked for, the network sees pictures
+    reduced to about SEEN pixels: refinement finds the detail by itself.
+    """
+    device = device_of(model)
+    factor = reduction(images, SEEN) if how.fast and how.refine else 1
+    if factor == 1:
+        return whole_luma(plan_full(model, images, tile), images, device, how.progress)
+    reduced = reduce_pictures(images, factor)
+    y_f = whole_luma(plan_full(model, reduced, tile), reduced, device)
+    fuse_luma = enlarged_luma(read_lumas(reduced, WHOLE), y_f, factor)
+    return whole_luma(Plan(fuse_luma, PLAIN_TILE, 0), images, CPU)
+
+
+def enlarged_luma(
+    lumas: torch.Tensor, y_f: torch.Tensor, factor: int
+) -> Callable[[torch.Tensor, Area], torch.Tensor]:
+    """Returns the fuse_luma of a Plan that applies to full pictures what was done to reduced ones.
+
+    lumas: those of the reduced exposures, (K, 1, h, w); y_f: their fused luma, (1, 1, h, w).
+    """
+    sources = lumas.transpose(0, 1)  # (1, K, h, w)
+    coefficients = torch.empty(1, len(lumas) + 1, *y_f.shape[-2:])
 
     def work(outer: Area, inner: Area, place: Area) -> None:
         part = linear_models(sources[(..., *outer)], y_f[(..., *outer)])
@@ -310,7 +343,7 @@ def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How
             y = torch.addcmul(y, gain[:, k : k + 1], luma)
         return y
 
-    return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(reduced, y_f, factor, how))
+    return fuse_luma
 
 
 def choose_chroma(
@@ -355,9 +388,9 @@ def read_lumas(images: Sequence[np.ndarray], area: Area) -> torch.Tensor:
     return torch.cat([utils.to_luma(image[area]) for image in images])
 
 
-def reduction(images: Sequence[np.ndarray]) -> int:
-    """Returns the factor by which pictures are reduced to about REDUCED pixels."""
-    return max(round(max(images[0].shape[:2]) / REDUCED), 1)
+def reduction(images: Sequence[np.ndarray], side: int) -> int:
+    """Returns the factor by which pictures are reduced to a longer side of about `side` pixels."""
+    return max(round(max(images[0].shape[:2]) / side), 1)
 
 
 def reduce_lumas(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
@@ -462,74 +495,6 @@ def solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
             right[i] -= matrix[i, j] * right[j]
         right[i] /= matrix[i, i]
     return right
-
-
-@torch.inference_mode(False)
-@torch.enable_grad()
-def refine_luma(
-    y_f: torch.Tensor,
-    sources: torch.Tensor,
-    steps: int,
-    image_means: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Raises fused luma's own multi-scale MEF-SSIM, and keeps it natural, by gradient ascent.
-
-    y_f: (1, 1, H, W), the luma to start from; sources: (1, K, H, W); both in [0, 1].
-    image_means: mean luma of whole pictures, (1, K, 1, 1), where `sources` are parts of them.
-
-    Returns luma like y_f. Pictures smaller than MEF-SSIM's window at the coarsest scale are refined
-    at fewer scales; those smaller than one window are returned as they are.
-
-    The objective is sum_i b_i Q_i over the scales plus LUMINANCE_WEIGHT times SSIM's luminance
-    term. Near Q_i = 1 the sum equals the score's product to first order; unlike the product, it is
-    a sum over windows, so tiles can be refined separately.
-
-    The gradient is divided by the objective's curvature, pixel by pixel. As long as the
-    denominators d change little, Q falls as var(y_f - y_hat)/d from its maximum, and the luminance
-    term as (l_f - l_hat)^2/d; both have the curvature 2/d. A step then moves textured and flat
-    areas by equal shares, and leaves the noise of flat ones alone. Luminance uses the score's
-    Gaussian windows, so that pixels near the border weigh the same in both terms.
-
-    The nearest published relative is K. Ma et al., "Multi-Exposure Image Fusion by Optimizing a
-    Structural Similarity Index", IEEE Transactions on Computational Imaging 4(1), 2018.
-    """
-    y_f, sources = y_f.clone(), sources.clone()  # Tensors of inference mode take no gradients.
-    scales = loss.possible_scales(*y_f.shape[-2:])
-    if not scales:
-        return y_f
-    desired = loss.desired_windows(sources, scales)
-    l_hat = loss.desired_luminance(
-        sources, None if image_means is None else image_means.clone(), loss.gaussian_mean
-    )
-    velocity = torch.zeros_like(y_f)
-    for _ in range(steps):
-        y = (y_f + MOMENTUM * velocity).requires_grad_()
-        objective, curvature = refinement_objective(y, desired, l_hat)
-        (gradient,) = torch.autograd.grad(objective, y)
-        velocity = MOMENTUM * velocity + gradient / curvature
-        y_f = (y_f + velocity).clamp(0, 1)
-    return y_f
-
-
-def refinement_objective(
-    y: torch.Tensor, desired: Sequence[loss.Desired], l_hat: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns refine_luma's objective, a scalar, and its curvature, of the same shape as y."""
-    height, width = y.shape[-2:]
-    objective, curvature = y.new_zeros(()), torch.zeros_like(y, requires_grad=False)
-    for i, level in enumerate(loss.scale_levels(y, len(desired))):
-        numerator, denominator, l_f = loss.compare(level, desired[i])
-        # A window of scale i stands for 4^i pixels.
-        objective = objective + loss.EXPONENTS[i] * 4**i * (numerator / denominator).sum()
-        bend = loss.EXPONENTS[i] * 2 / denominator.detach()
-        if i == 0:
-            numerator, denominator = loss.compare_luminance(l_f, l_hat)
-            objective = objective + LUMINANCE_WEIGHT * (numerator / denominator).sum()
-            bend = bend + LUMINANCE_WEIGHT * 2 / denominator.detach()
-        spread = loss.spread(bend)
-        enlarged = F.interpolate(spread, scale_factor=2**i) if i else spread
-        curvature = curvature + enlarged[..., :height, :width]
-    return objective, curvature
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # as malloc.h numbers them
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # names of settings in malloc.h
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights")
 WEIGHTS = os.path.join(FOLDER, "deepfuse.pth")  # the paper's network
 PYRAMID = os.path.join(FOLDER, "pyramid.pth")  # the network of a photo's luma
@@ -570,6 +570,7 @@ def keep_freed_memory() -> None:
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
             mallopt(M_MMAP_MAX, 0)
+            mallopt(M_ARENA_MAX, 1)
 
 
 def one_line(error: BaseException) -> str:

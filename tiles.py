@@ -99,7 +99,7 @@ def in_tiles(
 
 @contextlib.contextmanager
 def several_threads(device: torch.device, count: int) -> Iterator[Callable[..., Future]]:
-    """Gives a function start(work, place) -> Future that calls work(place) in another thread.
+    """Gives a function start(work, *items) -> Future that calls work(*items) in another thread.
 
     PyTorch's own threads are shared out among `count` threads of this pool.
     """
@@ -117,7 +117,7 @@ def several_threads(device: torch.device, count: int) -> Iterator[Callable[..., 
         torch.cuda.synchronize(device)  # All streams then see what the tiles read.
     pool = ThreadPoolExecutor(count, initializer=prepare_thread)
     try:
-        yield lambda work, place: pool.submit(torch.inference_mode(inference)(work), place)
+        yield lambda work, *items: pool.submit(torch.inference_mode(inference)(work), *items)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(torch_threads)

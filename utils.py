@@ -329,7 +329,10 @@ def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type, keep_hue: bool = F
     """
     if ycbcr.shape[1] == 1:
         return quantise(ycbcr[0, 0].numpy(), dtype)
-    image = cv2.transform(cv2.merge([plane.numpy() for plane in ycbcr[0]]), FROM_YCBCR)
+    # Rounding would give grey a tint now and then. These steps are a sixteenth of a 16-bit level.
+    chroma = ycbcr[0, 1:].sub(NEUTRAL).mul_(2**20).round_().mul_(2**-20)
+    planes = [plane.numpy() for plane in (ycbcr[0, 0], *chroma)]
+    image = cv2.transform(cv2.merge(planes), FROM_YCBCR[:, :3])
     lowest, highest, *_ = cv2.minMaxLoc(image.reshape(len(image), -1)) if keep_hue else (0, 1)
     if lowest < 0 or highest > 1:
         outside = np.flatnonzero(cv2.inRange(image, (0, 0, 0), (1, 1, 1)) == 0)

@@ -319,18 +319,37 @@ def test_fast_fusion_does_not_depend_on_tiles(pyramid, monkeypatch):
     assert level_difference(fusion.fuse(pyramid, pair, fast=True, tile=40), whole).max() <= 1
 
 
-def test_large_photos_are_fused_fast(model, monkeypatch):
-    """The paper's look is the network's on the full pictures at any size."""
+def test_photos_are_fused_fast(model):
+    """The paper's look is the network's on the full pictures."""
     pair = large_pair(np.uint8)
-    full, paper = fusion.fuse(model, pair, look="photo"), fusion.fuse(model, pair)
-    monkeypatch.setattr(fusion, "FAST_FROM", pair[0].shape[0] * pair[0].shape[1])
+    photo, paper = fusion.fuse(model, pair, look="photo"), fusion.fuse(model, pair)
+    fast = fusion.fuse(model, pair, look="photo", fast=True, refine=fusion.PHOTO_STEPS)
+    assert np.array_equal(photo, fast)
+    full = fusion.fuse(model, pair, look="photo", fast=False)
+    slow = fusion.fuse(model, pair, look="photo", fast=False, refine=fusion.PHOTO_STEPS)
+    assert np.array_equal(full, slow)
+    assert np.array_equal(fusion.fuse(model, pair, fast=False), paper)
+
+
+def test_large_photos_are_refined_on_reduced_pictures(model, monkeypatch):
+    pair = large_pair(np.uint8)
     monkeypatch.setattr(fusion, "REDUCED", 100)
-    fast = fusion.fuse(model, pair, look="photo")
-    expected = fusion.fuse(model, pair, look="photo", fast=True, refine=fusion.FAST_STEPS)
-    assert np.array_equal(fast, expected)
-    assert not np.array_equal(fast, full)
-    assert np.array_equal(fusion.fuse(model, pair, look="photo", fast=False).shape, full.shape)
-    assert np.array_equal(fusion.fuse(model, pair), paper)
+    photo = fusion.fuse(model, pair, look="photo")
+    assert np.array_equal(fusion.fuse(model, pair, look="photo", fast=True), photo)
+    monkeypatch.setattr(fusion, "REDUCED_FROM", pair[0].shape[0] * pair[0].shape[1])
+    assert not np.array_equal(fusion.fuse(model, pair, look="photo"), photo)
+
+
+def test_refinement_finds_what_the_network_has_not_seen(pyramid, monkeypatch):
+    """From a network's result on a third of the pixels a side, nearly that on all of them."""
+    pair = large_pair(np.uint8)
+    seen = fusion.fuse(pyramid, pair, fast=True, refine=10)
+    monkeypatch.setattr(fusion, "SEEN", max(pair[0].shape) / 3)
+    reduced = fusion.fuse(pyramid, pair, fast=True, refine=10)
+    full = fusion.fuse(pyramid, pair, fast=False, refine=10)
+    assert not np.array_equal(reduced, full)
+    assert np.array_equal(seen, full)
+    assert grey_score(reduced, pair) > grey_score(full, pair) - 0.005
 
 
 def test_linear_models_in_tiles_are_those_of_the_whole(model, monkeypatch):
@@ -338,7 +357,7 @@ def test_linear_models_in_tiles_are_those_of_the_whole(model, monkeypatch):
     whole = fusion.fuse(model, pair, fast=True, refine=0)
     monkeypatch.setattr(fusion, "PLAIN_TILE", 50)
     tiled = fusion.fuse(model, pair, fast=True, refine=0, tile=256)
-    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+    assert np.abs(tiled.astype(int) - whole).max() <= 1  # of 65535 levels
 
 
 def test_strength_blends_with_the_exposures_mean(model):
@@ -369,50 +388,6 @@ def test_refinement_raises_the_score_with_every_step(model, count):
     scores = [grey_score(fusion.fuse(model, images, refine=n), images) for n in (0, 2, 5, 10)]
     assert scores == sorted(scores)
     assert scores[-1] > 0.95
-
-
-def test_refinement_ascends_the_objective_that_the_score_is_of():
-    """From anywhere, to nearly 1 where one picture is desired."""
-    generator = torch.Generator().manual_seed(0)
-    sources = torch.rand(1, 1, 90, 101, generator=generator).expand(-1, 2, -1, -1) * 0.5 + 0.2
-    start = torch.full((1, 1, 90, 101), 0.45)
-    scores = [
-        float(loss.mef_ssim(fusion.refine_luma(start, sources, steps), sources))
-        for steps in (0, 10, 40)
-    ]
-    assert scores[0] < 0.3
-    assert scores[1] > 0.9
-    assert scores[2] > 0.99
-
-
-def test_refinement_keeps_brightness_and_leaves_flat_areas_alone():
-    flat = torch.full((1, 1, 60, 60), 0.1)
-    sources = torch.cat([flat, flat + 0.6], dim=1)
-    refined = fusion.refine_luma(flat + 0.3, sources, 10)
-    torch.testing.assert_close(refined, flat + 0.3, atol=1 / 255, rtol=0)
-    lumas = [utils.to_ycbcr(image)[:, :1] for image in large_pair()]
-    mean = sum(lumas) / 2
-    refined = fusion.refine_luma(mean, torch.cat(lumas, dim=1), 10)
-    assert abs(float(refined.mean() - mean.mean())) < 0.02
-    assert refined.min() >= 0
-    assert refined.max() <= 1
-
-
-def test_refinement_makes_brightness_more_natural_at_no_loss_of_score(monkeypatch):
-    sources = torch.cat([utils.to_ycbcr(image)[:, :1] for image in large_pair()], dim=1)
-    l_hat = loss.desired_luminance(sources)
-    start = (sources.mean(dim=1, keepdim=True) * 0.7).clamp(0, 1)
-
-    def refined():
-        y_f = fusion.refine_luma(start, sources, 10)
-        numerator, denominator = loss.compare_luminance(loss.box_mean(y_f), l_hat)
-        return float(loss.mef_ssim(y_f, sources)), float((numerator / denominator).mean())
-
-    score, luminance = refined()
-    monkeypatch.setattr(fusion, "LUMINANCE_WEIGHT", 0)
-    score_alone, luminance_alone = refined()
-    assert luminance > luminance_alone + 0.005
-    assert score > score_alone - 0.002
 
 
 def test_refinement_in_tiles_has_no_seams(model):

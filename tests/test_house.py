@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # Files import files of lower floors alone, so that no circle is possible.
 FLOORS = (
     ("opts", "model", "loss", "tiles", "metadata"),
-    ("utils", "finish"),
+    ("utils", "finish", "refinement"),
     ("checkpoint", "brackets", "fusion", "align", "scores", "blind"),
     ("dataset", "engine"),
     ("train", "inference", "evaluate", "hubconf"),
