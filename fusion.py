@@ -40,7 +40,7 @@ from tiles import (
 )
 
 LOOKS = ("paper", "photo")
-REFINEMENT_TILE = 1024  # pixels a side of a tile
+REFINEMENT_TILE = 2048  # pixels a side of a tile
 REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
 PHOTO_STEPS = 10  # steps of refinement of a photo
 REDUCED_STEPS = 5  # the same on reduced pictures

@@ -527,7 +527,7 @@ def command(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
     try:
-        return run("train.py", command, TrainOptions().parse(argv))
+        return run("train.py", command, TrainOptions().parse(argv), keep_large=True)
     except TrainingError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

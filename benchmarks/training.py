@@ -99,7 +99,7 @@ def time_earlier(folder, crop, batch, steps, device):
 
 def time_ours(folder, crop, batch, steps, device, precision, workers):
     """Seconds of every step, those in which it waited for the loader."""
-    keep_freed_memory()
+    keep_freed_memory(keep_large=True)
     with tempfile.TemporaryDirectory() as cache:
         dataset = BracketedDataset(folder, crop, cache=cache)
         dtype = choose_precision(precision, device)
