@@ -76,6 +76,8 @@ def draw_speed(axes: Axes, rows: list[dict[str, str]]) -> None:
     """Draws seconds over megapixels, both logarithmic, a line a method."""
     for method, (label, colour, style) in LINES.items():
         own = [row for row in rows if row["method"] == method]
+        if not own:
+            continue  # benchmarks/inference.py --methods may have left it out
         sizes = [float(row["megapixels"]) for row in own]
         seconds = [float(row["seconds"]) for row in own]
         axes.plot(sizes, seconds, "o" + style, color=colour, label=label, markersize=4)
