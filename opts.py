@@ -490,7 +490,7 @@ def add_fast_option(parser) -> None:
         "--fast",
         action="store_const",
         const=True,
-        help="run the network on reduced pictures, of about 500 pixels where its result is refined, "
+        help="run the network on reduced pictures, of about 500 pixels where refinement follows, "
         "else of 1000, and apply to the full ones what it does to them; the default for photos",
     )
     size.add_argument(
