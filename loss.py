@@ -439,20 +439,18 @@ def halve(x: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(F.pad(x, [0, width % 2, 0, height % 2], mode="replicate"), 2)
 
 
-def unhalve(
-    maps: torch.Tensor, times: int, shape: Sequence[int], repeat: bool = False
-) -> torch.Tensor:
+def unhalve(maps: torch.Tensor, times: int, shape: Sequence[int]) -> torch.Tensor:
     """Gives every pixel the value of the pixel that it is part of, after halving some `times`.
 
-    shape: height and width of the finest picture. repeat: counts a row or column twice that halve
-    repeats: the result is then the transpose of halve, times 4, for every time.
+    A row or column that halve repeats gets it twice, so that the result is the transpose of halve,
+    times 4, for every time. shape: height and width of the finest picture.
     """
     for time in reversed(range(times)):
         height, width = (-(-side // 2**time) for side in shape)
         maps = F.interpolate(maps, scale_factor=2)[..., :height, :width]
-        if repeat and height % 2:
+        if height % 2:
             maps[..., -1, :] *= 2
-        if repeat and width % 2:
+        if width % 2:
             maps[..., -1] *= 2
     return maps
 

@@ -80,8 +80,8 @@ def refine_luma(
             lumas = [part.cut(seen) for part in parts]
             if is_renewed(step):
                 models = each(linearise, lumas, parts)
-                curvature = joined(parts, [model.bend for model in models], seen, repeat=False)
-            gradient = joined(parts, each(Linear.gradient, models, lumas), seen, repeat=True)
+                curvature = joined(parts, [model.bend for model in models], seen)
+            gradient = joined(parts, each(Linear.gradient, models, lumas), seen)
             velocity = velocity.mul_(MOMENTUM).add_(gradient.div_(curvature))
             y_f = (y_f + velocity).clamp_(0, 1)
     return y_f
@@ -202,19 +202,16 @@ def linearise(y: torch.Tensor, part: Part) -> Linear:
 
 
 def joined(
-    parts: Sequence[Part],
-    planes: Sequence[torch.Tensor],
-    levels: Sequence[torch.Tensor],
-    repeat: bool,
+    parts: Sequence[Part], planes: Sequence[torch.Tensor], levels: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """Returns the sum over the scales of what the Parts found, a plane each, (1, 1, H, W).
 
-    levels: a picture at all scales, for their sizes. repeat: as loss.unhalve takes it.
+    levels: a picture at all scales, for their sizes.
     """
     wholes = [torch.empty_like(level) for level in levels]
     for part, plane in zip(parts, planes, strict=True):
         wholes[part.scale][(0, ..., *part.place)] = plane[(..., *part.inner)]
     total = wholes[0]
     for i in range(1, len(levels)):
-        total += loss.unhalve(wholes[i], i, total.shape[-2:], repeat)
+        total += loss.unhalve(wholes[i], i, total.shape[-2:])
     return total
