@@ -10,7 +10,8 @@
                 in latest.pth and previous.pth only: what resuming needs beside the above
 
 Fusing needs `model` alone, with the paper's network where there is no `network`. The earlier
-PyTorch implementation's files, {"model", "loss"}, are read too.
+PyTorch implementation's files, {"model", "loss"}, are read too, and so is the .npz file of the
+network that the paper's authors released.
 """
 
 import contextlib
@@ -23,6 +24,8 @@ import platform
 import shlex
 import shutil
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,7 +34,15 @@ import numpy as np
 import torch
 
 import utils
-from model import ColourNetwork, DeepFuse, build, fold_batch_norm, is_finite
+from model import (
+    ColourNetwork,
+    DeepFuse,
+    LumaNetwork,
+    ReleasedDeepFuse,
+    build,
+    fold_batch_norm,
+    is_finite,
+)
 
 # Names of layers in the earlier PyTorch implementation (SunnerLi/DeepFuse.pytorch), and ours. Its
 # layer3 is the addition, which has no parameters.
@@ -132,10 +143,14 @@ def previous_beside(latest: str) -> str:
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Reads a checkpoint file, ours or the earlier implementation's, as the dict that was saved.
 
+    The file of the released network gives a dict with `model` and `network`.
+
     Nothing in the file is executed (weights_only); tensors are on the CPU.
     Raises OSError where the file cannot be read, and ValueError naming the file and the reason
     where it is not a checkpoint of either.
     """
+    if is_released(path):
+        return {"model": read_released(path), "network": {"name": ReleasedDeepFuse.name}}
     with (
         open(path, "rb") as file,
         torch.serialization.safe_globals(numpy_scalars()),
@@ -154,7 +169,41 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     return checkpoint
 
 
-def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> DeepFuse:
+def is_released(path: str | os.PathLike) -> bool:
+    """Returns True for a file of NumPy's arrays, .npz, whatever its name is; OSError as open."""
+    with open(path, "rb") as file, contextlib.suppress(zipfile.BadZipFile):
+        names = zipfile.ZipFile(file).namelist()
+        return bool(names) and all(name.endswith(".npy") for name in names)
+    return False
+
+
+def read_released(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Reads the weights of a ReleasedDeepFuse from the authors' file, arrays arr_0 to arr_5.
+
+    They are kernels of convolutions, (out, in, h, w); PyTorch's layers correlate, so they are
+    flipped. Nothing in the file is executed. Raises ValueError naming the file and the array where
+    one is missing, no array of numbers, or of another shape.
+    """
+    shapes = {f"arr_{i}": shape for i, shape in enumerate(ReleasedDeepFuse.SHAPES)}
+    weights = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        if set(arrays.files) != set(shapes):
+            listed = ", ".join(sorted(arrays.files))
+            raise ValueError(f"{path}: has the arrays {listed}, not {', '.join(shapes)}")
+        for i, (name, shape) in enumerate(shapes.items(), start=1):
+            try:
+                kernel = arrays[name]
+            except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise ValueError(f"{path}: {name} is damaged ({short(error)})") from error
+            if kernel.shape != shape or kernel.dtype.kind != "f":
+                found = f"{kernel.dtype} of shape {kernel.shape}"
+                raise ValueError(f"{path}: {name} is {found}, not floats of shape {shape}")
+            flipped = np.ascontiguousarray(kernel[:, :, ::-1, ::-1], np.float32)
+            weights[f"c{i}.0.weight"] = torch.from_numpy(flipped)
+    return weights
+
+
+def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> LumaNetwork:
     """Returns the network of a checkpoint file on a device, in eval mode, ready for fusing.
 
     A file of the earlier implementation gives a network without BatchNorm, equal to the file's
@@ -162,7 +211,7 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> D
     file holds a network that colours.
     """
     model = load_network(path, device)
-    if not isinstance(model, DeepFuse):
+    if isinstance(model, ColourNetwork):
         raise ValueError(f"{path}: holds a network that colours photos and fuses none")
     return model
 
@@ -177,7 +226,7 @@ def load_colour(path: str | os.PathLike, device: str | torch.device = "cpu") -> 
 
 def load_network(
     path: str | os.PathLike, device: str | torch.device = "cpu"
-) -> DeepFuse | ColourNetwork:
+) -> LumaNetwork | ColourNetwork:
     """Returns the network of any kind that a checkpoint file holds, as load_model does.
 
     Raises OSError and ValueError as load_checkpoint does, and ValueError naming the keys where
@@ -190,7 +239,7 @@ def load_network(
 
 def model_from_checkpoint(
     checkpoint: Mapping[str, Any], path: str | os.PathLike
-) -> DeepFuse | ColourNetwork:
+) -> LumaNetwork | ColourNetwork:
     """Builds the network of a checkpoint dict, in eval mode on the CPU.
 
     Raises ValueError, naming `path`, where the weights do not fit or are not finite.
@@ -328,7 +377,7 @@ def summary(path: str | os.PathLike) -> Iterator[str]:
         yield f"training loss of the last epoch: {float(losses[-1]):.4f}"
     if isinstance(scores, dict) and scores:
         epoch = max(scores)
-        name = "MEF-SSIM" if isinstance(network, DeepFuse) else "score"
+        name = "MEF-SSIM" if not isinstance(network, ColourNetwork) else "score"
         yield f"validation {name}: {scores[epoch]:.4f}, of epoch {epoch}"
     run = checkpoint.get("run", {})
     if "command" in run:

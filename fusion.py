@@ -5,6 +5,7 @@ photo of both. All that is large is done tile by tile, so that memory grows with
 not with the features of the network.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import DTypeLike
 from torch.nn import functional as F
 
+import earlier
 import loss
 import utils
 from finish import (
@@ -25,7 +27,14 @@ from finish import (
     taught_chroma,
     window_mean,
 )
-from model import ColourNetwork, DeepFuse, PyramidDeepFuse, device_of
+from model import (
+    ColourNetwork,
+    LumaNetwork,
+    PyramidDeepFuse,
+    ReleasedDeepFuse,
+    device_of,
+    stretched,
+)
 from refinement import refine_luma
 from tiles import (
     CPU,
@@ -39,7 +48,7 @@ from tiles import (
     to_device,
 )
 
-LOOKS = ("paper", "photo")
+LOOKS = ("paper", "photo", "earlier")
 REFINEMENT_TILE = 2048  # pixels a side of a tile
 REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
 PHOTO_STEPS = 10  # steps of refinement of a photo
@@ -54,7 +63,7 @@ RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
 
 @torch.inference_mode()
 def fuse(
-    model: DeepFuse,
+    model: LumaNetwork,
     images: Sequence[np.ndarray],
     tile: int | None = None,
     progress: bool = False,
@@ -69,7 +78,7 @@ def fuse(
 ) -> np.ndarray:
     """Fuses two or more exposures of one scene, in any order.
 
-    model: a DeepFuse or PyramidDeepFuse in eval mode, on any device; see model.prepare.
+    model: any network but ColourNetwork, in eval mode, on any device; see model.prepare.
     images: arrays of one size, (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1].
     tile: pixels a side of the tiles in which the network works, by default as suits the device.
         Tiles are halved where memory runs out. They overlap by the network's receptive radius, so
@@ -77,13 +86,15 @@ def fuse(
         size changes the result by less than a grey level of 255.
     progress: shows a bar where stderr is a terminal.
     look: "paper" for the network's luma and the paper's chroma (fuse_chroma) on the full pictures;
-        "photo" for refined luma with a photo's tone and colour, see finish.py.
+        "photo" for refined luma with a photo's tone and colour, see finish.py; "earlier" for the
+        network's luma with the earlier implementation's chroma and rounding, see earlier.py. With
+        a ReleasedDeepFuse, "paper" follows the authors' program there, too.
     finish: for the photo look, the amount of tone and colour; 0 is none, 1 what people choose.
     colour: for the photo look, the network that colours; without one, chroma is the paper's.
     refine: steps of refine_luma; by default, of a photo PHOTO_STEPS or, on reduced pictures,
         REDUCED_STEPS.
     fast: runs the network on reduced pictures, see plan_fast and network_luma; by default, for
-        photos.
+        photos. There is no fast "earlier" look.
     strength: share of the fused luma in the result; the rest is the exposures' mean.
     dtype: type of the result; by default that of `out`, else the images' deepest.
     out: array for the result, like the `out` of NumPy's functions. It may be one of the images,
@@ -91,10 +102,12 @@ def fuse(
 
     Returns the fused picture, with the images' size and colour: `out` where it is given.
     Raises ValueError where there are fewer than two images, where they differ in size or colour,
-    where floats lie outside [0, 1], and where `look` or `out` does not fit.
+    where floats lie outside [0, 1], and where `look`, `fast` or `out` does not fit.
     """
     if look not in LOOKS:
-        raise ValueError(f"look must be 'paper' or 'photo', not {look!r}")
+        raise ValueError(f"look must be one of {', '.join(LOOKS)}, not {look!r}")
+    if look == "earlier" and (fast or refine):
+        raise ValueError("look 'earlier' is neither fast nor refined")
     check_images(images)
     photo = look == "photo"
     if fast is None:
@@ -105,11 +118,15 @@ def fuse(
     fused = result_array(images, dtype, out)
     how = How(fast, refine, finish if photo else 0.0, colour, progress)
     plan = choose_plan(model, images, tile or tile_size(model), how)
+    if look == "earlier" and images[0].ndim == 3:
+        plan = as_earlier(plan, images)
+    if photo:
+        plan = plan._replace(write=functools.partial(utils.from_ycbcr, keep_hue=True))
     if plan.halo and any(np.may_share_memory(fused, image) for image in images):
         fused = np.empty_like(fused)  # A tile would overwrite what its neighbour still reads.
 
     def work(outer: Area, inner: Area, place: Area) -> None:
-        stack = torch.cat([utils.to_ycbcr(image[outer]) for image in images])  # (K, 3 or 1, h, w)
+        stack = torch.cat([plan.read(image[outer]) for image in images])  # (K, 3 or 1, h, w)
         y_f = plan.fuse_luma(stack[:, :1], outer)
         if strength != 1:
             y_f = torch.lerp(stack[:, :1].mean(dim=0, keepdim=True), y_f, strength)
@@ -117,7 +134,7 @@ def fuse(
             y_f = y_f.clamp_(0, 1)
         cbcr = plan.fuse_chroma(stack[:, 1:], y_f, outer)
         ycbcr = torch.cat([y_f, cbcr[None]], dim=1)[(..., *inner)]
-        fused[place] = utils.from_ycbcr(ycbcr, fused.dtype, keep_hue=photo)
+        fused[place] = plan.write(ycbcr, fused.dtype)
 
     shape = images[0].shape[:2]
     in_tiles(work, shape, plan.tile, plan.halo, device_of(model), progress, plan.workers)
@@ -177,6 +194,7 @@ class Plan(NamedTuple):
     workers: tiles worked on at a time, at most.
     fuse_chroma: takes a tile's chroma, (K, 2, h, w) or, of grey pictures, (K, 0, h, w), its fused
         luma and its Area; returns the fused chroma, (2 or 0, h, w).
+    read, write: from pixels to YCbCr and back, see earlier.Program.
     """
 
     fuse_luma: Callable[[torch.Tensor, Area], torch.Tensor]
@@ -184,9 +202,11 @@ class Plan(NamedTuple):
     halo: int
     workers: int = WORKERS
     fuse_chroma: Callable[[torch.Tensor, torch.Tensor, Area], torch.Tensor] = paper_chroma
+    read: Callable[[np.ndarray], torch.Tensor] = utils.to_ycbcr
+    write: Callable[[torch.Tensor, np.dtype], np.ndarray] = utils.from_ycbcr
 
 
-def choose_plan(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+def choose_plan(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan for a way of fusing."""
     if how.fast and (is_large(images) or not how.refine):
         return plan_fast(model, images, tile, how)
@@ -194,7 +214,9 @@ def choose_plan(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: H
         return plan_finished(model, images, tile, how)
     if how.refine:
         return plan_refined(model, images, tile, how)
-    return plan_full(model, images, tile)
+    if isinstance(model, ReleasedDeepFuse) and images[0].ndim == 3:
+        return plan_released(model, images, tile, how.progress)
+    return plan_full(model, images, tile, how.progress)
 
 
 def is_large(images: Sequence[np.ndarray]) -> bool:
@@ -202,12 +224,19 @@ def is_large(images: Sequence[np.ndarray]) -> bool:
     return images[0].shape[0] * images[0].shape[1] >= REDUCED_FROM
 
 
-def plan_full(model: DeepFuse, images: Sequence[np.ndarray], tile: int) -> Plan:
+def plan_full(
+    model: LumaNetwork, images: Sequence[np.ndarray], tile: int, progress: bool = False
+) -> Plan:
     """Returns the Plan that runs the network on every pixel.
 
-    A pyramid's coarser levels are computed here; the Plan computes the finest, tile by tile.
+    A pyramid's coarser levels are computed here; the Plan computes the finest, tile by tile. The
+    released network's luma is computed here, because the whole picture is stretched. progress:
+    shows a bar meanwhile.
     """
     device = device_of(model)
+    if isinstance(model, ReleasedDeepFuse):
+        plane = stretched(whole_luma(plan_unstretched(model, tile), images, device, progress))
+        return Plan(lambda _, place: plane[(..., *place)], PLAIN_TILE, 0)
     if not isinstance(model, PyramidDeepFuse):
         return Plan(
             lambda lumas, _: model(*to_device(lumas, device).split(1)).cpu(), tile, model.radius
@@ -239,7 +268,46 @@ def plan_full(model: DeepFuse, images: Sequence[np.ndarray], tile: int) -> Plan:
     )
 
 
-def plan_refined(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+def plan_unstretched(model: ReleasedDeepFuse, tile: int) -> Plan:
+    """Returns the Plan of the released network's luma before the stretch."""
+    device = device_of(model)
+    return Plan(
+        lambda lumas, _: model.unstretched(*to_device(lumas, device).split(1)).cpu(),
+        tile,
+        model.radius,
+    )
+
+
+def plan_released(
+    model: ReleasedDeepFuse, images: Sequence[np.ndarray], tile: int, progress: bool
+) -> Plan:
+    """Returns the Plan of colour pictures that are made as the authors' program makes them.
+
+    The luma is stretched once more. Luma and chroma (fuse_chroma) are held in 8-bit levels.
+    """
+    plan = plan_full(model, images, tile, progress)
+    plane = earlier.adjusted(whole_luma(plan, images, CPU))
+    return plan._replace(
+        fuse_luma=lambda _, place: plane[(..., *place)], **earlier.RELEASED._asdict()
+    )
+
+
+def as_earlier(plan: Plan, images: Sequence[np.ndarray]) -> Plan:
+    """Returns the Plan of colour pictures with the earlier implementation's chroma and levels."""
+    read = earlier.EARLIER.read
+    distances = mean_of_tiles(
+        images,
+        lambda place: torch.cat(
+            [(read(image[place])[:, 1:] - utils.NEUTRAL).abs() for image in images]
+        ),
+    )
+    return plan._replace(
+        fuse_chroma=lambda chroma, *_: earlier.global_chroma(chroma, distances),
+        **earlier.EARLIER._asdict(),
+    )
+
+
+def plan_refined(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan that refines, tile by tile, the luma of network_luma."""
     device = device_of(model)
     plane = network_luma(model, images, tile, how)
@@ -253,7 +321,7 @@ def plan_refined(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: 
     return Plan(fuse_luma, max(tile, REFINEMENT_TILE), REFINEMENT_HALO, workers=1)
 
 
-def plan_finished(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+def plan_finished(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan that finishes the luma of plan_full or plan_refined, which it computes.
 
     Tone and colour are found on reduced pictures, and applied to the full ones.
@@ -275,7 +343,7 @@ def plan_finished(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how:
     return Plan(fuse_luma, PLAIN_TILE, SMOOTHING_HALO, fuse_chroma=fuse_chroma)
 
 
-def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+def plan_fast(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan that applies to full pictures what the network does to reduced ones.
 
     The network fuses pictures reduced to about REDUCED pixels; the result is refined and finished,
@@ -303,7 +371,7 @@ def plan_fast(model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How
 
 
 def network_luma(
-    model: DeepFuse, images: Sequence[np.ndarray], tile: int, how: How
+    model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How
 ) -> torch.Tensor:
     """Returns the luma of whole pictures that refinement and finish start from, (1, 1, H, W).
 
@@ -440,17 +508,27 @@ def scaled(place: Area, factor: int) -> Area:
 
 def mean_lumas(images: Sequence[np.ndarray]) -> torch.Tensor:
     """Returns the mean luma of every image, (1, K, 1, 1)."""
+    return mean_of_tiles(images, lambda place: read_lumas(images, place)).transpose(0, 1)
+
+
+def mean_of_tiles(
+    images: Sequence[np.ndarray], read: Callable[[Area], torch.Tensor]
+) -> torch.Tensor:
+    """Returns the mean over all pixels of what `read` gives for one part of all images.
+
+    read: returns (K, C, h, w). The result has shape (K, C, 1, 1).
+    """
     sums = {}
 
     def work(_outer: Area, _inner: Area, place: Area) -> None:
-        lumas = read_lumas(images, place)
-        sums[place[0].start, place[1].start] = lumas.sum(dim=(2, 3), dtype=torch.float64)
+        part = read(place)
+        sums[place[0].start, place[1].start] = part.sum(dim=(2, 3), dtype=torch.float64)
 
     height, width = images[0].shape[:2]
     in_tiles(work, (height, width), PLAIN_TILE, 0, CPU)
     # Tiles finish in any order; the sum's rounding must not depend on it.
     total = sum((sums[corner] for corner in sorted(sums)), torch.zeros((), dtype=torch.float64))
-    return (total / (height * width)).float()[None, ..., None]
+    return (total / (height * width)).float()[..., None, None]
 
 
 def linear_models(sources: torch.Tensor, y_f: torch.Tensor) -> torch.Tensor:
@@ -499,7 +577,7 @@ def solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def panel(
-    model: DeepFuse, under: np.ndarray, over: np.ndarray, target: str = "patch", **options
+    model: LumaNetwork, under: np.ndarray, over: np.ndarray, target: str = "patch", **options
 ) -> np.ndarray:
     """Returns under | over | fused | y_hat side by side, as one array of four times their width.
 

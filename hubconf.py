@@ -18,11 +18,11 @@ dependencies = ["torch", "cv2", "numpy", "tqdm"]
 class _Fuser:
     """A pretrained network with a method `fuse`.
 
-    network: a DeepFuse or PyramidDeepFuse in eval mode, made ready by model.prepare. options: those
-    of fusion.fuse that are not its defaults.
+    network: any but ColourNetwork in eval mode, made ready by model.prepare. options: those of
+    fusion.fuse that are not its defaults.
     """
 
-    def __init__(self, network: model.DeepFuse, **options):
+    def __init__(self, network: model.LumaNetwork, **options):
         self.network = network
         self.options = options
 

@@ -28,7 +28,7 @@ from brackets import find_all_brackets
 from opts import TestOptions, one_line, run
 
 if TYPE_CHECKING:
-    from model import ColourNetwork, DeepFuse
+    from model import ColourNetwork, LumaNetwork
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
 AHEAD = 2  # scenes of a folder that are read ahead, and as many that wait to be written
@@ -41,7 +41,7 @@ CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2
 class Networks(NamedTuple):
     """The networks that make a result: of its luma and, for photos, of its colour, or None."""
 
-    luma: "DeepFuse"
+    luma: "LumaNetwork"
     colour: "ColourNetwork | None"
 
 

@@ -2,7 +2,8 @@
 
 K. R. Prabhakar, V. S. Srikar, R. V. Babu, "DeepFuse: A Deep Unsupervised Approach for Exposure
 Fusion with Extreme Exposure Image Pairs", ICCV 2017, Fig. 2. PyramidDeepFuse applies the same
-layers from coarse to fine and sees the whole picture instead of 25 pixels.
+layers from coarse to fine and sees the whole picture instead of 25 pixels. ReleasedDeepFuse is the
+network that the authors released, which is another one.
 """
 
 import copy
@@ -159,6 +160,66 @@ class PyramidDeepFuse(DeepFuse):
         return F.interpolate(fused, scale_factor=2, mode="bilinear")[..., :height, :width]
 
 
+class ReleasedDeepFuse(nn.Module):
+    """Fuses luma with the network that the paper's authors released; Fig. 2 shows another one.
+
+    It has six convolutions without bias, over inputs padded with zeros. A leaky ReLU follows each,
+    the last one too. The features of the second are added over the exposures. The network sees luma
+    in MATLAB's 8-bit levels, 16 to 235. Its output is stretched so that the darkest pixel of the
+    whole picture becomes 0 and the brightest 1.
+    """
+
+    name = "released"
+    SHAPES = (  # of the kernels: channels out, channels in, height, width
+        (32, 1, 3, 3),
+        (64, 32, 5, 5),
+        (64, 64, 7, 7),
+        (32, 64, 5, 5),
+        (16, 32, 5, 5),
+        (1, 16, 7, 7),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = {"name": self.name}
+
+        def layer(out_channels, in_channels, side, _):
+            conv = nn.Conv2d(in_channels, out_channels, side, padding=side // 2, bias=False)
+            nn.init.kaiming_normal_(conv.weight, a=0.01, nonlinearity="leaky_relu")
+            return nn.Sequential(conv, nn.LeakyReLU(0.01, inplace=True))
+
+        self.c1, self.c2, self.c3, self.c4, self.c5, self.c6 = (layer(*x) for x in self.SHAPES)
+
+    @property
+    def radius(self) -> int:
+        """Receptive radius in pixels, but for the stretch."""
+        return sum(side // 2 for *_, side in self.SHAPES)
+
+    def forward(self, y_1: torch.Tensor, y_2: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        """Fuses luma like DeepFuse.forward; the tensors must hold whole pictures."""
+        return stretched(self.unstretched(y_1, y_2, *more))
+
+    def unstretched(self, *stack: torch.Tensor) -> torch.Tensor:
+        """Returns the network's output before the stretch, which is the same for parts of pictures.
+
+        Takes and raises what DeepFuse.forward does; the result, (N, 1, H, W), has any range.
+        """
+        levels = torch.cat(check_luma(*stack)).mul(219).add_(16).round_()
+        features = self.c2(self.c1(levels)).chunk(len(stack))
+        merged = sum(features[1:], start=features[0])
+        if len(stack) != 2:
+            merged = merged * (2 / len(stack))
+        return self.c6(self.c5(self.c4(self.c3(merged))))
+
+
+def stretched(y: torch.Tensor) -> torch.Tensor:
+    """Stretches every picture (N, 1, H, W) to [0, 1]; one of a single value becomes 0."""
+    lowest, highest = (
+        extreme(y, dim=(1, 2, 3), keepdim=True) for extreme in (torch.amin, torch.amax)
+    )
+    return (y - lowest) / (highest - lowest).clamp(min=torch.finfo(y.dtype).tiny)
+
+
 class ColourNetwork(nn.Module):
     """Gives a wanted luma the chroma that a camera would, from K >= 2 exposures of one scene.
 
@@ -271,15 +332,15 @@ def local_mean(image: torch.Tensor, side: int) -> torch.Tensor:
     return image
 
 
-NETWORKS: dict[str, type[DeepFuse] | type[ColourNetwork]] = {
-    network.name: network for network in (DeepFuse, PyramidDeepFuse, ColourNetwork)
+LumaNetwork = DeepFuse | ReleasedDeepFuse
+NETWORKS: dict[str, type[LumaNetwork] | type[ColourNetwork]] = {
+    network.name: network
+    for network in (DeepFuse, PyramidDeepFuse, ReleasedDeepFuse, ColourNetwork)
 }
+Network = TypeVar("Network", DeepFuse, LumaNetwork, ColourNetwork)
 
 
-Network = TypeVar("Network", DeepFuse, ColourNetwork)
-
-
-def build(name: str = DeepFuse.name, **settings) -> DeepFuse | ColourNetwork:
+def build(name: str = DeepFuse.name, **settings) -> LumaNetwork | ColourNetwork:
     """Returns a new network; ValueError where there is none of that name.
 
     settings: arguments of the network's constructor.
@@ -321,8 +382,15 @@ def prepare(model: Network, precision: str = "auto") -> Network:
     precision: type of C2 to C4, which do 99 % of the arithmetic: "float32", "bfloat16", "float16",
         or "auto" for the one that is fast on the network's device. C1 and C5 stay in float32, so
         that neither the pictures nor the result are rounded to the few levels of 16-bit floats.
+        A ReleasedDeepFuse computes in float32, as the release does.
+
+    Raises ValueError where it is asked for another type.
     """
     device = device_of(model)
+    if isinstance(model, ReleasedDeepFuse):
+        if precision not in ("auto", "float32"):
+            raise ValueError(f"the released network computes in float32, not {precision}")
+        return copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
     dtype = choose_precision(precision, device)
     if model.settings.get("batch_norm"):
         model = fold_batch_norm(model)

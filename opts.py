@@ -284,6 +284,8 @@ class TestOptions:
         photo = options.look == "photo"
         if options.finish != 1 and not photo:
             self.parser.error("--finish is for --look photo")
+        if options.look == "earlier" and (options.fast or options.refine):
+            self.parser.error("--look earlier is neither fast nor refined")
         options.colour = COLOUR if photo and options.finish and options.chroma != "paper" else None
         if options.model is None:
             options.model = PYRAMID if photo else WEIGHTS
@@ -309,8 +311,9 @@ class TestOptions:
         )
         source.add_argument(
             "--model",
-            help="checkpoint file of the network that fuses; weights/pyramid.pth for a photo and "
-            "weights/deepfuse.pth for the paper's look unless given",
+            help="checkpoint file of the network that fuses, ours, the earlier implementation's or "
+            "the .npz file of the paper's authors; weights/pyramid.pth for a photo and "
+            "weights/deepfuse.pth for other looks unless given",
         )
         source.add_argument(
             "--describe", action="store_true", help="say what the checkpoint is, and fuse nothing"
@@ -388,9 +391,10 @@ class TestOptions:
         fusion = self.parser.add_argument_group("how it is fused")
         fusion.add_argument(
             "--look",
-            choices=("photo", "paper"),
+            choices=("photo", "paper", "earlier"),
             help="photo: the best picture, with more detail and a photo's tone and colour; paper: "
-            "the network and the paper's chroma, nothing else; photo unless --model is given",
+            "the network and the paper's chroma, nothing else; earlier: the network and the chroma "
+            "and rounding of the earlier implementation; photo unless --model is given",
         )
         add_finish_option(fusion)
         add_fast_option(fusion)

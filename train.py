@@ -58,7 +58,7 @@ from engine import (
     validate_colour,
 )
 from loss import ColourLoss, MEF_SSIM_Loss
-from model import ColourNetwork, DeepFuse, build, choose_precision, device_of
+from model import ColourNetwork, DeepFuse, PyramidDeepFuse, choose_precision, device_of
 from opts import TrainOptions, run
 
 LOG_FIELDS = ("epoch", "loss", "val_score", "lr", "seconds")
@@ -178,10 +178,11 @@ def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
     model: DeepFuse | ColourNetwork
     criterion: Criterion
     if options.network == ColourNetwork.name:
-        model = build(options.network, width=options.width)
+        model = ColourNetwork(options.width)
         criterion = ColourLoss()
     else:
-        model = build(options.network, batch_norm=options.batch_norm, width=options.width)
+        network = PyramidDeepFuse if options.network == PyramidDeepFuse.name else DeepFuse
+        model = network(options.batch_norm, width=options.width)
         criterion = MEF_SSIM_Loss(options.scales, options.loss, options.luminance_weight)
     if options.init and not options.resume:
         start_from(model, options.init)

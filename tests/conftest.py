@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import utils
-from model import DeepFuse
+from model import DeepFuse, ReleasedDeepFuse
 
 
 def scene(height, width, seed):
@@ -188,6 +188,15 @@ def huge_png(path, height, width):
 def luma(*shape, seed=0):
     """Noise of the given shape, values in [0, 1]."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def released_weights():
+    """Arrays like those of the file that the paper's authors released, with random numbers."""
+    generator = np.random.default_rng(0)
+    return {
+        f"arr_{i}": generator.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
+        for i, shape in enumerate(ReleasedDeepFuse.SHAPES)
+    }
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 # Files import files of lower floors alone, so that no circle is possible.
 FLOORS = (
     ("opts", "model", "loss", "tiles", "metadata"),
-    ("utils", "finish", "refinement"),
+    ("utils", "refinement"),
+    ("finish", "earlier"),
     ("checkpoint", "brackets", "fusion", "align", "scores", "blind"),
     ("dataset", "engine"),
     ("train", "inference", "evaluate", "hubconf"),

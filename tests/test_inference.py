@@ -264,6 +264,7 @@ def test_a_failed_run_leaves_the_old_result(files, pair):
         ["--strength", "1.5"],
         ["--finish", "3", "--look", "photo"],
         ["--finish", "0.5"],
+        ["--look", "earlier", "--fast"],
         ["--depth", "12"],
     ],
 )

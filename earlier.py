@@ -1,0 +1,91 @@
+"""How did earlier programs make a colour picture of fused luma? In 8-bit levels of their own.
+
+Two programs are followed to the level: the one that the paper's authors released, in MATLAB, and
+the earlier PyTorch implementation (SunnerLi/DeepFuse.pytorch). Both hold Y, Cb and Cr of the
+exposures and of the result in 8 bits.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+import utils
+
+SATURATED = 0.01  # share of pixels that imadjust makes black, and as many white
+
+
+class Program(NamedTuple):
+    """The way from a part of an exposure to 8-bit YCbCr, and from the fused one to a picture.
+
+    read: takes RGB pixels (h, w, 3) of any type; returns Y, Cb, Cr in [0, 1], (1, 3, h, w), as
+    utils.to_ycbcr does. write: takes such a tensor and a type; returns pixels.
+    """
+
+    read: Callable[[np.ndarray], torch.Tensor]
+    write: Callable[[torch.Tensor, np.dtype], np.ndarray]
+
+
+def read_limited(image: np.ndarray) -> torch.Tensor:
+    """Returns YCbCr in the levels of ITU-R BT.601, as MATLAB's rgb2ycbcr does for 8-bit pixels."""
+    return in_limited_range(utils.to_ycbcr(utils.to_8_bit(image)))
+
+
+def write_limited(ycbcr: torch.Tensor, dtype: np.dtype) -> np.ndarray:
+    """Returns pixels of YCbCr, rounded to 8-bit levels, as MATLAB's ycbcr2rgb does."""
+    return utils.as_type(utils.from_ycbcr(in_limited_range(ycbcr), np.uint8), dtype)
+
+
+def in_limited_range(ycbcr: torch.Tensor) -> torch.Tensor:
+    """Rounds Y to the levels 16 to 235, Cb and Cr to 16 to 240, of 255."""
+    scale = torch.tensor([219.0, 224, 224])[:, None, None]
+    offset = torch.tensor([16.0, 16, 16])[:, None, None]
+    return (ycbcr * scale + offset).round().clamp(0, 255).sub(offset) / scale
+
+
+def read_full(image: np.ndarray) -> torch.Tensor:
+    """Returns YCbCr in the levels 0 to 255, as OpenCV converts 8-bit pixels."""
+    levels = cv2.cvtColor(utils.to_8_bit(image), cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
+    ycbcr = torch.from_numpy(levels).permute(2, 0, 1)[None].float()
+    return ycbcr.sub_(HALF_LEVEL).div_(255)
+
+
+def write_full(ycbcr: torch.Tensor, dtype: np.dtype) -> np.ndarray:
+    """Returns pixels of YCbCr that is cut off to 8-bit levels, as OpenCV converts them."""
+    levels = ycbcr[0].mul(255).add_(HALF_LEVEL[0]).clamp_(0, 255)
+    # What only float rounding has put below a level is not cut off.
+    ycbcr8 = (levels + 1e-3).permute(1, 2, 0).numpy().astype(np.uint8)
+    return utils.as_type(cv2.cvtColor(ycbcr8[..., [0, 2, 1]], cv2.COLOR_YCrCb2RGB), dtype)
+
+
+HALF_LEVEL = torch.tensor([0, 0.5, 0.5])[None, :, None, None]  # Level 128 of chroma is neutral.
+RELEASED = Program(read_limited, write_limited)
+EARLIER = Program(read_full, write_full)
+
+
+def adjusted(y: torch.Tensor) -> torch.Tensor:
+    """Stretches luma as MATLAB's imadjust does: SATURATED pixels at either end become 0 or 1.
+
+    y: whole pictures' luma, (1, 1, H, W) in [0, 1]; it is rounded to 8 bits first, as it is in the
+    file that the released program writes before it calls imadjust.
+    """
+    levels = (y * 255).round_()
+    share = torch.bincount(levels.flatten().to(torch.uint8), minlength=256).cumsum(0) / y.numel()
+    low = int((share > SATURATED).nonzero()[0])
+    high = int((share >= 1 - SATURATED).nonzero()[0])
+    if low == high:
+        low, high = 0, 255
+    return levels.sub_(low).div_(high - low).clamp_(0, 1)
+
+
+def global_chroma(chroma: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Returns the exposures' mean by one weight for each and for Cb and Cr, for the whole picture.
+
+    chroma: a part of Cb and Cr, (K, 2, h, w) in [0, 1]. weights: mean distances from grey of the
+    whole pictures, (K, 2, 1, 1). Returns (2, h, w). This is the earlier implementation's chroma.
+    """
+    total = weights.sum(dim=0)
+    shares = torch.where(total > 0, weights / total, 1 / len(weights))
+    return (shares * chroma).sum(dim=0)
