@@ -36,10 +36,12 @@ from scores import (
     lost_detail,
     mef_ssim_c,
     middle_difference,
+    q_cv,
     rendition_scores,
     score_all,
     shown_detail,
     to_grey,
+    vif,
 )
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
@@ -71,8 +73,8 @@ def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
 
     Writes --csv and --save after every scene, and --sheet at the end. Returns the scores, and
     {scene: reason} for scenes that failed, for which no method has scores. The scores are those of
-    scores.score_all, middle_difference, mef_ssim_c, blotches, lost_detail and, with --reference,
-    rendition_scores. Raises OSError or ValueError naming the file where an
+    scores.score_all, middle_difference, mef_ssim_c, blotches, vif, q_cv, lost_detail and, with
+    --reference, rendition_scores. Raises OSError or ValueError naming the file where an
     option, a checkpoint or a picture's size, as its header has it, is mistaken.
     """
     device = choose_device(options.device)
@@ -130,10 +132,27 @@ def computed_methods(options: argparse.Namespace, device: torch.device) -> dict[
             methods[f"{path} +{options.refine}"] = fusing(model, refine=options.refine)
         if options.photo:
             methods[f"{path} photo"] = fusing(model, **photo)
+    if options.jpeg:
+        methods = {name: as_jpeg(method, options.jpeg) for name, method in methods.items()}
     if options.save:
         for name, method in methods.items():
             methods[name] = saving(method, os.path.join(options.save, folder_name(name)))
     return methods
+
+
+def as_jpeg(method: Method, quality: int) -> Method:
+    """Returns the method with its pictures as JPEG files have them, in scenes of JPEG files."""
+
+    def fuse_and_compress(scene: Scene, images: list[np.ndarray]) -> np.ndarray:
+        fused = method(scene, images)
+        if not scene.files[0].lower().endswith((".jpg", ".jpeg")):
+            return fused
+        shown = fused if fused.ndim == 2 else cv2.cvtColor(fused, cv2.COLOR_RGB2BGR)
+        _, data = cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        result = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
+        return result if fused.ndim == 2 else cv2.cvtColor(result, cv2.COLOR_BGR2RGB)
+
+    return fuse_and_compress
 
 
 def saving(method: Method, folder: str) -> Method:
@@ -277,6 +296,7 @@ def score_scene(
         small, small_grey = reduced(fused, score_size), scored_grey(fused, score_size)
         values = score_all(small_grey, grey, device) | middle_difference(fused, middle)
         values |= {"MEF-SSIMc": mef_ssim_c(small, colour), "blotches": blotches(small, spread)}
+        values |= {"VIF": vif(small, colour), "Q_CV": q_cv(small, colour)}
         values |= lost_detail(small_grey, shown)
         if rendition is not None:
             values |= rendition_scores(small, rendition)

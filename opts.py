@@ -443,6 +443,13 @@ class EvaluateOptions:
         add_fast_option(parser)
         add_precision_option(parser)
         parser.add_argument(
+            "--jpeg",
+            type=number(int, 1, 100),
+            metavar="QUALITY",
+            help="score results as JPEG files of that quality have them, in scenes whose exposures "
+            "are JPEG files; MEFB's published scores are of quality 75",
+        )
+        parser.add_argument(
             "--fused",
             nargs="+",
             type=named_folder,

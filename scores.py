@@ -1,7 +1,7 @@
 """How are fused pictures scored? Measures of 8-bit pictures, by exposures or by a rendition."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -16,6 +16,11 @@ EVEN = 2.0  # CIELAB units; spread of chroma in a window of even colour
 BLOCK = 8  # pixels a side of MEF-SSIMc's windows
 ROWS = 256  # rows of pixels that colour measures work on at a time
 C_1, C_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # SSIM's constants
+SMALLEST_VIF = 41  # pixels; smaller sides have no window at VIF's coarsest scale
+VIF_WEIGHTS = (1, 0, 0.15, 1)  # of the scales, finest first
+VISUAL_NOISE = 0.005 * 255**2  # variance of the noise of seeing
+FLAT = 1e-10  # variance below which a window has no contrast
+REGION = 16  # pixels a side of Q_CV's regions
 MAPS = 40_000_000  # values, 4 bytes each, in the maps of one strip of windows; see mefb_score
 # MATLAB's rgb2gray, which the MEF-SSIM authors' program calls: BT.601 with more digits.
 GREY = np.array([0.298936021293775, 0.587043074451121, 0.114020904255103])  # of R, G, B
@@ -143,6 +148,115 @@ def block_mean(image: np.ndarray) -> np.ndarray:
     """Returns the mean of all channels over every window of BLOCK x BLOCK pixels that fits."""
     plane = cv2.boxFilter(image.mean(axis=2), cv2.CV_64F, (BLOCK, BLOCK), anchor=(0, 0))
     return plane[: 1 - BLOCK, : 1 - BLOCK]
+
+
+def vif(fused: np.ndarray, exposures: Sequence[np.ndarray]) -> float:
+    """Returns the share of the exposures' visual information that a fused picture keeps (VIFF).
+
+    Y. Han, Y. Cai, Y. Cao, X. Xu, "A new image fusion performance metric based on visual
+    information fidelity", Information Fusion 14(2), 2013, with its constants. In every window that
+    exposure counts whose contrast the fused picture has least of. The mean over the channels, as in
+    MEFB. It may exceed 1, because raised contrast counts as information.
+
+    fused, exposures: uint8 (H, W, 3) or (H, W) of one size. Returns NaN for sides below 41 pixels
+    and where one is grey and another in colour.
+    """
+    if min(fused.shape[:2]) < SMALLEST_VIF or any(x.ndim != fused.ndim for x in exposures):
+        return math.nan
+    channels = zip(*(cv2.split(image) for image in (fused, *exposures)), strict=True)
+    values = []
+    for channel in channels:
+        picture, *sources = (plane.astype(np.float64) for plane in channel)
+        value = 0.0
+        for weight, found in zip(
+            VIF_WEIGHTS,
+            zip(*(visual_information(source, picture) for source in sources), strict=True),
+            strict=True,
+        ):
+            gain, kept, shown = (np.stack(planes) for planes in zip(*found, strict=True))
+            least = gain.argmin(axis=0)[None]
+            kept, shown = (np.take_along_axis(x, least, 0).mean() for x in (kept, shown))
+            value += weight / sum(VIF_WEIGHTS) * (kept + 1e-7) / (shown + 1e-7)
+        values.append(value)
+    return float(np.mean(values))
+
+
+def visual_information(
+    source: np.ndarray, fused: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields, for four scales, every window's gain, the information kept, and that of the source.
+
+    The fused window is taken for gain times the source's plus noise (Sheikh, Bovik, "Image
+    information and visual quality", IEEE TIP 15(2), 2006).
+    source, fused: float64 (H, W) on the scale 0 to 255.
+    """
+    for scale, side in enumerate((17, 9, 5, 3)):
+        if scale:
+            source, fused = (smoothed(x, side)[::2, ::2] for x in (source, fused))
+        mean, mean_f = smoothed(source, side), smoothed(fused, side)
+        variance = np.maximum(smoothed(source * source, side) - mean**2, 0)
+        variance_f = np.maximum(smoothed(fused * fused, side) - mean_f**2, 0)
+        covariance = smoothed(source * fused, side) - mean * mean_f
+        flat = (variance < FLAT) | (variance_f < FLAT)
+        gain = np.where(flat, 0, np.maximum(covariance / (variance + FLAT), 0))
+        noise = np.maximum(variance_f - gain * covariance, FLAT)
+        kept = np.log10(1 + gain**2 * variance / (noise + VISUAL_NOISE))
+        yield gain, kept, np.log10(1 + variance / VISUAL_NOISE)
+
+
+def smoothed(plane: np.ndarray, side: int) -> np.ndarray:
+    """Returns the Gaussian-weighted mean over every window that fits; sigma is side / 5."""
+    margin = side // 2
+    return cv2.GaussianBlur(plane, (side, side), side / 5)[margin:-margin, margin:-margin]
+
+
+def q_cv(fused: np.ndarray, exposures: Sequence[np.ndarray]) -> float:
+    """Returns Q_CV, the visible difference from the exposures where they have edges; low is good.
+
+    H. Chen, P. K. Varshney, "A human perception inspired quality metric for image fusion based on
+    regional information", Information Fusion 8(2), 2007. The difference is filtered by the eye's
+    sensitivity to contrast (Mannos, Sakrison) and squared. Its means over REGION x REGION pixels
+    are weighed by the fifth powers of the exposure's gradients there. The mean over the channels,
+    each stretched to 0 to 255 first, as in MEFB.
+
+    fused, exposures: uint8 (H, W, 3) or (H, W) of one size. Returns NaN where one is grey and
+    another in colour.
+    """
+    if any(image.ndim != fused.ndim for image in exposures):
+        return math.nan
+    rows, columns = (np.fft.fftfreq(side) * side / 4 for side in fused.shape[:2])
+    frequency = np.hypot(rows[:, None], columns[: fused.shape[1] // 2 + 1])
+    sensitivity = 2.6 * (0.0192 + 0.144 * frequency) * np.exp(-((0.144 * frequency) ** 1.1))
+    values = []
+    for channel in zip(*(cv2.split(image) for image in (fused, *exposures)), strict=True):
+        picture, *sources = (np.rint(stretched_levels(plane)) for plane in channel)
+        total = weights = 0.0
+        for source in sources:
+            across, down = (
+                cv2.Sobel(source, cv2.CV_64F, *order, borderType=cv2.BORDER_CONSTANT)
+                for order in ((1, 0), (0, 1))
+            )
+            salience = region_sums(np.hypot(across, down) ** 5)
+            spectrum = np.fft.rfft2(source - picture) * sensitivity
+            difference = np.fft.irfft2(spectrum, source.shape)
+            total += (salience * region_sums(difference**2)).sum() / REGION**2
+            weights += salience.sum()
+        values.append(total / weights if weights else 0.0)
+    return float(np.mean(values))
+
+
+def stretched_levels(plane: np.ndarray) -> np.ndarray:
+    """Stretches a uint8 plane so that its levels reach from 0 to 255; one level becomes 0."""
+    low, high = int(plane.min()), int(plane.max())
+    return (plane.astype(np.float64) - low) * (255 / max(high - low, 1))
+
+
+def region_sums(plane: np.ndarray) -> np.ndarray:
+    """Returns the sums over REGION x REGION pixels side by side; beyond the border, 0 is added."""
+    missing = [(0, -side % REGION) for side in plane.shape]
+    blocks = np.pad(plane, missing)
+    rows, columns = (side // REGION for side in blocks.shape)
+    return blocks.reshape(rows, REGION, columns, REGION).sum(axis=(1, 3))
 
 
 def rendition_scores(fused: np.ndarray, rendition: np.ndarray) -> dict[str, float]:

@@ -107,6 +107,31 @@ def test_scores_are_those_of_the_saved_pictures(folder, model, tmp_path, stack, 
         )
 
 
+def test_results_as_jpeg(tmp_path, model):
+    """Scenes of JPEG files are scored as such a file has the result, others as it is."""
+    for extension in (".jpg", ".png"):
+        write_bracket(tmp_path / "scenes" / extension[1:], extension=extension)
+    arguments = [
+        "--folder",
+        tmp_path / "scenes",
+        "--model",
+        model,
+        "--csv",
+        tmp_path / "scores.csv",
+    ]
+    run(*arguments, "--save", tmp_path / "plain")
+    run(*arguments, "--save", tmp_path / "coded", "--jpeg", "75")
+    for method in ("average", evaluate.folder_name(str(model))):
+        plain, coded = (
+            {s: utils.read_image(str(tmp_path / x / method / f"{s}.png")) for s in ("jpg", "png")}
+            for x in ("plain", "coded")
+        )
+        assert np.array_equal(plain["png"], coded["png"])
+        utils.write_image(str(tmp_path / "result.jpg"), plain["jpg"], quality=75)
+        assert np.array_equal(utils.read_image(str(tmp_path / "result.jpg")), coded["jpg"])
+        assert not np.array_equal(plain["jpg"], coded["jpg"])
+
+
 def test_wins():
     def table_of(*values):
         return {scene: {"MEF-SSIM": value} for scene, value in zip("abc", values, strict=True)}

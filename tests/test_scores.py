@@ -298,3 +298,52 @@ def test_blotches():
     assert value == pytest.approx(distance * math.sqrt(5 * 6) / 11, rel=1e-3)
     assert math.isnan(blotches(stripes, largest_spread([stripes, even])))
     assert math.isnan(blotches(even[..., 0], largest_spread([even[..., 0]])))
+
+
+def test_vif_of_a_share_of_the_contrast():
+    """Columns of period 2 have contrast at the finest scale alone, which the next one smooths."""
+    columns = np.tile(np.array([50, 250], np.uint8), (64, 32))
+    half = np.tile(np.array([100, 200], np.uint8), (64, 32))
+    flat = np.full_like(columns, 150)
+    noise = 0.005 * 255**2
+    # A window's variance is 100^2; with a gain of 1/2 it keeps a quarter of it.
+    finest = math.log(1 + 0.25 * 100**2 / noise) / math.log(1 + 100**2 / noise)
+    expected = (finest + 0.15 + 1) / 2.15
+    assert scores.vif(half, [columns, columns]) == pytest.approx(expected, abs=0.01)
+    assert scores.vif(columns, [columns, columns]) == pytest.approx(1, abs=1e-3)
+    # The exposure counts whose contrast is kept least.
+    assert scores.vif(columns, [half, columns]) == pytest.approx(1, abs=1e-3)
+    assert scores.vif(half, [flat, columns]) == pytest.approx(1, abs=0.01)
+    inverted = 300 - columns.astype(int)
+    lost = scores.vif(inverted.astype(np.uint8), [columns, columns])
+    assert lost == pytest.approx((0 + 0.15 + 1) / 2.15, abs=0.01)
+
+
+def test_vif_is_the_mean_over_channels():
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 60, 50, 3), dtype=np.uint8)
+    by_channel = [scores.vif(x[0], x[1:]) for x in np.moveaxis(pictures, -1, 0)]
+    assert scores.vif(pictures[0], pictures[1:]) == pytest.approx(np.mean(by_channel))
+    assert scores.vif(pictures[0, :41, :41], pictures[1:, :41, :41]) > 0
+    assert math.isnan(scores.vif(pictures[0, :40], pictures[1:, :40]))
+    assert math.isnan(scores.vif(pictures[0, ..., 0], pictures[1:]))
+
+
+def test_q_cv_of_a_wave():
+    """Waves of opposite phase differ by one of 255 levels, four periods in 64 pixels."""
+    wave = np.cos(2 * np.pi * 4 * np.arange(64) / 64) * 127.5
+    source, fused = (np.tile(np.rint(127.5 + x).astype(np.uint8), (64, 1)) for x in (wave, -wave))
+    # A quarter of the 4 cycles a picture goes into Mannos' and Sakrison's sensitivity.
+    sensitivity = 2.6 * (0.0192 + 0.144 * 1) * math.exp(-(0.144**1.1))
+    expected = (255 * sensitivity) ** 2 / 2
+    assert scores.q_cv(fused, [source, source]) == pytest.approx(expected, rel=0.01)
+    assert scores.q_cv(source, [source, source]) == pytest.approx(0, abs=1e-9)
+    # An exposure without edges does not count, nor does the contrast of the whole.
+    flat = np.full_like(source, 90)
+    assert scores.q_cv(source, [source, flat]) == pytest.approx(0, abs=1e-9)
+    assert scores.q_cv(source // 2, [source, source]) < 10
+    assert math.isnan(scores.q_cv(np.dstack([fused] * 3), [source, source]))
+
+
+def test_regions_at_the_border_are_filled_up_with_zeros():
+    sums = scores.region_sums(np.ones((20, 33)))
+    assert sums.tolist() == [[256, 256, 16], [64, 64, 4]]
