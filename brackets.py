@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-import metadata
+import raw
 from opts import one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".ppm")
@@ -30,11 +30,24 @@ def find_scenes(folder: str | os.PathLike) -> list[tuple[str, list[str]]]:
 
 
 def find_pictures(folder: str | os.PathLike) -> list[str]:
-    """Finds a folder's files with a picture's extension, in natural order, but no hidden ones."""
+    """Finds a folder's files with a picture's extension, in natural order, but no hidden ones.
+
+    Of a RAW file and the camera's picture of the same name, only the RAW file counts or, where it
+    could not be developed, only the picture.
+    """
+    files = [
+        file
+        for file in sorted(os.listdir(folder), key=natural)
+        if file.lower().endswith((*EXTENSIONS, *raw.RAW_EXTENSIONS)) and not file.startswith(".")
+    ]
+    stems = [os.path.splitext(file)[0].lower() for file in files]
+    raws = {stem for stem, file in zip(stems, files, strict=True) if raw.is_raw(file)}
+    doubled = raws & {stem for stem, file in zip(stems, files, strict=True) if not raw.is_raw(file)}
+    left_out = not raw.can_develop() if doubled else False
     return [
         os.path.join(folder, file)
-        for file in sorted(os.listdir(folder), key=natural)
-        if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
+        for stem, file in zip(stems, files, strict=True)
+        if stem not in doubled or raw.is_raw(file) != left_out
     ]
 
 
@@ -132,7 +145,7 @@ def group_by_exif(files: Iterable[str]) -> tuple[list[list[str]], list[str]]:
     """
     shots, problems = [], []
     for file in files:
-        exif = metadata.read_exif(file)
+        exif = raw.read_exif_values(file)
         start = to_seconds(exif.get(TIME))
         values = (exif.get(tag) for tag in (*SETTINGS, BIAS))
         *settings, bias = (value if isinstance(value, int | float) else None for value in values)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import align
 import metadata
+import raw
 import utils
 from brackets import find_all_brackets
 from opts import TestOptions, one_line, run
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
 AHEAD = 2  # scenes of a folder that are read ahead, and as many that wait to be written
 LARGE = 150e6  # bytes; the exposures of a scene with larger pictures are decoded in turn
+DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files at a time
 REST = 0.7e9  # bytes of memory for PyTorch and the network's features
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
 CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2)
@@ -175,8 +177,8 @@ def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:
     """
     headers = []
     for file in files:
-        with contextlib.suppress(OSError):  # Reading says which file is missing.
-            header = metadata.read_header(file)
+        with contextlib.suppress(OSError, ValueError):  # Reading says which file is unusable.
+            header = header_of(file)
             if header and header.dtype in utils.DTYPES:
                 headers.append(header)
     dtype = recipe.fuse["dtype"] or np.result_type(np.uint8, *(header.dtype for header in headers))
@@ -197,20 +199,34 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
 
     Raises ValueError, before any file is decoded, where memory is too small, and as read_picture.
     """
-    headers = [header for header in map(metadata.read_header, files) if header]
+    headers = [header for header in map(header_of, files) if header]
     sizes = [header.height * header.width * header.bytes_per_pixel for header in headers]
     largest = max(sizes, default=0)
     # Decoding and encoding need a copy of one picture, alignment and deghosting of all.
     copies = 2 if recipe.align or recipe.deghost else 1
-    needed = REST + sum(sizes) * copies + largest
+    developed = any(map(raw.is_raw, files))
+    needed = REST + sum(sizes) * copies + largest * (DEVELOPING if developed else 1)
     free = available_memory()
     if free is not None and needed > free and headers:
         raise ValueError(
             f"{' and '.join(map(str, files))}: pictures of {headers[0].width}x{headers[0].height} "
             f"pixels need some {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
         )
+    balance = raw.common_white_balance(files)
+    half = developed and all(shows_half(header, recipe.size) for header in headers)
+    read = functools.partial(utils.read_picture, balance=balance, half=half)
     with ThreadPoolExecutor(1 if largest > LARGE else None) as pool:
-        return list(pool.map(utils.read_picture, files))
+        return list(pool.map(read, files))
+
+
+def header_of(file: str) -> metadata.Header | None:
+    """Returns the Header of a picture file, RAW or not, as metadata.read_header does."""
+    return raw.raw_header(file) if raw.is_raw(file) else metadata.read_header(file)
+
+
+def shows_half(header: metadata.Header, size: tuple[int, int] | None) -> bool:
+    """Returns True where a picture is to be resized to half of its size or less, either way up."""
+    return size is not None and 2 * max(size) <= min(header.height, header.width)
 
 
 def available_memory(cgroup: str | os.PathLike = CGROUP) -> int | None:

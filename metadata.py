@@ -260,11 +260,12 @@ def tiff_metadata(data: bytes) -> dict[str, bytes]:
     return metadata
 
 
-def tiff_exif(data: bytes) -> bytes:
+def tiff_exif(data: bytes, directory: bytes | None = None) -> bytes:
     """Returns EXIF made from a TIFF file's bytes, for other formats; b"" where the file has none.
 
     It lacks the orientation, because OpenCV turns TIFF files, and MakerNotes, whose offsets would
-    no longer be right.
+    no longer be right. directory: TIFF data whose main directory is the Exif directory, where the
+    file's own has none.
     """
     from PIL import Image
 
@@ -272,6 +273,10 @@ def tiff_exif(data: bytes) -> bytes:
     with contextlib.suppress(Exception):  # Pillow raises many types.
         tiff.load(data)
         values = tiff.get_ifd(EXIF_DIRECTORY)
+        if directory:
+            other = Image.Exif()
+            other.load(directory)
+            values = dict(other)
         exif.update({tag: tiff[tag] for tag in DESCRIPTIONS if tag in tiff})
         exif.get_ifd(EXIF_DIRECTORY).update({k: values[k] for k in values if k not in OFFSETS})
         if GPS_DIRECTORY in tiff:

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
+import raw
 from metadata import (
     METADATA,
     XMP_HEADER,
@@ -69,13 +70,20 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return read_picture(path).pixels
 
 
-def read_picture(path: str | os.PathLike) -> Picture:
+def read_picture(
+    path: str | os.PathLike, balance: raw.WhiteBalance | None = None, half: bool = False
+) -> Picture:
     """Reads a picture file in the depth that it is stored in.
 
     The picture is turned upright as its EXIF orientation says, and its metadata are updated
-    accordingly. Raises OSError where the file cannot be read, ValueError naming it and the reason
-    where it is no picture or is cut short.
+    accordingly. balance, half: of RAW files, as raw.develop takes them.
+
+    Raises OSError where the file cannot be read, ValueError naming it and the reason where it is no
+    picture or is cut short, and where a RAW file cannot be developed.
     """
+    if raw.is_raw(path):
+        pixels, exif = raw.develop(path, balance, half), raw.read_raw_exif(path)
+        return Picture(pixels, None, updated({"EXIF": exif} if exif else {}, pixels.shape))
     with open(path, "rb") as file:
         data = file.read()
     if not data:

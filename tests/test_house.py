@@ -16,10 +16,11 @@ ROOT = Path(__file__).parent.parent
 # Files import files of lower floors alone, so that no circle is possible.
 FLOORS = (
     ("opts", "model", "loss", "tiles", "metadata"),
-    ("utils", "refinement"),
-    ("finish", "earlier"),
-    ("checkpoint", "brackets", "fusion", "align", "scores", "blind"),
-    ("dataset", "engine"),
+    ("raw", "refinement", "finish"),
+    ("utils",),
+    ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
+    ("fusion", "dataset"),
+    ("engine",),
     ("train", "inference", "evaluate", "hubconf"),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import released_weights, write_bracket
+from dng import write_dng
 
 import evaluate
 import inference
@@ -30,7 +31,7 @@ SHORT = {
     "benchmarks/training.py": ["--crop_size", "48", "--batch_size", "2", "--steps", "3"],
 }
 # test_train.py, .ci/run, and what needs a network
-ELSEWHERE = ("torchrun", "python3", ".venv/bin/pip", ".venv/bin/python", "git")
+ELSEWHERE = ("torchrun", "python3", "pip", ".venv/bin/pip", ".venv/bin/python", "git")
 
 
 def blocks(document):
@@ -86,6 +87,8 @@ def furnish(folder, document):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 network = "pyramid" if "pyramid" in name else "deepfuse"
                 shutil.copy(ROOT / "weights" / f"{network}.pth", folder / name)
+            if name.endswith(".dng"):
+                write_dng(folder / name, pictures["dark"] / 255)
             if name.endswith(".npz"):
                 np.savez(folder / name, **released_weights())
 

@@ -1,0 +1,169 @@
+"""How do cameras' RAW files become pictures? Developed by LibRaw, all exposures of a scene alike.
+
+rawpy, which brings LibRaw, is optional and imported where a RAW file is opened. EXIF is read
+without it.
+"""
+
+import contextlib
+import importlib.util
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import metadata
+
+if TYPE_CHECKING:
+    import rawpy
+
+RAW_EXTENSIONS = (
+    *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".raf"),
+    *(".orf", ".rw2", ".pef", ".srw"),
+)
+GAMMA = (2.4, 12.92)  # sRGB's power and its slope near black
+TIFF_LIKE = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")  # Olympus and Panasonic; else as in TIFF
+RAF_PREVIEW = 84  # where Fujifilm's files have the place and the size of their JPEG preview
+BOXES = 2**16  # bytes in which Canon's .cr3 files have their EXIF
+
+WhiteBalance = tuple[float, float, float, float]  # factors of R, G, B and the second G
+
+
+def is_raw(path: str | os.PathLike) -> bool:
+    """Returns True where the extension is one of RAW files."""
+    return os.fspath(path).lower().endswith(RAW_EXTENSIONS)
+
+
+def can_develop() -> bool:
+    """Returns True where rawpy is installed."""
+    return importlib.util.find_spec("rawpy") is not None
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator["rawpy.RawPy"]:
+    """Opens a RAW file.
+
+    Raises OSError where the file cannot be read, and ValueError naming it and the reason where
+    rawpy is missing, and where LibRaw does not know the file, finds it damaged or cut short.
+    """
+    open(path, "rb").close()  # Python says best why a file cannot be read.
+    if not can_develop():
+        raise ValueError(f"{path}: RAW files need rawpy: pip install -r requirements-raw.txt")
+    import rawpy
+
+    try:
+        with rawpy.imread(os.fspath(path)) as file:
+            yield file
+    except rawpy.LibRawFileUnsupportedError as error:
+        raise ValueError(
+            f"{path}: no RAW file, or of a camera that LibRaw does not know"
+        ) from error
+    except (rawpy.LibRawError, rawpy.NotSupportedError) as error:
+        reason = error.args[0] if error.args else error
+        reason = reason.decode() if isinstance(reason, bytes) else reason
+        raise ValueError(f"{path}: damaged, cut short or not supported ({reason})") from error
+
+
+def raw_header(path: str | os.PathLike) -> metadata.Header:
+    """Returns the Header of the picture that develop gives, before it is turned; raises as opened.
+
+    It has 16 bits a channel.
+    """
+    with opened(path) as file:
+        size = file.sizes
+        return metadata.Header(size.height, size.width, 3, np.dtype(np.uint16), False)
+
+
+def common_white_balance(paths: Sequence[str | os.PathLike]) -> WhiteBalance | None:
+    """Returns the white balance in which to develop all RAW files of a scene; None without any.
+
+    It is the one that the camera chose for the exposure of middle brightness. Raises as opened.
+    """
+    paths = [path for path in paths if is_raw(path)]
+    balances = [camera_white_balance(path) for path in paths]
+    if len(set(balances)) < 2:
+        return balances[0] if balances else None
+    order = np.argsort([raw_brightness(path) for path in paths], kind="stable")
+    return balances[order[(len(paths) - 1) // 2]]
+
+
+def camera_white_balance(path: str | os.PathLike) -> WhiteBalance:
+    """Returns the camera's white balance or, where the file has none, that of daylight."""
+    with opened(path) as file:
+        red, green, blue, green_2 = file.camera_whitebalance
+        if min(red, green, blue) <= 0:
+            red, green, blue, green_2 = file.daylight_whitebalance
+        return red, green, blue, green_2 or green
+
+
+def raw_brightness(path: str | os.PathLike) -> float:
+    """Returns the mean of a RAW file's values, of every eighth block of its colour filter."""
+    with opened(path) as file:
+        values = file.raw_image_visible
+        rows, columns = (np.arange(side) // 6 % 8 == 0 for side in values.shape[:2])
+        return float(values[rows][:, columns].mean())
+
+
+def develop(
+    path: str | os.PathLike, balance: WhiteBalance | None = None, half: bool = False
+) -> np.ndarray:
+    """Returns the upright picture of a RAW file, uint16 RGB (H, W, 3) in sRGB.
+
+    Brightness is that of the exposure: nothing depends on what a file shows, so that exposures of
+    one scene differ by exposure alone. balance: the white balance; the camera's where it is None.
+    half: decodes at half the size, many times faster. Raises as opened.
+    """
+    balance = balance or camera_white_balance(path)
+    with opened(path) as file:
+        return file.postprocess(
+            half_size=half,
+            user_wb=list(balance),
+            no_auto_bright=True,
+            adjust_maximum_thr=0.0,  # Else a file's own largest value might become white.
+            output_bps=16,
+            gamma=GAMMA,
+        )
+
+
+def read_raw_exif(path: str | os.PathLike) -> bytes:
+    """Returns the EXIF of a RAW file, for other formats, without orientation; b"" without any.
+
+    Raises OSError where the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        data = file.read()
+    if data[:4] in TIFF_LIKE:
+        data = (metadata.TIFF[0] if data[:2] == b"II" else metadata.TIFF[1]) + data[4:]
+    if data[:4] in metadata.TIFF:
+        return metadata.tiff_exif(data)
+    if data.startswith(b"FUJIFILM") and len(data) >= RAF_PREVIEW + 8:
+        start, size = struct.unpack_from(">II", data, RAF_PREVIEW)
+        return metadata.tiff_exif(exif_of_jpeg(data[start : start + size]))
+    return metadata.tiff_exif(*boxes_of_canon(data[:BOXES]))
+
+
+def exif_of_jpeg(jpeg: bytes) -> bytes:
+    """Returns the EXIF of a JPEG file's bytes, b"" without any. EXIF 2.32, section 4.7."""
+    start = jpeg.find(b"Exif\0\0")
+    if start < 4:
+        return b""
+    (length,) = struct.unpack_from(">H", jpeg, start - 2)
+    return jpeg[start + 6 : start - 2 + length]
+
+
+def boxes_of_canon(data: bytes) -> list[bytes]:
+    """Returns a .cr3 file's main and Exif directory, which are TIFF data each; empty without."""
+    directories = []
+    for name in (b"CMT1", b"CMT2"):
+        start = data.find(name)
+        size = struct.unpack_from(">I", data, start - 4)[0] if start >= 4 else 8
+        directories.append(data[start + 4 : start - 4 + size] if size > 8 else b"")
+    return directories
+
+
+def read_exif_values(path: str | os.PathLike) -> dict[int, Any]:
+    """Returns EXIF's values of a picture file, RAW or not, as metadata.read_exif does."""
+    if is_raw(path):
+        return metadata.exif_values(read_raw_exif(path))
+    return metadata.read_exif(path)
