@@ -68,6 +68,10 @@ class Recipe(NamedTuple):
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """Returns the Recipe that the options of inference.py ask for."""
+    result = options.name if options.folder else options.res
+    dtype = TYPES.get(options.depth)
+    if dtype is None and result.lower().endswith(utils.FLOATS_ALONE):
+        dtype = np.float32
     return Recipe(
         size=(options.H, options.W) if options.H else None,
         align=options.align,
@@ -84,7 +88,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
             "fast": options.fast,
             "refine": options.refine,
             "strength": 1.0 if options.strength is None else options.strength,
-            "dtype": TYPES.get(options.depth),
+            "dtype": dtype,
         },
     )
 

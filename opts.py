@@ -343,8 +343,8 @@ class TestOptions:
         result.add_argument(
             "--depth",
             choices=("8", "16", "float"),
-            help="bits of a channel in the result, where its format has them (float: TIFF); the "
-            "pictures' own unless given",
+            help="bits of a channel in the result, where its format has them (float: TIFF, OpenEXR, "
+            "Radiance HDR and PFM, the last three alone); the pictures' own unless given",
         )
         result.add_argument(
             "--quality",

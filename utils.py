@@ -6,7 +6,9 @@ or Y alone. PyTorch is imported where a tensor is made: reading and writing do n
 """
 
 import contextlib
+import importlib.util
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -48,8 +50,9 @@ QUALITY = 95  # default quality of JPEG, WebP and AVIF, 1 to 100
 THUMBNAIL = 240  # width on contact sheets, in pixels
 CAPTION = 20  # height of the text below a thumbnail, in pixels
 DEEP = (".png", ".tif", ".tiff", ".jp2")  # formats that are written with 16 bits
-FLOAT = (".tif", ".tiff", ".exr", ".hdr", ".pfm")  # formats that are written with floats
-TRANSPARENT = (".png", ".tif", ".tiff", ".webp", ".avif")  # formats that are written with alpha
+FLOATS_ALONE = (".exr", ".hdr", ".pfm")  # formats that hold floats alone
+FLOAT = (".tif", ".tiff", *FLOATS_ALONE)  # formats that are written with floats
+TRANSPARENT = (".png", ".tif", ".tiff", ".webp", ".avif", ".exr")  # those written with alpha
 PROBE = 64  # pixels a side of the picture that tries out a format; JPEG 2000 needs 32
 
 
@@ -181,6 +184,10 @@ def picture_extension(path: str) -> str:
     """
     check_writable(path)
     extension = os.path.splitext(path)[1]
+    if extension.lower() == ".exr":
+        if importlib.util.find_spec("OpenEXR") is None:
+            raise ValueError(f"{path}: EXR needs OpenEXR: pip install -r requirements-exr.txt")
+        return ".exr"
     known = False
     with contextlib.suppress(cv2.error):  # OpenCV 4 raises it for EXR.
         # OpenCV looks for an encoder by the name's ending alone.
@@ -256,6 +263,8 @@ def encode(
     extension = os.path.splitext(path)[1].lower()
     tiff = extension in (".tif", ".tiff")
     image = as_storable(image, extension)
+    if extension == ".exr":
+        return encode_exr(image, None if alpha is None else as_storable(alpha, extension))
     metadata = updated(metadata, image.shape)
     options = {
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],
@@ -289,8 +298,28 @@ def encode(
     return tiff_with(data.tobytes(), metadata) if tiff and metadata else data
 
 
+def encode_exr(image: np.ndarray, alpha: np.ndarray | None) -> bytes:
+    """Returns the bytes of an OpenEXR file of float32 pixels, as they are; it is compressed (ZIP).
+
+    image: float32 RGB (H, W, 3) or grey (H, W). alpha: float32 (H, W), or None.
+    """
+    import OpenEXR
+
+    planes = cv2.split(image) if image.ndim == 3 else [image]
+    names = ["R", "G", "B"] if image.ndim == 3 else ["Y"]
+    channels = dict(zip(names, planes, strict=True)) | ({} if alpha is None else {"A": alpha})
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    with tempfile.TemporaryDirectory() as folder:  # OpenEXR writes to named files alone.
+        path = os.path.join(folder, "picture.exr")
+        OpenEXR.File(header, {k: np.ascontiguousarray(x) for k, x in channels.items()}).write(path)
+        with open(path, "rb") as file:
+            return file.read()
+
+
 def as_storable(image: np.ndarray, extension: str) -> np.ndarray:
     """Returns a picture in the deepest type that a format can store, at most its own."""
+    if extension in FLOATS_ALONE:
+        return as_type(image, np.float32)
     if image.dtype.kind == "f" and extension not in FLOAT:
         image = quantise(image, np.uint16)
     if image.dtype == np.uint16 and extension not in DEEP:

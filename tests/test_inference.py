@@ -365,6 +365,14 @@ def test_results_of_grey_pictures(tmp_path, files, pair, name):
     assert os.path.getsize(tmp_path / name) > 1000
 
 
+@pytest.mark.parametrize(("flags", "levels"), [([], False), (["--depth", "8"], True)])
+def test_formats_of_floats_get_floats(tmp_path, files, flags, levels):
+    assert run({**files, "--res": str(tmp_path / "x.pfm")}, *flags) == 0
+    result = utils.read_image(str(tmp_path / "x.pfm"))
+    assert result.dtype == np.float32
+    assert np.allclose(result * 255, np.rint(result * 255), atol=1e-3) == levels
+
+
 def test_memory_that_runs_out_gets_one_line(files, capfd, monkeypatch):
     def hungry(*_args, **_options):
         raise MemoryError("tiles do not fit")

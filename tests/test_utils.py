@@ -1,6 +1,7 @@
 """Pictures in and out, and their colour."""
 
 import contextlib
+import importlib.util
 import os
 import struct
 import zlib
@@ -166,7 +167,6 @@ def test_results_that_cannot_be_written(tmp_path):
         (tmp_path, "is a folder"),
         (tmp_path / "x.docx", "unknown picture format"),
         (tmp_path / "x", "unknown picture format"),
-        (tmp_path / "x.exr", "unknown picture format"),  # unless OpenCV is told to have it
     ]:
         with pytest.raises((OSError, ValueError), match=reason) as caught:
             utils.write_image(str(path), picture())
@@ -190,6 +190,34 @@ def test_what_can_be_written_is_known_before(tmp_path, extension, grey, dtype):
         assert os.listdir(tmp_path) == []
         utils.write_image(path, picture(dtype, (70, 90) if grey else (70, 90, 3)))
         assert os.listdir(tmp_path) == [f"x{extension}"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("OpenEXR") is None, reason="needs OpenEXR")
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_openexr_holds_floats_as_they_are(tmp_path, grey, dtype, transparent):
+    import OpenEXR
+
+    path = str(tmp_path / "x.EXR")
+    utils.check_picture_writable(path, dtype, grey, transparent)
+    image = picture(dtype, (21, 34) if grey else (21, 34, 3))
+    alpha = picture(dtype, (21, 34)) if transparent else None
+    utils.write_image(path, image, alpha)
+    assert os.listdir(tmp_path) == ["x.EXR"]
+    with OpenEXR.File(path, separate_channels=True) as file:
+        found = {name: channel.pixels for name, channel in file.channels().items()}
+    planes = {"Y": image} if grey else dict(zip("RGB", np.moveaxis(image, 2, 0), strict=True))
+    planes |= {"A": alpha} if transparent else {}
+    assert set(found) == set(planes)
+    for name, plane in planes.items():
+        np.testing.assert_allclose(found[name], plane / utils.white_level(image), rtol=1e-6)
+
+
+def test_without_openexr_one_line_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"x\.exr: EXR needs OpenEXR: pip install -r"):
+        utils.write_image(str(tmp_path / "x.exr"), picture())
 
 
 @pytest.mark.parametrize("flush", [False, True])
