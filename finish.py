@@ -25,6 +25,8 @@ DETAIL = 0.32  # by which local contrast is raised
 DETAIL_WINDOW = 5  # pixels of a reduced picture; side of the windows of local contrast
 DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not raised
 ROOM = 0.6  # share of the way to black or to white that tone takes a pixel, at most
+LEVEL_SHARE, TREND_SHARE = 0.2, 0.05  # of a new picture in Steady's level and trend
+JUMP = 0.15  # of a value in a sequence, from which on another scene begins
 TOE = 0.05  # luma; tone does not darken what is darker, nor brighten what is as near to white
 END = 0.024  # distance from black and white that is kept where an exposure is not black or white
 SMOOTHING_WINDOW = 5  # pixels; side of the windows in which chroma is smoothed along luma
@@ -32,6 +34,34 @@ SMOOTHING_HALO = 2 * (SMOOTHING_WINDOW // 2)  # pixels around a tile that smooth
 SMOOTHING_RIDGE = 1e-3  # squared contrast of luma below which chroma does not follow it
 BLACK = 0.008  # luma at which half of an exposure's chroma is believed
 ASKED = (0.43, 0.3)  # luma that the network is asked for, at mid-grey, and its slope by the luma
+
+
+class Steady:
+    """Values of one picture after another of a sequence, smoothed in time.
+
+    Each value is followed by a level and a trend (C. C. Holt, "Forecasting seasonals and trends by
+    exponentially weighted moving averages", 1957), so that a steady change is followed without
+    delay. A jump, of more than JUMP, and another number of values start a new sequence.
+    """
+
+    def __init__(self) -> None:
+        self.level: torch.Tensor | None = None
+        self.trend = torch.zeros(())
+
+    def smoothed(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns the next picture's values, shape (n,), smoothed."""
+        if self.level is None or self.level.shape != values.shape:
+            jumps = True
+        else:
+            jumps = bool((values - self.level - self.trend).abs().max() > JUMP)
+        if self.level is None or jumps:
+            self.level, self.trend = values, torch.zeros_like(values)
+            return values
+        expected = self.level + self.trend
+        level = torch.lerp(expected, values, LEVEL_SHARE)
+        self.trend = torch.lerp(self.trend, level - self.level, TREND_SHARE)
+        self.level = level
+        return level
 
 
 class Tone(NamedTuple):
@@ -49,7 +79,9 @@ class Tone(NamedTuple):
     amount: float
 
 
-def fit_tone(y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0) -> Tone:
+def fit_tone(
+    y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0, steady: Steady | None = None
+) -> Tone:
     """Returns the Tone of a scene from its reduced pictures.
 
     The scene's tone is a sum of the roots of the exposures' lumas: one rising, smooth curve for
@@ -62,6 +94,7 @@ def fit_tone(y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0) -> Ton
     Both come from guided filters: K. He, J. Sun, X. Tang, "Guided Image Filtering", ECCV 2010.
 
     y_f: fused luma (1, 1, h, w); lumas: those of K exposures, (K, 1, h, w); in [0, 1], on the CPU.
+    steady: of a sequence, whose next picture this is; it smooths weights and mean.
     """
     level = lumas.mean(dim=(1, 2, 3), keepdim=True)
     darkest, brightest = level.min(), level.max()
@@ -70,11 +103,14 @@ def fit_tone(y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0) -> Ton
     spread = max(float(scene_tone(lumas, weights).std(correction=0)), 1e-3)
     factor = min(max((SPREAD / spread) ** 2, SMALLEST), STRETCH)
     weights *= max(factor, min(float(y_f.std(correction=0)) / spread, 1))
-    tone = scene_tone(lumas, weights)
     mean = float(y_f.mean())
     largest = LARGEST_SHIFT * 4 * mean * (1 - mean)  # none for black and white pictures
-    shift = min(max((NATURAL_MEAN - mean) / 2, -largest), largest)
-    offset = mean + shift - float(tone.mean())
+    mean += min(max((NATURAL_MEAN - mean) / 2, -largest), largest)
+    if steady:
+        *scaled, mean = steady.smoothed(torch.tensor([*weights.flatten(), mean])).tolist()
+        weights = torch.tensor(scaled).reshape(weights.shape)
+    tone = scene_tone(lumas, weights)
+    offset = mean - float(tone.mean())
     tone = tone + offset
     side = 2 * (max(y_f.shape[-2:]) // PARTS) + 1
     wide = guided(tone, limited(tone - y_f, y_f, lumas), side, RIDGE)

@@ -20,6 +20,7 @@ import loss
 import utils
 from finish import (
     SMOOTHING_HALO,
+    Steady,
     apply_tone,
     colour_factors,
     fit_tone,
@@ -73,6 +74,7 @@ def fuse(
     refine: int | None = None,
     fast: bool | None = None,
     strength: float = 1.0,
+    steady: Steady | None = None,
     dtype: DTypeLike | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -96,6 +98,7 @@ def fuse(
     fast: runs the network on reduced pictures, see plan_fast and network_luma; by default, for
         photos. There is no fast "earlier" look.
     strength: share of the fused luma in the result; the rest is the exposures' mean.
+    steady: for the photo look, one Steady for all pictures of a sequence, against flicker.
     dtype: type of the result; by default that of `out`, else the images' deepest.
     out: array for the result, like the `out` of NumPy's functions. It may be one of the images,
         which is then overwritten.
@@ -116,7 +119,7 @@ def fuse(
         reduced = fast and is_large(images)
         refine = 0 if not photo else REDUCED_STEPS if reduced else PHOTO_STEPS
     fused = result_array(images, dtype, out)
-    how = How(fast, refine, finish if photo else 0.0, colour, progress)
+    how = How(fast, refine, finish if photo else 0.0, colour, progress, steady)
     plan = choose_plan(model, images, tile or tile_size(model), how)
     if look == "earlier" and images[0].ndim == 3:
         plan = as_earlier(plan, images)
@@ -166,6 +169,7 @@ class How(NamedTuple):
     finish: float
     colour: ColourNetwork | None
     progress: bool = False
+    steady: Steady | None = None
 
 
 def fuse_chroma(chroma: torch.Tensor) -> torch.Tensor:
@@ -332,7 +336,7 @@ def plan_finished(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, h
     reduced = reduce_pictures(images, factor)
     lumas = read_lumas(reduced, WHOLE)
     y_f = F.avg_pool2d(plane, factor, ceil_mode=True)
-    tone = fit_tone(y_f, lumas, how.finish)
+    tone = fit_tone(y_f, lumas, how.finish, how.steady)
 
     def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
         planes = enlarge(tone.planes, factor, place)
@@ -364,7 +368,7 @@ def plan_fast(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: 
         sources = lumas.transpose(0, 1).to(device)  # (1, K, h, w)
         y_f = refine_luma(y_f.to(device), sources, how.refine).cpu()
     if how.finish:
-        tone = fit_tone(y_f, lumas, how.finish)
+        tone = fit_tone(y_f, lumas, how.finish, how.steady)
         y_f = apply_tone(tone, y_f, lumas, tone.planes)
     fuse_luma = enlarged_luma(lumas, y_f, factor)
     return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(reduced, y_f, factor, how))

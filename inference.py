@@ -116,7 +116,12 @@ def inference(options: argparse.Namespace) -> int:
         work = plan_results(scenes, options.folder, options.res, options.name, recipe)
         if options.skip_existing:
             work = [(files, path) for files, path in work if not os.path.exists(path)]
-        return fuse_folder(load(), work, problems, recipe, bar=not options.quiet)
+        networks = load()
+        if options.steady:
+            from finish import Steady
+
+            recipe.fuse["steady"] = Steady()
+        return fuse_folder(networks, work, problems, recipe, bar=not options.quiet)
     check_results(options.res, options.images, recipe)
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read_scene, options.images, recipe)

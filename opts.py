@@ -284,6 +284,8 @@ class TestOptions:
         photo = options.look == "photo"
         if options.finish != 1 and not photo:
             self.parser.error("--finish is for --look photo")
+        if options.steady and not (photo and options.finish and options.folder):
+            self.parser.error("--steady is for finished photos of --folder")
         if options.look == "earlier" and (options.fast or options.refine):
             self.parser.error("--look earlier is neither fast nor refined")
         options.colour = COLOUR if photo and options.finish and options.chroma != "paper" else None
@@ -343,8 +345,9 @@ class TestOptions:
         result.add_argument(
             "--depth",
             choices=("8", "16", "float"),
-            help="bits of a channel in the result, where its format has them (float: TIFF, OpenEXR, "
-            "Radiance HDR and PFM, the last three alone); the pictures' own unless given",
+            help="bits of a channel in the result, where its format has them (float: TIFF, and "
+            "OpenEXR, Radiance HDR and PFM, which hold floats alone); the pictures' own unless "
+            "given",
         )
         result.add_argument(
             "--quality",
@@ -397,6 +400,12 @@ class TestOptions:
             "and rounding of the earlier implementation; photo unless --model is given",
         )
         add_finish_option(fusion)
+        fusion.add_argument(
+            "--steady",
+            action="store_true",
+            help="with --folder, for the brackets of a time lapse in the order of their names: "
+            "change the finish of photos slowly, so that they do not flicker",
+        )
         add_fast_option(fusion)
         add_precision_option(fusion)
         for name, parse in (("refine", number(int, 0)), ("strength", number(float, 0, 1))):

@@ -260,3 +260,35 @@ def test_an_untrained_colour_network_gives_the_mean():
     with torch.no_grad():
         cbcr = network(stack, luma(1, 1, 20, 20, seed=1))
     torch.testing.assert_close(cbcr, stack[:, :, 1:].mean(dim=1))
+
+
+def test_steady_follows_a_trend_without_delay_and_leaves_noise_out():
+    steady = finish.Steady()
+    ramp = torch.linspace(0.3, 0.7, 120)
+    values = [steady.smoothed(value[None]).item() for value in ramp]
+    torch.testing.assert_close(torch.tensor(values[80:]), ramp[80:], atol=0.003, rtol=0)
+    noise = torch.randn(300, generator=torch.Generator().manual_seed(0)) * 0.02
+    steady = finish.Steady()
+    smoothed = torch.tensor([steady.smoothed(0.5 + value[None]).item() for value in noise])
+    assert smoothed.diff().std() < noise.diff().std() / 4
+    assert smoothed[50:].std() < noise.std() / 2
+
+
+def test_steady_starts_anew_with_another_scene():
+    steady = finish.Steady()
+    for value in (0.3, 0.31, 0.32):
+        steady.smoothed(torch.tensor([value, 0.5]))
+    for values in ([0.6, 0.5], [0.6, 0.9], [0.3, 0.4, 0.5]):
+        assert steady.smoothed(torch.tensor(values)).tolist() == pytest.approx(values)
+
+
+def test_a_sequence_does_not_flicker(pyramid, colour):
+    """Exposures are off by some per cent; lightness then changes from picture to picture."""
+    factors = 1 + 0.1 * np.random.default_rng(0).standard_normal((20, 2))
+    sequence = [exposures(gains=(0.3 * under, 8 * over)) for under, over in factors]
+
+    def change(steady):
+        pictures = [photo(pyramid, colour, images, steady=steady) for images in sequence]
+        return np.abs(np.diff([picture.mean() for picture in pictures])).mean()
+
+    assert change(finish.Steady()) < change(None) / 2

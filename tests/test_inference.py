@@ -265,6 +265,7 @@ def test_a_failed_run_leaves_the_old_result(files, pair):
         ["--finish", "3", "--look", "photo"],
         ["--finish", "0.5"],
         ["--look", "earlier", "--fast"],
+        ["--steady"],
         ["--depth", "12"],
     ],
 )
@@ -639,6 +640,18 @@ def test_movement(tmp_path, files, capfd):
     assert [line.endswith(": 0.0% replaced as moved") for line in lines] == [True, True, False]
     expected = fusion.fuse(network(files), align.deghost(images)[0])
     assert np.array_equal(utils.read_image(files["--res"]), expected)
+
+
+def test_a_steady_folder_is_one_sequence(tmp_path, files, brackets, monkeypatch):
+    seen = []
+    fuse = fusion.fuse
+    monkeypatch.setattr(
+        fusion, "fuse", lambda *a, steady, **how: seen.append(steady) or fuse(*a, **how)
+    )
+    flags = ["--look", "photo", "--name", "{scene}.png"]
+    assert fuse_folder(files, brackets, tmp_path / "steady", *flags, "--steady") == 0
+    assert len(seen) == 3
+    assert seen[0] is seen[1] is seen[2] is not None
 
 
 def fuse_folder(files, folder, results, *flags):

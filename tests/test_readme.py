@@ -28,6 +28,7 @@ SCRIPTS = {"train.py": train, "inference.py": inference, "evaluate.py": evaluate
 SHORT = {
     "train.py": ["--epoch", "2", "--crop_size", "48", "--quiet"],
     "benchmarks/inference.py": ["--sizes", "0.05", "--repeat", "1"],
+    "benchmarks/timelapse.py": ["--count", "3"],
     "benchmarks/training.py": ["--crop_size", "48", "--batch_size", "2", "--steps", "3"],
 }
 # test_train.py, .ci/run, and what needs a network
