@@ -11,8 +11,7 @@ import sys
 import cv2
 import numpy as np
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import checkpoint
 import fusion
@@ -27,7 +26,8 @@ INACCURACY = 0.06  # standard deviation of an exposure's brightness, as a share 
 def sequence(count):
     """Yields a pair of exposures, uint8 (240, 360, 3) each, for every moment."""
     generator = np.random.default_rng(0)
-    over = utils.read_image(os.path.join(ROOT, "samples", "over.jpg"))
+    samples = os.path.join(os.path.dirname(opts.FOLDER), "samples")
+    over = utils.read_image(os.path.join(samples, "over.jpg"))
     base = (cv2.resize(over, (360, 240), interpolation=cv2.INTER_AREA) / 255) ** 2.2
     for moment in np.arange(count) / count:
         light = cv2.circle(base.copy(), (int(360 * moment), 60), 25, (0.9, 0.9, 0.9), -1)
