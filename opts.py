@@ -503,6 +503,30 @@ class EvaluateOptions:
         return options
 
 
+class ExportOptions:
+    """The options of export.py."""
+
+    def __init__(self):
+        self.parser = parser = Parser("Write a network that fuses luma as an ONNX file.")
+        parser.add_argument("--model", default=WEIGHTS, help="checkpoint file of the network")
+        parser.add_argument("--res", default="network.onnx", help="ONNX file to write")
+        parser.add_argument(
+            "--count", type=number(int, 2), default=2, help="exposures that the file fuses"
+        )
+        parser.add_argument(
+            "--side",
+            type=number(int, 16),
+            default=512,
+            help="shorter side, in pixels, of the pictures that a pyramid is exported for; the "
+            "file takes any size, but has as many levels as such a picture needs",
+        )
+        parser.add_argument("--quiet", action="store_true", help="print nothing")
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Returns the options of a command line, the program's own by default."""
+        return self.parser.parse_args(argv)
+
+
 def add_fast_option(parser) -> None:
     """Adds --fast and --full, which set `fast` to True or False; it is None without them."""
     size = parser.add_mutually_exclusive_group()

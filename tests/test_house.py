@@ -21,7 +21,7 @@ FLOORS = (
     ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
     ("fusion", "dataset"),
     ("engine",),
-    ("train", "inference", "evaluate", "hubconf"),
+    ("train", "inference", "evaluate", "export", "hubconf"),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 TREES = {room: ast.parse((ROOT / f"{room}.py").read_text()) for room in FLOOR}

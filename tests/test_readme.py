@@ -16,6 +16,7 @@ from conftest import released_weights, write_bracket
 from dng import write_dng
 
 import evaluate
+import export
 import inference
 import train
 import utils
@@ -23,7 +24,12 @@ import utils
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))))
 DOCUMENTS += ("weights/README.md",)
-SCRIPTS = {"train.py": train, "inference.py": inference, "evaluate.py": evaluate}
+SCRIPTS = {
+    "train.py": train,
+    "inference.py": inference,
+    "evaluate.py": evaluate,
+    "export.py": export,
+}
 # Later flags win over earlier ones: these cut commands short.
 SHORT = {
     "train.py": ["--epoch", "2", "--crop_size", "48", "--quiet"],
