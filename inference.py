@@ -208,24 +208,32 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
 
     Raises ValueError, before any file is decoded, where memory is too small, and as read_picture.
     """
+    # Decoding and encoding need a copy of one picture, alignment and deghosting of all.
+    headers, largest = check_memory(files, 2 if recipe.align or recipe.deghost else 1)
+    balance = raw.common_white_balance(files)
+    half = all(shows_half(header, recipe.size) for header in headers)  # counts for RAW alone
+    read = functools.partial(utils.read_picture, balance=balance, half=half)
+    with ThreadPoolExecutor(1 if largest > LARGE else None) as pool:
+        return list(pool.map(read, files))
+
+
+def check_memory(files: Sequence[str], copies: int = 1) -> tuple[list[metadata.Header], int]:
+    """Raises ValueError where decoded files, `copies` of each, would not fit into memory.
+
+    Returns the files' Headers, as far as they are known, and the bytes of the largest picture.
+    """
     headers = [header for header in map(header_of, files) if header]
     sizes = [header.height * header.width * header.bytes_per_pixel for header in headers]
     largest = max(sizes, default=0)
-    # Decoding and encoding need a copy of one picture, alignment and deghosting of all.
-    copies = 2 if recipe.align or recipe.deghost else 1
-    developed = any(map(raw.is_raw, files))
-    needed = REST + sum(sizes) * copies + largest * (DEVELOPING if developed else 1)
+    developing = DEVELOPING if any(map(raw.is_raw, files)) else 1
+    needed = REST + sum(sizes) * copies + largest * developing
     free = available_memory()
     if free is not None and needed > free and headers:
         raise ValueError(
             f"{' and '.join(map(str, files))}: pictures of {headers[0].width}x{headers[0].height} "
             f"pixels need some {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
         )
-    balance = raw.common_white_balance(files)
-    half = developed and all(shows_half(header, recipe.size) for header in headers)
-    read = functools.partial(utils.read_picture, balance=balance, half=half)
-    with ThreadPoolExecutor(1 if largest > LARGE else None) as pool:
-        return list(pool.map(read, files))
+    return headers, largest
 
 
 def header_of(file: str) -> metadata.Header | None:

@@ -527,6 +527,24 @@ class ExportOptions:
         return self.parser.parse_args(argv)
 
 
+class DemoOptions:
+    """The options of demo.py."""
+
+    def __init__(self):
+        self.parser = parser = Parser("Fuse photos in a page, in the browser of this machine.")
+        parser.add_argument("--port", type=number(int, 0, 65535), help="a free one from 7860 on")
+        parser.add_argument(
+            "--host",
+            default="127.0.0.1",
+            help="address to listen on; 0.0.0.0 lets other machines see and use the page",
+        )
+        add_machine_options(parser)
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Returns the options of a command line, the program's own by default."""
+        return self.parser.parse_args(argv)
+
+
 def add_fast_option(parser) -> None:
     """Adds --fast and --full, which set `fast` to True or False; it is None without them."""
     size = parser.add_mutually_exclusive_group()

@@ -22,6 +22,7 @@ FLOORS = (
     ("fusion", "dataset"),
     ("engine",),
     ("train", "inference", "evaluate", "export", "hubconf"),
+    ("demo",),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 TREES = {room: ast.parse((ROOT / f"{room}.py").read_text()) for room in FLOOR}

@@ -1,0 +1,250 @@
+"""The page: what it does, over HTTP, and in a browser."""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from conftest import SIZE, blocks, exif, expose, huge_png, write_bracket
+
+import demo
+import inference
+import metadata
+import utils
+
+ROOT = os.path.dirname(demo.__file__)
+DRIVER = shutil.which("chromedriver")
+needs_gradio = pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="needs gradio")
+needs_browser = pytest.mark.skipif(
+    not (importlib.util.find_spec("gradio") and importlib.util.find_spec("selenium") and DRIVER),
+    reason="needs gradio, selenium, and Chromium with its driver",
+)
+PHOTO = demo.Choice("photo", 1.0, False, False)
+
+
+@pytest.fixture(scope="module")
+def studio():
+    return demo.Studio("cpu")
+
+
+@pytest.fixture
+def files(tmp_path):
+    return [str(path) for path in write_bracket(tmp_path / "scene", 120, 160, extension=".jpg")]
+
+
+def test_photos_are_ordered_by_exposure(studio, files):
+    dropped = studio.read([files[2], files[0], files[1]])
+    assert dropped.files == files
+    assert [image.shape for image in dropped.reduced] == [(120, 160, 3)] * 3
+
+
+def test_large_photos_are_reduced_for_the_page(studio, tmp_path):
+    files = [str(path) for path in write_bracket(tmp_path / "large", 800, 1000, gains=(0.3, 8))]
+    dropped = studio.read(files)
+    assert [image.shape for image in dropped.reduced] == [(512, 640, 3)] * 2
+    *exposures, fused = studio.fuse_reduced(dropped, PHOTO)
+    assert fused.shape == (512, 640, 3)
+    assert all(np.array_equal(x, y) for x, y in zip(exposures, dropped.reduced, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("choice", "flags"),
+    [
+        (PHOTO, []),
+        (demo.Choice("photo", 0.5, False, True), ["--finish", "0.5", "--deghost"]),
+        (demo.Choice("paper", 0.5, True, False), ["--look", "paper", "--align"]),
+    ],
+)
+def test_the_full_result_is_that_of_inference(studio, tmp_path, choice, flags):
+    radiance = blocks(*SIZE, seed=0)
+    files = [str(tmp_path / f"{number}.jpg") for number in range(3)]
+    for file, gain in zip(files, (0.3, 1, 4), strict=True):
+        utils.write_image(file, expose(radiance, gain))
+    dropped = studio.read(files)
+    assert studio.fuse_reduced(dropped, choice)[-1].ndim == 3
+    studio.save(dropped, choice, str(tmp_path / "page.png"))
+    expected = str(tmp_path / "command.png")
+    arguments = ["--images", *files, "--res", expected, "--device", "cpu", "--quiet", *flags]
+    assert inference.main(arguments) == 0
+    assert np.array_equal(utils.read_image(tmp_path / "page.png"), utils.read_image(expected))
+
+
+def test_results_keep_their_exif(studio, files, tmp_path):
+    for file in files:
+        image = utils.read_image(file)
+        utils.write_image(file, image, metadata={"EXIF": exif()})
+    studio.save(studio.read(files), PHOTO, str(tmp_path / "page.jpg"))
+    written = utils.read_picture(tmp_path / "page.jpg").metadata["EXIF"]
+    assert metadata.exif_values(written).keys() >= metadata.exif_values(exif()).keys() - {0x0112}
+
+
+def test_what_cannot_be_fused_is_said(studio, files, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    grey = tmp_path / "grey.png"
+    utils.write_image(str(grey), np.zeros((120, 160), np.uint8))
+    huge = huge_png(tmp_path / "huge.png", 200_000, 200_000)
+    for paths, reason in [
+        (files[:1], "two or more exposures"),
+        ([files[0], str(broken)], "not a picture"),
+        ([files[0], str(grey)], "some pictures are grey"),
+        ([files[0], str(huge)], "of memory"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            studio.read(paths)
+
+
+def test_messages_do_not_show_where_files_lie(tmp_path):
+    message = f"{demo.tempfile.gettempdir()}/deepfuse_x/y/a.jpg: not a picture"
+    assert demo.without_folders(message) == "a.jpg: not a picture"
+    assert demo.without_folders("10 % of it replaced") == "10 % of it replaced"
+
+
+def test_without_gradio_one_line_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert demo.main([]) == 2
+    reason = "the page needs gradio: pip install -r requirements-demo.txt"
+    assert capsys.readouterr().err == f"demo.py: {reason}\n"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The address of a page that is served by this process."""
+    folder = str(tmp_path_factory.mktemp("served"))
+    options = argparse.Namespace(device="cpu", host="127.0.0.1", port=None, quiet=True)
+    page = demo.start(options, folder)
+    yield page.local_url
+    page.close()
+
+
+@pytest.mark.slow
+@needs_gradio
+def test_no_other_file_can_be_read(address, tmp_path):
+    secret = tmp_path / "secret.jpg"
+    secret.write_text("secret")
+    for path in (secret, os.path.join(ROOT, "demo.py"), "/etc/passwd"):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{address}gradio_api/file={path}")
+        assert caught.value.code in (403, 404)
+    # A page that was changed could ask for files by their paths.
+    config = json.load(urllib.request.urlopen(f"{address}config"))
+    names = {d["api_name"] for d in config["dependencies"] if d["api_name"]}
+    assert "read" in names
+    body = {"data": [[{"path": str(secret), "meta": {"_type": "gradio.FileData"}}] * 2]}
+    answer = call(address, "read", body)
+    assert "error" in answer
+    assert "secret" not in answer.replace("secret.jpg", "")
+
+
+def call(address, name, body):
+    """What the page's server answers to a call of one of its functions."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(
+        f"{address}gradio_api/call/{name}", json.dumps(body).encode(), headers
+    )
+    event = json.load(urllib.request.urlopen(request))["event_id"]
+    return urllib.request.urlopen(f"{address}gradio_api/call/{name}/{event}").read().decode()
+
+
+@pytest.mark.slow
+@needs_gradio
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are others on Windows")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_files_are_removed_at_the_end(tmp_path, number):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, os.path.join(ROOT, "demo.py"), "--device", "cpu"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        assert "127.0.0.1" in process.stdout.readline()
+        (folder,) = [name for name in os.listdir(tmp_path) if name.startswith("deepfuse_")]
+        process.send_signal(number)
+        process.wait(20)
+    assert not os.path.exists(tmp_path / folder)
+
+
+@pytest.fixture
+def browser():
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    options.add_argument("--window-size=1400,1000")
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def wait_for(found, seconds=60):
+    """What a function returns as soon as it is true; fails after some seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(Exception):  # Elements come and go.
+            result = found()
+            if result:
+                return result
+        time.sleep(0.1)
+    raise AssertionError("the page does not get there")
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_in_a_browser(address, browser, files, tmp_path):
+    """Drop, fuse, compare, drag, change the look, save, download; and a broken file."""
+    from selenium.webdriver import ActionChains
+
+    def find(selector):
+        return browser.find_elements("css selector", selector)
+
+    def shown():
+        return [image.get_attribute("src") for image in find("#slider img")]
+
+    browser.get(address)
+    entry = wait_for(lambda: find("#files input[type=file]"))[0]
+    entry.send_keys("\n".join([files[2], files[0]]))
+    before = wait_for(lambda: len(set(shown())) == 2 and shown())
+    names = [label.text for label in find("#compared label")]
+    assert names == ["1.jpg", "3.jpg"]  # dark to bright
+
+    handle = wait_for(lambda: find("#slider .inner, #slider [role=slider]"))[0]
+    place = handle.location["x"]
+    ActionChains(browser).drag_and_drop_by_offset(handle, -150, 0).perform()
+    wait_for(lambda: handle.location["x"] < place - 100)
+
+    find("#compared input")[1].click()
+    other = wait_for(lambda: shown()[0] != before[0] and shown())
+    find("#look input[value=paper]")[0].click()
+    wait_for(lambda: shown()[-1] != other[-1])
+
+    find("#save")[0].click()
+    link = wait_for(lambda: find("#result a[href*=fused]"))[0].get_attribute("href")
+    assert link.endswith("1_fused.jpg")
+    with urllib.request.urlopen(link) as answer:
+        (tmp_path / "saved.jpg").write_bytes(answer.read())
+    assert utils.read_image(tmp_path / "saved.jpg").shape == (120, 160, 3)
+
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    browser.get(address)
+    entry = wait_for(lambda: find("#files input[type=file]"))[0]
+    entry.send_keys("\n".join([files[0], str(broken)]))
+    text = wait_for(lambda: " ".join(part.text for part in find(".toast-body")).strip())
+    assert "broken.jpg: not a picture" in text
+    assert str(tmp_path) not in text
+
+    browser.get(address)
+    wait_for(lambda: find("#sample"))[0].click()
+    wait_for(lambda: len(set(shown())) == 2)
