@@ -87,9 +87,13 @@ def align(
 
 def middle_exposure(images: Sequence[np.ndarray]) -> int:
     """Returns the index of the picture of middle brightness; of two such ones, the darker."""
+    return by_brightness(images)[(len(images) - 1) // 2]
+
+
+def by_brightness(images: Sequence[np.ndarray]) -> list[int]:
+    """Returns the indices of pictures from the darkest to the brightest."""
     brightness = [grey(image[::8, ::8]).mean() for image in images]
-    order = np.argsort(brightness, kind="stable")
-    return int(order[(len(images) - 1) // 2])
+    return [int(k) for k in np.argsort(brightness, kind="stable")]
 
 
 def grey(image: np.ndarray) -> np.ndarray:

@@ -91,7 +91,7 @@ class Studio:
     def fuse_reduced(self, dropped: Dropped, choice: Choice) -> list[np.ndarray]:
         """Returns the reduced exposures, aligned if chosen, and the fused picture; 8-bit each."""
         recipe = choice.recipe("result.png")
-        reference = align.middle_exposure(dropped.reduced)
+        reference = inference.choose_reference(dropped.reduced, recipe.reference)
         images, _ = inference.align_and_deghost(
             dropped.files, list(dropped.reduced), None, reference, recipe
         )

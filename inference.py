@@ -59,6 +59,7 @@ class Recipe(NamedTuple):
     align: str | None
     crop: bool
     deghost: bool
+    reference: int | None
     panel: bool
     preview: bool
     quality: int
@@ -77,6 +78,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         align=options.align,
         crop=not options.no_crop,
         deghost=options.deghost,
+        reference=options.reference,
         panel=options.panel,
         preview=options.preview,
         quality=options.quality,
@@ -344,14 +346,14 @@ def fuse_scene(
 ) -> Callable[[], None]:
     """Fuses the Pictures of one scene; returns a function that writes the result to `path`.
 
-    Raises ValueError naming the files where they cannot be fused.
+    Raises ValueError naming the files where they cannot be fused, or the flag that does not fit.
     """
     images = [picture.pixels for picture in pictures]
     alpha = common_alpha(pictures, path)
     if recipe.size:
         images = [resize(image, *recipe.size) for image in images]
         alpha = None if alpha is None else resize(alpha, *recipe.size)
-    reference = align.middle_exposure(images)
+    reference = choose_reference(images, recipe.reference)
     described = pictures[reference].metadata
     try:
         images, alpha = align_and_deghost(files, images, alpha, reference, recipe)
@@ -365,6 +367,18 @@ def fuse_scene(
         sheet = utils.contact_sheet_row([*images, result], [*captions, "fused"], width=480)
     alpha = None if alpha is None or recipe.panel else utils.as_type(alpha, result.dtype)
     return functools.partial(write_result, path, result, alpha, described, recipe.quality, sheet)
+
+
+def choose_reference(images: Sequence[np.ndarray], number: int | None) -> int:
+    """Returns the index of the exposure that --reference means, by default the middle one.
+
+    number: 1 for the darkest. Raises ValueError where there are fewer exposures.
+    """
+    if number is None:
+        return align.middle_exposure(images)
+    if number > len(images):
+        raise ValueError(f"--reference {number}: there are {len(images)} exposures")
+    return align.by_brightness(images)[number - 1]
 
 
 def align_and_deghost(

@@ -388,6 +388,13 @@ class TestOptions:
             action="store_true",
             help="show the middle exposure's scene wherever another exposure shows something else",
         )
+        scene.add_argument(
+            "--reference",
+            type=number(int, 1),
+            metavar="N",
+            help="take the Nth exposure from dark to bright for the middle one in --align and "
+            "--deghost; the result has its EXIF",
+        )
 
     def add_fusion_options(self) -> None:
         """Adds the options that say how exposures are fused."""

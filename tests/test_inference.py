@@ -615,6 +615,27 @@ def test_alignment(hand_held, tmp_path, files, capfd):
     assert utils.read_image(files["--res"]).shape == images[0].shape
 
 
+@pytest.mark.parametrize(("number", "index"), [(None, 1), (1, 0), (3, 2)])
+def test_another_reference(tmp_path, files, brackets, monkeypatch, number, index):
+    """Counted from dark to bright, whatever the order of the files."""
+    seen = []
+    deghost = align.deghost
+    monkeypatch.setattr(
+        align, "deghost", lambda images, k: seen.append(images[k].mean()) or deghost(images, k)
+    )
+    paths = sorted((brackets / "scene2").iterdir())
+    means = [utils.read_image(path).mean() for path in paths]
+    flags = [] if number is None else ["--reference", str(number)]
+    assert fuse_files(files, [paths[2], paths[0], paths[1]], "--deghost", *flags) == 0
+    assert seen == [means[index]]
+
+
+def test_a_reference_that_is_not_there(files, brackets, capfd):
+    paths = sorted((brackets / "scene2").iterdir())
+    assert fuse_files(files, paths, "--deghost", "--reference", "4") == 2
+    assert capfd.readouterr().err == "inference.py: --reference 4: there are 3 exposures\n"
+
+
 def test_what_cannot_be_aligned(hand_held, tmp_path, files, capfd):
     strange = expose(see(blocks(380, 500, seed=2), motion()), 1)
     utils.write_image(str(tmp_path / "strange.png"), strange)
