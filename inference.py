@@ -500,6 +500,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):  # Whoever read along may have stopped.
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)  # All is written; unloading PyTorch would take another 0.15 s.
