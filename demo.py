@@ -54,8 +54,10 @@ class Choice(NamedTuple):
         """Returns the Recipe of inference.py for a result's file."""
         flags = ["--look", self.look, "--res", result, "--images", "a", "b", "--quiet"]
         if self.look == "photo":
+            if not 0 <= self.finish <= 2:  # This is true for NaN too.
+                raise ValueError(f"finish must be from 0 to 2, not {self.finish}")
             flags += ["--finish", str(self.finish)]
-        flags += ["--align"] * self.align + ["--deghost"] * self.deghost
+        flags += ["--align"] * bool(self.align) + ["--deghost"] * bool(self.deghost)
         return inference.recipe_of(TestOptions().parse(flags))
 
 
@@ -85,7 +87,7 @@ class Studio:
             image = utils.read_picture(file, balance, half=True).pixels
             reduced.append(align.reduce(image, min(1, REDUCED / max(image.shape[:2]))))
         fusion.check_images(reduced, one_size=False)
-        order = np.argsort([image.mean() for image in reduced], kind="stable")
+        order = align.by_brightness(reduced)
         return Dropped([files[i] for i in order], [reduced[i] for i in order])
 
     def fuse_reduced(self, dropped: Dropped, choice: Choice) -> list[np.ndarray]:
@@ -165,17 +167,20 @@ def make_page(studio: Studio, folder: str) -> "gradio.Blocks":
                 result = gradio.File(label="Result", elem_id="result", interactive=False)
         controls = [look, finish, aligned, deghost]
 
+        def clear():
+            return None, [], gradio.Radio([], value=None), None, None, None
+
         @said_in_the_page
         def read(paths):
             if not paths:
-                return None, [], gradio.Radio([], value=None), None
+                return clear()
             found = studio.read(paths)
             names = [os.path.basename(file) for file in found.files]
             cells = [
                 (utils.to_8_bit(x), name) for x, name in zip(found.reduced, names, strict=True)
             ]
             numbered = [(name, number) for number, name in enumerate(names)]
-            return found, cells, gradio.Radio(numbered, value=0), None
+            return found, cells, gradio.Radio(numbered, value=0), None, None, None
 
         @said_in_the_page
         def fuse(found, number, *chosen):
@@ -185,7 +190,7 @@ def make_page(studio: Studio, folder: str) -> "gradio.Blocks":
             return pictures, compare(pictures, number)
 
         def compare(pictures, number):
-            return pictures and (pictures[number or 0], pictures[-1])
+            return (pictures[number or 0], pictures[-1]) if pictures else None
 
         @said_in_the_page
         def fuse_all(found, name, look, finish, aligned, deghost, progress=tracking):
@@ -198,11 +203,13 @@ def make_page(studio: Studio, folder: str) -> "gradio.Blocks":
             return path
 
         inputs, outputs = [dropped, compared, *controls], [shown, slider]
-        reading = files.change(read, files, [dropped, exposures, compared, result])
-        reading.success(fuse, inputs, outputs)
-        for control in (look, aligned, deghost):
-            control.change(fuse, inputs, outputs)
-        finish.release(fuse, inputs, outputs)
+        everything = [dropped, exposures, compared, result, shown, slider]
+        reading = files.change(read, files, everything)
+        reading.failure(clear, None, everything)  # Else the scene before would be fused.
+        changes: list[Callable] = [reading.success, finish.release]
+        changes += [control.change for control in (look, aligned, deghost)]
+        for change in changes:
+            change(fuse, inputs, outputs).failure(lambda: (None, None), None, outputs)
         compared.select(compare, [shown, compared], slider)
         sample.click(lambda: SAMPLES, None, files)
         save.click(fuse_all, [dropped, form, *controls], result)
@@ -227,7 +234,7 @@ def start(options: argparse.Namespace, folder: str) -> "gradio.Blocks":
     page = make_page(Studio(options.device), folder)
     page.launch(
         server_name=options.host,
-        server_port=options.port,
+        server_port=getattr(options, "port", None),
         share=False,
         quiet=options.quiet,
         prevent_thread_lock=True,

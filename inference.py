@@ -215,7 +215,8 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
     balance = raw.common_white_balance(files)
     half = all(shows_half(header, recipe.size) for header in headers)  # counts for RAW alone
     read = functools.partial(utils.read_picture, balance=balance, half=half)
-    with ThreadPoolExecutor(1 if largest > LARGE else None) as pool:
+    few = 2 if any(map(raw.is_raw, files)) else None
+    with ThreadPoolExecutor(1 if largest > LARGE else few) as pool:
         return list(pool.map(read, files))
 
 
@@ -245,7 +246,10 @@ def header_of(file: str) -> metadata.Header | None:
 
 def shows_half(header: metadata.Header, size: tuple[int, int] | None) -> bool:
     """Returns True where a picture is to be resized to half of its size or less, either way up."""
-    return size is not None and 2 * max(size) <= min(header.height, header.width)
+    if size is None:
+        return False
+    sides = sorted((header.height, header.width))
+    return all(2 * short <= side for short, side in zip(sorted(size), sides, strict=True))
 
 
 def available_memory(cgroup: str | os.PathLike = CGROUP) -> int | None:

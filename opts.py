@@ -539,7 +539,12 @@ class DemoOptions:
 
     def __init__(self):
         self.parser = parser = Parser("Fuse photos in a page, in the browser of this machine.")
-        parser.add_argument("--port", type=number(int, 0, 65535), help="a free one from 7860 on")
+        parser.add_argument(
+            "--port",
+            type=number(int, 1, 65535),
+            default=argparse.SUPPRESS,
+            help="7860 or the next free one unless given",
+        )
         parser.add_argument(
             "--host",
             default="127.0.0.1",

@@ -59,7 +59,9 @@ def opened(path: str | os.PathLike) -> Iterator["rawpy.RawPy"]:
         raise ValueError(
             f"{path}: no RAW file, or of a camera that LibRaw does not know"
         ) from error
-    except (rawpy.LibRawError, rawpy.NotSupportedError) as error:
+    except rawpy.LibRawUnsufficientMemoryError as error:
+        raise MemoryError(f"{path}: too large to be developed") from error
+    except (rawpy.LibRawError, rawpy.NotSupportedError, RuntimeError, OSError) as error:
         reason = error.args[0] if error.args else error
         reason = reason.decode() if isinstance(reason, bytes) else reason
         raise ValueError(f"{path}: damaged, cut short or not supported ({reason})") from error
@@ -116,7 +118,7 @@ def develop(
     """
     balance = balance or camera_white_balance(path)
     with opened(path) as file:
-        return file.postprocess(
+        pixels = file.postprocess(
             half_size=half,
             user_wb=list(balance),
             no_auto_bright=True,
@@ -124,6 +126,8 @@ def develop(
             output_bps=16,
             gamma=GAMMA,
         )
+    # Of a camera without a colour filter there is one channel.
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
 def read_raw_exif(path: str | os.PathLike) -> bytes:

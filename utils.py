@@ -264,7 +264,10 @@ def encode(
     tiff = extension in (".tif", ".tiff")
     image = as_storable(image, extension)
     if extension == ".exr":
-        return encode_exr(image, None if alpha is None else as_storable(alpha, extension))
+        try:
+            return encode_exr(image, None if alpha is None else as_storable(alpha, extension))
+        except (OSError, RuntimeError) as error:  # OpenEXR raises the latter on a full disk.
+            raise OSError(f"{path}: cannot be written ({error})") from error
     metadata = updated(metadata, image.shape)
     options = {
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality],

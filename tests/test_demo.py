@@ -104,6 +104,18 @@ def test_what_cannot_be_fused_is_said(studio, files, tmp_path):
             studio.read(paths)
 
 
+@pytest.mark.parametrize("finish", [float("nan"), -1, 3])
+def test_a_finish_that_no_page_sends_is_refused(finish):
+    with pytest.raises(ValueError, match="finish must be"):
+        PHOTO._replace(finish=finish).recipe("x.png")
+
+
+def test_depths_mixed_are_ordered_by_brightness(studio, files, tmp_path):
+    deep = tmp_path / "deep.png"
+    utils.write_image(str(deep), utils.read_image(files[0]).astype(np.uint16) * 257)
+    assert studio.read([files[2], str(deep)]).files == [str(deep), files[2]]
+
+
 def test_messages_do_not_show_where_files_lie(tmp_path):
     message = f"{demo.tempfile.gettempdir()}/deepfuse_x/y/a.jpg: not a picture"
     assert demo.without_folders(message) == "a.jpg: not a picture"
@@ -238,12 +250,12 @@ def test_the_page_in_a_browser(address, browser, files, tmp_path):
 
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
-    browser.get(address)
     entry = wait_for(lambda: find("#files input[type=file]"))[0]
     entry.send_keys("\n".join([files[0], str(broken)]))
     text = wait_for(lambda: " ".join(part.text for part in find(".toast-body")).strip())
     assert "broken.jpg: not a picture" in text
     assert str(tmp_path) not in text
+    wait_for(lambda: not shown() and not find("#compared label"))  # The scene before is gone.
 
     browser.get(address)
     wait_for(lambda: find("#sample"))[0].click()

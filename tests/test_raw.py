@@ -112,7 +112,7 @@ def test_a_pair_is_fused_and_keeps_its_exif(pair):
 
 
 @needs_rawpy
-@pytest.mark.parametrize(("side", "half"), [(32, True), (40, False)])
+@pytest.mark.parametrize(("side", "half"), [(32, True), (48, True), (50, False)])
 def test_small_results_are_decoded_at_half_the_size(pair, monkeypatch, side, half):
     seen = []
     develop = raw.develop
