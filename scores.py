@@ -163,21 +163,17 @@ def vif(fused: np.ndarray, exposures: Sequence[np.ndarray]) -> float:
     """
     if min(fused.shape[:2]) < SMALLEST_VIF or any(x.ndim != fused.ndim for x in exposures):
         return math.nan
-    channels = zip(*(cv2.split(image) for image in (fused, *exposures)), strict=True)
     values = []
-    for channel in channels:
+    for channel in zip(*(cv2.split(image) for image in (fused, *exposures)), strict=True):
         picture, *sources = (plane.astype(np.float64) for plane in channel)
-        value = 0.0
-        for weight, found in zip(
-            VIF_WEIGHTS,
-            zip(*(visual_information(source, picture) for source in sources), strict=True),
-            strict=True,
-        ):
-            gain, kept, shown = (np.stack(planes) for planes in zip(*found, strict=True))
-            least = gain.argmin(axis=0)[None]
-            kept, shown = (np.take_along_axis(x, least, 0).mean() for x in (kept, shown))
-            value += weight / sum(VIF_WEIGHTS) * (kept + 1e-7) / (shown + 1e-7)
-        values.append(value)
+        least = list(visual_information(sources[0], picture))
+        for source in sources[1:]:
+            for best, found in zip(least, visual_information(source, picture), strict=True):
+                less = found[0] < best[0]
+                for plane, other in zip(best, found, strict=True):
+                    plane[less] = other[less]
+        shares = [(kept.mean() + 1e-7) / (shown.mean() + 1e-7) for _, kept, shown in least]
+        values.append(np.dot(VIF_WEIGHTS, shares) / sum(VIF_WEIGHTS))
     return float(np.mean(values))
 
 
