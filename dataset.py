@@ -17,7 +17,6 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-import metadata
 import utils
 from brackets import find_scenes
 
@@ -191,7 +190,7 @@ def check_before_decoding(
     sizes = []
     for _, files in scenes:
         try:
-            headers = [metadata.read_header(file) for file in files]
+            headers = [utils.header_of(file) for file in files]
             floats = [
                 (utils.read_image(file), file)
                 for file, header in zip(files, headers, strict=True)
@@ -320,7 +319,7 @@ def cached(path: str) -> np.ndarray | None:
 
 def read_stack(files: list[str]) -> np.ndarray:
     """Reads a scene's pictures as one uint8 array (K, 3, H, W); ValueError where sizes differ."""
-    images = [utils.read_image(file) for file in files]
+    images = utils.read_images(files)
     for image, file in zip(images, files, strict=True):
         check_finite(image, file)
     images = [as_8_bit_rgb(image) for image in images]

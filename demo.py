@@ -8,9 +8,14 @@ import argparse
 import functools
 import importlib.util
 import os
+import re
+import secrets
+import shutil
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +24,7 @@ import numpy as np
 
 import align
 import fusion
-import inference
+import photos
 import raw
 import utils
 from opts import DemoOptions, TestOptions, one_line, run
@@ -27,6 +32,7 @@ from opts import DemoOptions, TestOptions, one_line, run
 if TYPE_CHECKING:
     import gradio
 
+HOUR = 3600  # seconds; what was dropped longer than 24 hours ago is removed every hour
 REDUCED = 640  # pixels; longer side of the pictures that are fused while one tries
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}
 SAMPLES = [
@@ -50,7 +56,7 @@ class Choice(NamedTuple):
     align: bool
     deghost: bool
 
-    def recipe(self, result: str) -> inference.Recipe:
+    def recipe(self, result: str) -> photos.Recipe:
         """Returns the Recipe of inference.py for a result's file."""
         flags = ["--look", self.look, "--res", result, "--images", "a", "b", "--quiet"]
         if self.look == "photo":
@@ -58,29 +64,35 @@ class Choice(NamedTuple):
                 raise ValueError(f"finish must be from 0 to 2, not {self.finish}")
             flags += ["--finish", str(self.finish)]
         flags += ["--align"] * bool(self.align) + ["--deghost"] * bool(self.deghost)
-        return inference.recipe_of(TestOptions().parse(flags))
+        return photos.recipe_of(TestOptions().parse(flags))
 
 
 class Studio:
-    """Everything that the page does, without the page. device: as inference.py's --device."""
+    """Everything that the page does, without the page.
 
-    def __init__(self, device: str = "auto"):
+    device: as inference.py's --device. folder: for all that is dropped and all results.
+    """
+
+    def __init__(self, folder: str, device: str = "auto"):
+        self.folder = folder
         self.device = device
-        self.loaded: dict[str, inference.Networks] = {}
+        self.loaded: dict[str, photos.Networks] = {}
+        self.writing = threading.Lock()
+        self.closed = False
 
-    def networks(self, look: str) -> inference.Networks:
+    def networks(self, look: str) -> photos.Networks:
         """Returns the networks of a look; they are loaded once."""
         if look not in self.loaded:
             options = TestOptions().parse(["--look", look, "--images", "a", "b"])
             files = options.model, options.colour
-            self.loaded[look] = inference.load_networks(*files, self.device, "auto")
+            self.loaded[look] = photos.load_networks(*files, self.device, "auto")
         return self.loaded[look]
 
     def read(self, files: Sequence[str]) -> Dropped:
         """Reads photos; ValueError where there are fewer than two, or they are of several kinds."""
         if len(files) < 2:
             raise ValueError("drop two or more exposures of one scene")
-        inference.check_memory(files)
+        photos.check_memory(files)
         balance = raw.common_white_balance(files)
         reduced = []
         for file in files:
@@ -93,25 +105,156 @@ class Studio:
     def fuse_reduced(self, dropped: Dropped, choice: Choice) -> list[np.ndarray]:
         """Returns the reduced exposures, aligned if chosen, and the fused picture; 8-bit each."""
         recipe = choice.recipe("result.png")
-        reference = inference.choose_reference(dropped.reduced, recipe.reference)
-        images, _ = inference.align_and_deghost(
+        reference = photos.choose_reference(dropped.reduced, recipe.reference)
+        images, _ = photos.align_and_deghost(
             dropped.files, list(dropped.reduced), None, reference, recipe
         )
         networks = self.networks(choice.look)
         # The result may take the place of the first exposure.
-        fused = inference.fuse_images(networks, [image.copy() for image in images], recipe)
+        fused = photos.fuse_images(networks, [image.copy() for image in images], recipe)
         return [utils.to_8_bit(image) for image in (*images, fused)]
 
-    def save(self, dropped: Dropped, choice: Choice, path: str) -> None:
-        """Fuses the full photos as inference.py does, and writes the result with their metadata."""
+    def save(self, dropped: Dropped, choice: Choice, extension: str) -> str:
+        """Fuses the full photos as inference.py does, and writes the result with their metadata.
+
+        Returns the path of the result, which has a folder of its own in `folder`.
+        """
+        name = os.path.splitext(os.path.basename(dropped.files[0]))[0]
+        name = f"{name}_fused{extension}"
+        path = os.path.join(self.folder, secrets.token_hex(8), name)
         recipe = choice.recipe(path)
-        inference.check_results(path, dropped.files, recipe)
-        pictures = inference.read_scene(dropped.files, recipe)
+        photos.check_results(os.path.join(self.folder, name), dropped.files, recipe)
+        pictures = photos.read_scene(dropped.files, recipe)
         networks = self.networks(choice.look)
-        inference.fuse_scene(networks, dropped.files, pictures, path, recipe)()
+        write = photos.fuse_scene(networks, dropped.files, pictures, path, recipe)
+        with self.writing:
+            if self.closed:
+                raise ValueError("the page is closed")
+            os.mkdir(os.path.dirname(path))
+            write()
+        return path
+
+    def close(self) -> None:
+        """Lets a result be written to its end, and none after it."""
+        with self.writing:
+            self.closed = True
+
+    def without_folders(self, message: str) -> str:
+        """Returns a message without the names of folders in `folder`."""
+        separator = re.escape(os.sep)
+        folders = rf"{re.escape(self.folder)}{separator}([^{separator}]+{separator})?"
+        return re.sub(folders, "", message)
 
 
-def said_in_the_page(work: Callable) -> Callable:
+class Controls(NamedTuple):
+    """The parts of the page that the user or the program changes."""
+
+    files: "gradio.Files"
+    sample: "gradio.Button"
+    exposures: "gradio.Gallery"
+    look: "gradio.Radio"
+    finish: "gradio.Slider"
+    aligned: "gradio.Checkbox"
+    deghost: "gradio.Checkbox"
+    compared: "gradio.Radio"
+    slider: "gradio.ImageSlider"
+    file_format: "gradio.Radio"
+    save: "gradio.Button"
+    result: "gradio.File"
+
+
+def lay_out() -> Controls:
+    """Puts the controls into the page that is being made."""
+    import gradio
+
+    choices = [("a photo", "photo"), ("as in the paper", "paper")]
+    gradio.Markdown("# DeepFuse\nDrop two or more exposures of one scene.")
+    with gradio.Row():
+        with gradio.Column(scale=1):
+            files = gradio.Files(label="Exposures", elem_id="files")
+            sample = gradio.Button("Try the sample", elem_id="sample")
+            exposures = gradio.Gallery(label="From dark to bright", columns=3, height=180)
+            look = gradio.Radio(choices, value="photo", label="Look", elem_id="look")
+            finish = gradio.Slider(0, 2, 1, step=0.1, label="Finish", elem_id="finish")
+            aligned = gradio.Checkbox(label="Align hand-held photos", elem_id="align")
+            deghost = gradio.Checkbox(label="Remove ghosts of movement", elem_id="deghost")
+        with gradio.Column(scale=3):
+            compared = gradio.Radio([], label="Compare the result with", elem_id="compared")
+            slider = gradio.ImageSlider(label="Exposure | result", elem_id="slider")
+            with gradio.Row():
+                file_format = gradio.Radio(list(FORMATS), value="JPEG", label="Format")
+                save = gradio.Button("Fuse the full photos", variant="primary", elem_id="save")
+            result = gradio.File(label="Result", elem_id="result", interactive=False)
+    return Controls(
+        *(files, sample, exposures, look, finish, aligned, deghost),
+        *(compared, slider, file_format, save, result),
+    )
+
+
+def wire(page: Controls, studio: Studio) -> None:
+    """Connects the controls of the page that is being made with what they do."""
+    import gradio
+
+    dropped, shown, saved = gradio.State(), gradio.State(), gradio.State()
+    said = functools.partial(said_in_the_page, studio)
+
+    def clear():
+        return None, [], gradio.Radio([], value=None), None, None, None
+
+    @said
+    def read(paths):
+        if not paths:
+            return clear()
+        found = studio.read(paths)
+        names = [os.path.basename(file) for file in found.files]
+        cells = [(utils.to_8_bit(x), name) for x, name in zip(found.reduced, names, strict=True)]
+        numbered = [(name, number) for number, name in enumerate(names)]
+        return found, cells, gradio.Radio(numbered, value=0), None, None, None
+
+    @said
+    def fuse(found, number, *chosen):
+        if found is None:
+            return None, None
+        pictures = studio.fuse_reduced(found, Choice(*chosen))
+        return pictures, compare(pictures, number)
+
+    def compare(pictures, number):
+        return (pictures[number or 0], pictures[-1]) if pictures else None
+
+    tracking = gradio.Progress(track_tqdm=True)
+
+    @said
+    def fuse_all(found, before, name, look, finish, aligned, deghost, progress=tracking):
+        if found is None:
+            raise ValueError("drop two or more exposures of one scene")
+        progress(0.1, "Reading and fusing")
+        path = studio.save(found, Choice(look, finish, aligned, deghost), FORMATS[name])
+        if before is not None:
+            shutil.rmtree(os.path.dirname(before), ignore_errors=True)
+        return path, path
+
+    choice = [page.look, page.finish, page.aligned, page.deghost]
+    inputs, outputs = [dropped, page.compared, *choice], [shown, page.slider]
+    everything = [dropped, page.exposures, page.compared, page.result, shown, page.slider]
+    # One at a time: warnings are caught for all threads at once, and every fusion uses all cores.
+    alone: dict[str, Any] = {"concurrency_id": "work", "concurrency_limit": 1}
+    reading = page.files.change(read, page.files, everything, **alone)
+    reading.failure(clear, None, everything)  # Else the scene before would be fused.
+    changes: list[Callable] = [reading.success, page.finish.release]
+    changes += [control.change for control in (page.look, page.aligned, page.deghost)]
+    for change in changes:
+        tried = change(fuse, inputs, outputs, **alone)
+        tried.failure(lambda: (None, None), None, outputs)
+    page.look.change(
+        lambda look: gradio.Slider(interactive=look == "photo"), page.look, page.finish
+    )
+    page.compared.select(compare, [shown, page.compared], page.slider)
+    page.sample.click(lambda: SAMPLES, None, page.files)
+    full = [dropped, saved, page.file_format, *choice]
+    page.save.click(fuse_all, full, [page.result, saved], **alone)
+
+
+def said_in_the_page(studio: Studio, work: Callable) -> Callable:
     """Returns the function with its failures, and its warnings, as messages of the page."""
     import gradio
 
@@ -120,129 +263,73 @@ def said_in_the_page(work: Callable) -> Callable:
         try:
             with warnings.catch_warnings(record=True) as told:
                 result = work(*arguments)
-        except inference.FAILURES as error:
-            raise gradio.Error(without_folders(one_line(error)), print_exception=False) from error
+        except photos.FAILURES as error:
+            message = studio.without_folders(one_line(error))
+            raise gradio.Error(message, print_exception=False) from error
         for warning in told:
             if warning.category is UserWarning:
-                gradio.Warning(without_folders(str(warning.message)))
+                gradio.Warning(studio.without_folders(str(warning.message)))
         return result
 
     return attempt
 
 
-def without_folders(message: str) -> str:
-    """Returns a message without the names of the folders of temporary files."""
-    hidden = tempfile.gettempdir()
-    words = (
-        os.path.basename(word) if word.startswith(hidden) else word for word in message.split(" ")
-    )
-    return " ".join(words)
-
-
-def make_page(studio: Studio, folder: str) -> "gradio.Blocks":
-    """Returns the page. folder: where results are written."""
-    import gradio
-
-    tracking = gradio.Progress(track_tqdm=True)
-    choices = [("a photo", "photo"), ("as in the paper", "paper")]
-    with gradio.Blocks(title="DeepFuse", analytics_enabled=False) as page:
-        gradio.Markdown("# DeepFuse\nDrop two or more exposures of one scene.")
-        dropped = gradio.State()
-        shown = gradio.State()
-        with gradio.Row():
-            with gradio.Column(scale=1):
-                files = gradio.Files(label="Exposures", elem_id="files")
-                sample = gradio.Button("Try the sample", elem_id="sample")
-                exposures = gradio.Gallery(label="From dark to bright", columns=3, height=180)
-                look = gradio.Radio(choices, value="photo", label="Look", elem_id="look")
-                finish = gradio.Slider(0, 2, 1, step=0.1, label="Finish", elem_id="finish")
-                aligned = gradio.Checkbox(label="Align hand-held photos", elem_id="align")
-                deghost = gradio.Checkbox(label="Remove ghosts of movement", elem_id="deghost")
-            with gradio.Column(scale=3):
-                compared = gradio.Radio([], label="Compare the result with", elem_id="compared")
-                slider = gradio.ImageSlider(label="Exposure | result", elem_id="slider")
-                with gradio.Row():
-                    form = gradio.Radio(list(FORMATS), value="JPEG", label="Format")
-                    save = gradio.Button("Fuse the full photos", variant="primary", elem_id="save")
-                result = gradio.File(label="Result", elem_id="result", interactive=False)
-        controls = [look, finish, aligned, deghost]
-
-        def clear():
-            return None, [], gradio.Radio([], value=None), None, None, None
-
-        @said_in_the_page
-        def read(paths):
-            if not paths:
-                return clear()
-            found = studio.read(paths)
-            names = [os.path.basename(file) for file in found.files]
-            cells = [
-                (utils.to_8_bit(x), name) for x, name in zip(found.reduced, names, strict=True)
-            ]
-            numbered = [(name, number) for number, name in enumerate(names)]
-            return found, cells, gradio.Radio(numbered, value=0), None, None, None
-
-        @said_in_the_page
-        def fuse(found, number, *chosen):
-            if found is None:
-                return None, None
-            pictures = studio.fuse_reduced(found, Choice(*chosen))
-            return pictures, compare(pictures, number)
-
-        def compare(pictures, number):
-            return (pictures[number or 0], pictures[-1]) if pictures else None
-
-        @said_in_the_page
-        def fuse_all(found, name, look, finish, aligned, deghost, progress=tracking):
-            if found is None:
-                raise ValueError("drop two or more exposures of one scene")
-            progress(0.1, "Reading and fusing")
-            stem = os.path.splitext(os.path.basename(found.files[0]))[0]
-            path = os.path.join(tempfile.mkdtemp(dir=folder), f"{stem}_fused{FORMATS[name]}")
-            studio.save(found, Choice(look, finish, aligned, deghost), path)
-            return path
-
-        inputs, outputs = [dropped, compared, *controls], [shown, slider]
-        everything = [dropped, exposures, compared, result, shown, slider]
-        reading = files.change(read, files, everything)
-        reading.failure(clear, None, everything)  # Else the scene before would be fused.
-        changes: list[Callable] = [reading.success, finish.release]
-        changes += [control.change for control in (look, aligned, deghost)]
-        for change in changes:
-            change(fuse, inputs, outputs).failure(lambda: (None, None), None, outputs)
-        compared.select(compare, [shown, compared], slider)
-        sample.click(lambda: SAMPLES, None, files)
-        save.click(fuse_all, [dropped, form, *controls], result)
-    return page
-
-
 def demo(options: argparse.Namespace) -> None:
-    """Shows the page until it is interrupted; ValueError where Gradio is missing."""
+    """Shows the page until it is interrupted.
+
+    Raises ValueError where Gradio is missing, and OSError where the address cannot be used.
+    """
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the page needs gradio: pip install -r requirements-demo.txt")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # else files would be left behind
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Else files would be left behind.
+            signal.signal(getattr(signal, name), lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="deepfuse_") as folder:
-        page = start(options, folder)
-        page.block_thread()
+        studio = Studio(os.path.realpath(folder), options.device)
+        page = start(studio, options.host, options.port, options.quiet)
+        try:
+            page.block_thread()
+        finally:
+            studio.close()
 
 
-def start(options: argparse.Namespace, folder: str) -> "gradio.Blocks":
-    """Starts to serve the page, and returns it. folder: for everything that is dropped or made."""
-    os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+def start(
+    studio: Studio, host: str = "127.0.0.1", port: int | None = None, quiet: bool = True
+) -> "gradio.Blocks":
+    """Starts to serve the page, and returns it.
+
+    host, port: the address; without a port, 7860 or the next free one. quiet: does not print it.
+    Raises OSError where the address cannot be used.
+    """
+    check_address(host, port)
+    os.environ |= {"GRADIO_TEMP_DIR": studio.folder, "GRADIO_ANALYTICS_ENABLED": "False"}
     import gradio
 
-    page = make_page(Studio(options.device), folder)
+    with gradio.Blocks(
+        title="DeepFuse", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)
+    ) as page:
+        wire(lay_out(), studio)
     page.launch(
-        server_name=options.host,
-        server_port=getattr(options, "port", None),
+        server_name=host,
+        server_port=port,
         share=False,
-        quiet=options.quiet,
+        quiet=quiet,
         prevent_thread_lock=True,
         allowed_paths=[os.path.dirname(SAMPLES[0])],
         footer_links=[],
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
     return page
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raises OSError naming the address where this machine cannot listen on it."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:  # Gradio would try 100 ports.
+        place = host if port is None else f"{host}, port {port}"
+        raise OSError(f"{place}: {error.strerror}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

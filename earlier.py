@@ -15,6 +15,7 @@ import torch
 import utils
 
 SATURATED = 0.01  # share of pixels that imadjust makes black, and as many white
+HALF_LEVEL = torch.tensor([0, 0.5, 0.5])[None, :, None, None]  # Level 128 of chroma is neutral.
 
 
 class Program(NamedTuple):
@@ -60,7 +61,6 @@ def write_full(ycbcr: torch.Tensor, dtype: np.dtype) -> np.ndarray:
     return utils.as_type(cv2.cvtColor(ycbcr8[..., [0, 2, 1]], cv2.COLOR_YCrCb2RGB), dtype)
 
 
-HALF_LEVEL = torch.tensor([0, 0.5, 0.5])[None, :, None, None]  # Level 128 of chroma is neutral.
 RELEASED = Program(read_limited, write_limited)
 EARLIER = Program(read_full, write_full)
 

@@ -417,7 +417,7 @@ def validate_colour(
     model = prepare(model, precision)
     scores = []
     for paths in tqdm(scenes, "validating", leave=False, disable=True if quiet else None):
-        images = sorted(map(utils.read_image, paths), key=lambda image: image.mean())
+        images = sorted(utils.read_images(paths), key=lambda image: image.mean())
         shown = (images[0], images[-1], images[len(images) // 2])
         *pair, teacher = (utils.to_ycbcr(image).to(device) for image in shown)
         with torch.inference_mode():
@@ -428,7 +428,7 @@ def validate_colour(
 
 def read_exposures(paths: Sequence[str]) -> list[np.ndarray]:
     """Reads a scene's picture files; ValueError naming them where they cannot be scored."""
-    images = [utils.read_image(path) for path in paths]
+    images = utils.read_images(paths)
     try:
         fusion.check_images(images)
         loss.check_size(*images[0].shape[:2])

@@ -23,7 +23,6 @@ from tqdm import tqdm
 import align
 import fusion
 import loss
-import metadata
 import utils
 from blind import BlindComparison, binomial_interval, count_verdicts
 from brackets import find_brackets, find_pictures
@@ -94,7 +93,7 @@ def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
     rows = []
     for scene in tqdm(scenes, unit="scene", disable=True if options.quiet else None):
         try:
-            images = [utils.to_8_bit(utils.read_image(path)) for path in scene.files]
+            images = [utils.to_8_bit(image) for image in utils.read_images(scene.files)]
             fusion.check_images(images)
             row = score_scene(scene, images, methods, options.score_size, device, blind)
         except FAILURES as error:
@@ -145,7 +144,7 @@ def as_jpeg(method: Method, quality: int) -> Method:
 
     def fuse_and_compress(scene: Scene, images: list[np.ndarray]) -> np.ndarray:
         fused = method(scene, images)
-        if not scene.files[0].lower().endswith((".jpg", ".jpeg")):
+        if not all(file.lower().endswith((".jpg", ".jpeg")) for file in scene.files):
             return fused
         shown = fused if fused.ndim == 2 else cv2.cvtColor(fused, cv2.COLOR_RGB2BGR)
         _, data = cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -231,7 +230,7 @@ def check_sizes(scenes: Sequence[Scene], score_size: int | None) -> None:
     A picture whose size is unknown is no mistake here; its scene may fail when it is read.
     """
     for scene in scenes:
-        sizes = [size for size in map(upright_size, scene.files) if size]
+        sizes = [size for size in map(utils.upright_size, scene.files) if size]
         try:
             for size in sizes[1:]:
                 fusion.check_same_size(size, sizes[0])
@@ -242,15 +241,6 @@ def check_sizes(scenes: Sequence[Scene], score_size: int | None) -> None:
             raise ValueError(f"{scene.folder}: {error}") from error
 
 
-def upright_size(path: str) -> tuple[int, int] | None:
-    """Returns the (height, width) of a picture as it is shown, from its header; None if unknown."""
-    header = metadata.read_header(path)
-    if header is None:
-        return None
-    turned = metadata.orientation(metadata.read_exif(path)) >= 5
-    return (header.width, header.height) if turned else (header.height, header.width)
-
-
 def listed(size: tuple[int, ...]) -> str:
     """Returns a size (height, width) as people write it, width first."""
     return f"{size[1]}x{size[0]}"
@@ -258,7 +248,7 @@ def listed(size: tuple[int, ...]) -> str:
 
 def check_size_on_disk(scene: Scene, path: str) -> None:
     """Raises ValueError where, by their headers, a picture on disk and its scene differ in size."""
-    size, expected = upright_size(path), upright_size(scene.files[0])
+    size, expected = utils.upright_size(path), utils.upright_size(scene.files[0])
     if size and expected and size != expected:
         reason = ""
         if size == expected[::-1]:

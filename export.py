@@ -8,6 +8,7 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 import utils
 from checkpoint import load_model
 from model import LumaNetwork, PyramidDeepFuse, tilted_mean
-from opts import ExportOptions, run
+from opts import ExportOptions, one_line, run
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_DIFFERENCE = 1e-4  # from PyTorch's luma in [0, 1]; float rounding makes some 1e-6
@@ -76,8 +77,7 @@ def to_onnx(network: OfStack, count: int, side: int) -> bytes:
             output_names=["fused"],
             verbose=False,
         )
-    assert program is not None  # With dynamo, there is one.
-    return program.model_proto.SerializeToString()
+    return cast(torch.onnx.ONNXProgram, program).model_proto.SerializeToString()
 
 
 def largest_difference(
@@ -115,9 +115,12 @@ def export(options: argparse.Namespace) -> None:
     utils.check_writable(options.res)
     network = load_model(options.model)
     levels = levels_for(network, options.side)
-    onnx = to_onnx(OfStack(network, levels), options.count, options.side)
     sizes = [(options.side, options.side + 1), (options.side + 40, options.side)]
-    difference = largest_difference(onnx, network, options.count, sizes)
+    try:
+        onnx = to_onnx(OfStack(network, levels), options.count, options.side)
+        difference = largest_difference(onnx, network, options.count, sizes)
+    except RuntimeError as error:
+        raise ValueError(f"{options.model}: cannot be exported: {one_line(error)}") from error
     if difference > LARGEST_DIFFERENCE:
         raise ValueError(f"{options.model}: ONNX differs from PyTorch by up to {difference:.1g}")
     with utils.replacing(options.res) as file:

@@ -119,7 +119,7 @@ def fuse(
         reduced = fast and is_large(images)
         refine = 0 if not photo else REDUCED_STEPS if reduced else PHOTO_STEPS
     fused = result_array(images, dtype, out)
-    how = How(fast, refine, finish if photo else 0.0, colour, progress, steady)
+    how = How(look, fast, refine, finish if photo else 0.0, colour, progress, steady)
     plan = choose_plan(model, images, tile or tile_size(model), how)
     if look == "earlier" and images[0].ndim == 3:
         plan = as_earlier(plan, images)
@@ -164,6 +164,7 @@ def result_array(
 class How(NamedTuple):
     """The way of fusing that fuse's arguments of these names ask for."""
 
+    look: str
     fast: bool
     refine: int
     finish: float
@@ -218,7 +219,7 @@ def choose_plan(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how
         return plan_finished(model, images, tile, how)
     if how.refine:
         return plan_refined(model, images, tile, how)
-    if isinstance(model, ReleasedDeepFuse) and images[0].ndim == 3:
+    if isinstance(model, ReleasedDeepFuse) and how.look == "paper" and images[0].ndim == 3:
         return plan_released(model, images, tile, how.progress)
     return plan_full(model, images, tile, how.progress)
 

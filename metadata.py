@@ -6,13 +6,14 @@ would move MakerNotes, whose offsets then point elsewhere.
 """
 
 import contextlib
+import io
 import math
 import os
 import re
 import struct
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -254,14 +255,14 @@ def tiff_metadata(data: bytes) -> dict[str, bytes]:
                 chunk = data[offset : offset + count]
                 if name == "XMP" or is_profile(chunk):
                     metadata[name] = chunk
-        exif = tiff_exif(data)
+        exif = tiff_exif(io.BytesIO(data))
         if exif:
             metadata["EXIF"] = exif
     return metadata
 
 
-def tiff_exif(data: bytes, directory: bytes | None = None) -> bytes:
-    """Returns EXIF made from a TIFF file's bytes, for other formats; b"" where the file has none.
+def tiff_exif(file: IO[bytes], directory: bytes | None = None) -> bytes:
+    """Returns EXIF made from an open TIFF file, for other formats; b"" where the file has none.
 
     It lacks the orientation, because OpenCV turns TIFF files, and MakerNotes, whose offsets would
     no longer be right. directory: TIFF data whose main directory is the Exif directory, where the
@@ -271,7 +272,7 @@ def tiff_exif(data: bytes, directory: bytes | None = None) -> bytes:
 
     tiff, exif = Image.Exif(), Image.Exif()
     with contextlib.suppress(Exception):  # Pillow raises many types.
-        tiff.load(data)
+        tiff.load_from_fp(file)
         values = tiff.get_ifd(EXIF_DIRECTORY)
         if directory:
             other = Image.Exif()
@@ -445,7 +446,7 @@ def storable_metadata(path: str, extension: str, metadata: dict[str, bytes]) -> 
     largest = JPEG_SEGMENT if extension in (".jpg", ".jpeg") else math.inf
     foreign = set(metadata) - held
     large = {name for name, chunk in metadata.items() if len(chunk) > largest}
-    for lost, reason in ((foreign, "OpenCV cannot write that to"), (large, "too large for")):
+    for lost, reason in ((foreign, "this program writes none to"), (large, "too large for")):
         if lost:
             listed = " and ".join(sorted(lost))
             warnings.warn(f"{path}: {listed} not written, {reason} {extension}", stacklevel=3)

@@ -463,7 +463,8 @@ class EvaluateOptions:
             type=number(int, 1, 100),
             metavar="QUALITY",
             help="score results as JPEG files of that quality have them, in scenes whose exposures "
-            "are JPEG files; MEFB's published scores are of quality 75",
+            "are JPEG files, but pictures of --fused as they are; MEFB's published scores are of "
+            "quality 75",
         )
         parser.add_argument(
             "--fused",
@@ -522,7 +523,7 @@ class ExportOptions:
         )
         parser.add_argument(
             "--side",
-            type=number(int, 16),
+            type=number(int, 16, 4096),
             default=512,
             help="shorter side, in pixels, of the pictures that a pyramid is exported for; the "
             "file takes any size, but has as many levels as such a picture needs",
@@ -542,7 +543,6 @@ class DemoOptions:
         parser.add_argument(
             "--port",
             type=number(int, 1, 65535),
-            default=argparse.SUPPRESS,
             help="7860 or the next free one unless given",
         )
         parser.add_argument(
@@ -550,7 +550,8 @@ class DemoOptions:
             default="127.0.0.1",
             help="address to listen on; 0.0.0.0 lets other machines see and use the page",
         )
-        add_machine_options(parser)
+        add_device_option(parser)
+        parser.add_argument("--quiet", action="store_true", help="do not print the page's address")
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Returns the options of a command line, the program's own by default."""
@@ -600,12 +601,17 @@ def add_precision_option(parser) -> None:
 
 def add_machine_options(parser) -> None:
     """Adds --device and --quiet."""
+    add_device_option(parser)
+    parser.add_argument("--quiet", action="store_true", help="show no progress bars")
+
+
+def add_device_option(parser) -> None:
+    """Adds --device."""
     parser.add_argument(
         "--device",
         default="auto",
         help="auto, cpu, cuda or cuda:N; auto is CUDA where there is one",
     )
-    parser.add_argument("--quiet", action="store_true", help="show no progress bars")
 
 
 def run(script: str, work: Callable, options: argparse.Namespace, keep_large: bool = False) -> int:

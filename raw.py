@@ -6,10 +6,12 @@ without it.
 
 import contextlib
 import importlib.util
+import io
+import mmap
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -68,13 +70,15 @@ def opened(path: str | os.PathLike) -> Iterator["rawpy.RawPy"]:
 
 
 def raw_header(path: str | os.PathLike) -> metadata.Header:
-    """Returns the Header of the picture that develop gives, before it is turned; raises as opened.
+    """Returns the Header of the picture that develop gives, upright and of 16 bits a channel.
 
-    It has 16 bits a channel.
+    Raises as opened.
     """
     with opened(path) as file:
-        size = file.sizes
-        return metadata.Header(size.height, size.width, 3, np.dtype(np.uint16), False)
+        height, width, lying = file.sizes.height, file.sizes.width, file.sizes.flip & 4
+    if lying:
+        height, width = width, height
+    return metadata.Header(height, width, 3, np.dtype(np.uint16), False)
 
 
 def common_white_balance(paths: Sequence[str | os.PathLike]) -> WhiteBalance | None:
@@ -136,15 +140,24 @@ def read_raw_exif(path: str | os.PathLike) -> bytes:
     Raises OSError where the file cannot be read.
     """
     with open(path, "rb") as file:
-        data = file.read()
+        if not os.fstat(file.fileno()).st_size:
+            return b""
+        # Of the file, only what is looked at is read. Changes are not written to it.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as data:
+            return mapped_exif(data)
+
+
+def mapped_exif(data: mmap.mmap) -> bytes:
+    """Returns what read_raw_exif does, from a file that is mapped into memory."""
     if data[:4] in TIFF_LIKE:
-        data = (metadata.TIFF[0] if data[:2] == b"II" else metadata.TIFF[1]) + data[4:]
+        data[:4] = metadata.TIFF[0] if data[:2] == b"II" else metadata.TIFF[1]
     if data[:4] in metadata.TIFF:
-        return metadata.tiff_exif(data)
-    if data.startswith(b"FUJIFILM") and len(data) >= RAF_PREVIEW + 8:
+        return metadata.tiff_exif(cast(IO[bytes], data))
+    if data[:8] == b"FUJIFILM" and len(data) >= RAF_PREVIEW + 8:
         start, size = struct.unpack_from(">II", data, RAF_PREVIEW)
-        return metadata.tiff_exif(exif_of_jpeg(data[start : start + size]))
-    return metadata.tiff_exif(*boxes_of_canon(data[:BOXES]))
+        return metadata.tiff_exif(io.BytesIO(exif_of_jpeg(data[start : start + size])))
+    directory, other = boxes_of_canon(data[:BOXES])
+    return metadata.tiff_exif(io.BytesIO(directory), other)
 
 
 def exif_of_jpeg(jpeg: bytes) -> bytes:

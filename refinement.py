@@ -69,8 +69,8 @@ def refine_luma(
         x, mean, b, variance = loss.desired_at_scale(seen)
         mean = as_centres((b * mean).sum(dim=1, keepdim=True))[0]
         weight = as_centres(torch.full_like(variance, 2 * loss.EXPONENTS[i]))[0]
-        limit = as_centres(variance)[0] + loss.C_2
-        return Part(i, outer, inner, place, x[0], as_centres(b)[0], mean, limit, weight, l_hat)
+        constant = as_centres(variance)[0] + loss.C_2
+        return Part(i, outer, inner, place, x[0], as_centres(b)[0], mean, constant, weight, l_hat)
 
     with in_threads(y_f.device) as each:
         parts = each(prepare, areas)
@@ -103,7 +103,7 @@ class Part(NamedTuple):
     scale: 0 for the finest. outer, inner, place: Areas as tiles.in_tiles gives them. Planes of
     `outer`, with the value of a window at its centre and 0 where there is no window: x, the sources
     less 0.5, (K, h, w); b, the b_k of y_hat = sum_k b_k (x_k - l_k); mean, sum_k b_k E[x_k];
-    variance, that of y_hat, plus C_2; weight, by which the scale's windows count, times 2; l_hat,
+    constant, the variance of y_hat plus C_2; weight, by which the scale's windows count, times 2; l_hat,
     at scale 0, their desired luminance.
     """
 
@@ -114,7 +114,7 @@ class Part(NamedTuple):
     x: torch.Tensor
     b: torch.Tensor
     mean: torch.Tensor
-    variance: torch.Tensor
+    constant: torch.Tensor
     weight: torch.Tensor
     l_hat: torch.Tensor | None
 
@@ -174,7 +174,7 @@ def linearise(y: torch.Tensor, part: Part) -> Linear:
     mean, square, products = loss.window_sums(torch.cat([y, y * y, y * part.x])).split(
         [1, 1, count]
     )
-    denominator = square.addcmul_(mean, mean, value=-1).add_(part.variance)
+    denominator = square.addcmul_(mean, mean, value=-1).add_(part.constant)
     numerator = mean * part.mean
     for k in range(count):
         numerator.addcmul_(part.b[k], products[k], value=-1)

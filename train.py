@@ -470,7 +470,7 @@ def figure_scenes(
     They show the middle of the first validation scenes or, without these, a training crop.
     """
     scenes = [
-        [middle_square(utils.read_image(path), side) for path in paths]
+        [middle_square(image, side) for image in utils.read_images(paths)]
         for paths in validation[:SHOWN]
     ]
     return scenes or [[utils.from_ycbcr(crop[None], np.uint8) for crop in dataset[0]]]

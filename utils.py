@@ -20,9 +20,12 @@ import raw
 from metadata import (
     METADATA,
     XMP_HEADER,
+    Header,
     as_metadata,
     exif_values,
     orientation,
+    read_exif,
+    read_header,
     storable_metadata,
     tiff_metadata,
     tiff_with,
@@ -66,6 +69,29 @@ class Picture(NamedTuple):
     pixels: np.ndarray
     alpha: np.ndarray | None
     metadata: dict[str, bytes]
+
+
+def header_of(path: str | os.PathLike) -> Header | None:
+    """Returns the Header of a picture file, as metadata.read_header does, or as raw_header."""
+    return raw.raw_header(path) if raw.is_raw(path) else read_header(path)
+
+
+def upright_size(path: str | os.PathLike) -> tuple[int, int] | None:
+    """Returns the (height, width) of a picture as it is shown, from its header; None if unknown."""
+    header = header_of(path)
+    if header is None:
+        return None
+    turned = not raw.is_raw(path) and orientation(read_exif(path)) >= 5
+    return (header.width, header.height) if turned else (header.height, header.width)
+
+
+def read_images(paths: Sequence[str | os.PathLike]) -> list[np.ndarray]:
+    """Reads the pixels of one scene's picture files, RAW files in one white balance.
+
+    Raises as read_picture.
+    """
+    balance = raw.common_white_balance(paths)
+    return [read_picture(path, balance).pixels for path in paths]
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:

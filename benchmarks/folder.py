@@ -60,7 +60,7 @@ def brackets_a_minute(megapixels, count):
         yield "enfuse in a loop", 60 * count / (time.perf_counter() - start)
 
 
-def peak_bytes(megapixels):
+def time_and_peak(megapixels):
     """Returns the seconds and the peak memory of a whole command that fuses one pair."""
     with tempfile.TemporaryDirectory() as folder:
         ((over, under),) = write_brackets(folder, megapixels, 1)
@@ -86,7 +86,7 @@ def main(argv=None):
     options = parser.parse_args(argv)
     for name, rate in brackets_a_minute(options.size, options.count):
         print(f"{name:24} {rate:6.1f} brackets of {options.size:g} megapixels a minute")
-    seconds, peak = peak_bytes(options.large)
+    seconds, peak = time_and_peak(options.large)
     print(f"a pair of {options.large:g} megapixels: {seconds:.1f} s, {peak / 1e9:.2f}e9 bytes")
 
 

@@ -1,12 +1,12 @@
 """The page: what it does, over HTTP, and in a browser."""
 
-import argparse
 import contextlib
 import importlib.util
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,8 +33,8 @@ PHOTO = demo.Choice("photo", 1.0, False, False)
 
 
 @pytest.fixture(scope="module")
-def studio():
-    return demo.Studio("cpu")
+def studio(tmp_path_factory):
+    return demo.Studio(str(tmp_path_factory.mktemp("studio")), "cpu")
 
 
 @pytest.fixture
@@ -72,19 +72,19 @@ def test_the_full_result_is_that_of_inference(studio, tmp_path, choice, flags):
         utils.write_image(file, expose(radiance, gain))
     dropped = studio.read(files)
     assert studio.fuse_reduced(dropped, choice)[-1].ndim == 3
-    studio.save(dropped, choice, str(tmp_path / "page.png"))
+    page = studio.save(dropped, choice, ".png")
     expected = str(tmp_path / "command.png")
     arguments = ["--images", *files, "--res", expected, "--device", "cpu", "--quiet", *flags]
     assert inference.main(arguments) == 0
-    assert np.array_equal(utils.read_image(tmp_path / "page.png"), utils.read_image(expected))
+    assert np.array_equal(utils.read_image(page), utils.read_image(expected))
 
 
 def test_results_keep_their_exif(studio, files, tmp_path):
     for file in files:
         image = utils.read_image(file)
         utils.write_image(file, image, metadata={"EXIF": exif()})
-    studio.save(studio.read(files), PHOTO, str(tmp_path / "page.jpg"))
-    written = utils.read_picture(tmp_path / "page.jpg").metadata["EXIF"]
+    page = studio.save(studio.read(files), PHOTO, ".jpg")
+    written = utils.read_picture(page).metadata["EXIF"]
     assert metadata.exif_values(written).keys() >= metadata.exif_values(exif()).keys() - {0x0112}
 
 
@@ -116,10 +116,40 @@ def test_depths_mixed_are_ordered_by_brightness(studio, files, tmp_path):
     assert studio.read([files[2], str(deep)]).files == [str(deep), files[2]]
 
 
-def test_messages_do_not_show_where_files_lie(tmp_path):
-    message = f"{demo.tempfile.gettempdir()}/deepfuse_x/y/a.jpg: not a picture"
-    assert demo.without_folders(message) == "a.jpg: not a picture"
-    assert demo.without_folders("10 % of it replaced") == "10 % of it replaced"
+def test_messages_do_not_show_where_files_lie(studio):
+    for folder in ("5f", "a folder"):
+        message = f"'{studio.folder}/{folder}/my scene.jpg': not a picture"
+        assert studio.without_folders(message) == "'my scene.jpg': not a picture"
+    assert studio.without_folders("10 % of /it replaced") == "10 % of /it replaced"
+
+
+def test_nothing_is_written_after_the_end(files, tmp_path):
+    folder = tmp_path / "page"
+    folder.mkdir()
+    studio = demo.Studio(str(folder), "cpu")
+    studio.close()
+    with pytest.raises(ValueError, match="closed"):
+        studio.save(studio.read(files), PHOTO, ".jpg")
+    assert not list(folder.iterdir())
+
+
+@needs_gradio
+@pytest.mark.parametrize("flags", [["--host", "203.0.113.7"], ["--host", "no such host"]])
+def test_an_address_of_another_machine_gets_one_line(flags, capfd):
+    assert demo.main(flags) == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"demo.py: {flags[1]}: ")
+    assert error.count("\n") == 1
+
+
+@needs_gradio
+def test_a_port_in_use_gets_one_line(capfd):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert demo.main(["--port", str(port)]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"demo.py: 127.0.0.1, port {port}: ")
+    assert error.count("\n") == 1
 
 
 def test_without_gradio_one_line_says_how_to_get_it(monkeypatch, capsys):
@@ -132,9 +162,7 @@ def test_without_gradio_one_line_says_how_to_get_it(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """The address of a page that is served by this process."""
-    folder = str(tmp_path_factory.mktemp("served"))
-    options = argparse.Namespace(device="cpu", host="127.0.0.1", port=None, quiet=True)
-    page = demo.start(options, folder)
+    page = demo.start(demo.Studio(str(tmp_path_factory.mktemp("served")), "cpu"))
     yield page.local_url
     page.close()
 
@@ -171,7 +199,7 @@ def call(address, name, body):
 @pytest.mark.slow
 @needs_gradio
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others on Windows")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_files_are_removed_at_the_end(tmp_path, number):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, os.path.join(ROOT, "demo.py"), "--device", "cpu"]

@@ -20,9 +20,8 @@ FLOORS = (
     ("utils",),
     ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
     ("fusion", "dataset"),
-    ("engine",),
-    ("train", "inference", "evaluate", "export", "hubconf"),
-    ("demo",),
+    ("photos", "engine"),
+    ("train", "inference", "evaluate", "export", "demo", "hubconf"),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 TREES = {room: ast.parse((ROOT / f"{room}.py").read_text()) for room in FLOOR}

@@ -19,6 +19,7 @@ import fusion
 import inference
 import model
 import opts
+import photos
 import scores
 import utils
 from brackets import find_pictures
@@ -169,10 +170,10 @@ def test_quick_imports():
     """Fusing loads nothing that only training needs, and reading not even PyTorch."""
     code = """
 import sys
-import inference
+import inference, photos
 print('torch' in sys.modules)
 options = inference.TestOptions().parse(['--images', 'a.png', 'b.png'])
-inference.load_networks(options.model, options.colour, options.device, options.precision)
+photos.load_networks(options.model, options.colour, options.device, options.precision)
 print({'torchvision', 'matplotlib'} & set(sys.modules))
 """
     done = subprocess.run(
@@ -306,14 +307,14 @@ def test_sizes_that_cannot_be_had(files, capfd):
 
 
 def test_too_little_memory_is_said_before_the_work(tmp_path, files, capfd, monkeypatch):
-    monkeypatch.setattr(inference, "available_memory", lambda: 2e9)
+    monkeypatch.setattr(photos, "available_memory", lambda: 2e9)
     huge = str(huge_png(tmp_path / "huge.png", 20_000, 20_000))
     assert run({**files, "--image1": huge, "--image2": huge}) == 2
     reason = "pictures of 20000x20000 pixels need some 4.3 GB of memory, 2.0 GB are free"
     assert capfd.readouterr().err == f"inference.py: {huge} and {huge}: {reason}\n"
     assert not os.path.exists(files["--res"])
     assert run(files) == 0
-    monkeypatch.setattr(inference, "available_memory", lambda: None)
+    monkeypatch.setattr(photos, "available_memory", lambda: None)
     assert run(files) == 0
     assert run({**files, "--image1": huge}) == 2
     assert "damaged or cut short" in capfd.readouterr().err
@@ -321,21 +322,21 @@ def test_too_little_memory_is_said_before_the_work(tmp_path, files, capfd, monke
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are not asked")
 def test_available_memory(tmp_path):
-    assert 1e7 < inference.available_memory() < 1e13
-    machine = inference.available_memory(tmp_path / "none")
+    assert 1e7 < photos.available_memory() < 1e13
+    machine = photos.available_memory(tmp_path / "none")
     for name, text in [
         ("max", "50000000\n"),
         ("current", "45000000\n"),
     ]:
         (tmp_path / f"memory.{name}").write_text(text)
-    assert inference.available_memory(tmp_path) == 5_000_000 < machine
+    assert photos.available_memory(tmp_path) == 5_000_000 < machine
     # What has been read from files is given back when it is needed.
     (tmp_path / "memory.stat").write_text("anon 3000000\nfile 42000000\ninactive_file 40000000\n")
-    assert inference.available_memory(tmp_path) == 45_000_000
+    assert photos.available_memory(tmp_path) == 45_000_000
     (tmp_path / "memory.stat").write_text("damaged")
-    assert inference.available_memory(tmp_path) == 5_000_000
+    assert photos.available_memory(tmp_path) == 5_000_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert inference.available_memory(tmp_path) > 50_000_000
+    assert photos.available_memory(tmp_path) > 50_000_000
 
 
 @pytest.mark.parametrize(

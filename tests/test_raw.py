@@ -8,6 +8,8 @@ import pytest
 from conftest import scene
 from dng import write_dng
 
+import dataset
+import evaluate
 import inference
 import metadata
 import raw
@@ -98,6 +100,30 @@ def test_orientation_is_applied_once(tmp_path, render, orientation, turns):
     picture = utils.read_picture(tmp_path / "x.dng")
     assert np.array_equal(picture.pixels, np.rot90(raw.develop(upright), turns))
     assert metadata.orientation(metadata.exif_values(picture.metadata["EXIF"])) == 1
+
+
+@needs_rawpy
+@pytest.mark.parametrize(("orientation", "size"), [(1, (64, 96)), (3, (64, 96)), (6, (96, 64))])
+def test_headers_tell_the_upright_size(tmp_path, render, orientation, size):
+    path = write_dng(tmp_path / "x.dng", render, orientation=orientation, time=NOON)
+    assert utils.header_of(path)[:2] == utils.upright_size(path) == size
+
+
+@needs_rawpy
+def test_scores_and_training_read_a_scene_alike(pair, tmp_path, render, capsys):
+    scene = tmp_path / "raws" / "scene"
+    scene.mkdir(parents=True)
+    for number, gain in enumerate((0.1, 0.3, 0.9)):
+        write_dng(scene / f"{number}.dng", render * gain, (0.4 + gain / 5, 1, 0.5), orientation=6)
+    paths = [str(path) for path in sorted(scene.iterdir())]
+    balance = raw.camera_white_balance(paths[1])
+    expected = [raw.develop(path, balance) for path in paths]
+    assert all(map(np.array_equal, utils.read_images(paths), expected))
+    stack = dataset.read_stack(paths)
+    assert stack.shape == (3, 3, 96, 64)
+    assert np.abs(stack[0] - expected[0].transpose(2, 0, 1) / 257).max() <= 0.5
+    assert evaluate.main(["--folder", str(scene.parent), "--device", "cpu", "--quiet"]) == 0
+    assert "MergeMertens" in capsys.readouterr().out
 
 
 @needs_rawpy

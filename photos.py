@@ -1,0 +1,350 @@
+"""How do the photo files of one scene become a result file? Read, aligned, fused, written.
+
+Functions import what needs PyTorch, because that takes a second: pictures are read meanwhile.
+"""
+
+import argparse
+import contextlib
+import functools
+import gc
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cv2
+import numpy as np
+
+import align
+import metadata
+import raw
+import utils
+
+if TYPE_CHECKING:
+    from model import ColourNetwork, LumaNetwork
+
+FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
+LARGE = 150e6  # bytes; the exposures of a scene with larger pictures are decoded in turn
+DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files at a time
+REST = 0.7e9  # bytes of memory for PyTorch and the network's features
+TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
+CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2)
+
+
+class Networks(NamedTuple):
+    """The networks that make a result: of its luma and, for photos, of its colour, or None."""
+
+    luma: "LumaNetwork"
+    colour: "ColourNetwork | None"
+
+
+class Recipe(NamedTuple):
+    """The way from a scene's pictures to a result, as the flags say.
+
+    size: (height, width) to resize to, or None. align: None, "yes" or "try". crop: the opposite of
+    --no_crop. fuse: keyword arguments for fusion.fuse, but for the networks. Other fields
+    are the flags of these names.
+    """
+
+    size: tuple[int, int] | None
+    align: str | None
+    crop: bool
+    deghost: bool
+    reference: int | None
+    panel: bool
+    preview: bool
+    quality: int
+    verbose: bool
+    fuse: dict[str, Any]
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """Returns the Recipe that the options of inference.py ask for."""
+    result = options.name if options.folder else options.res
+    dtype = TYPES.get(options.depth)
+    if dtype is None and result.lower().endswith(utils.FLOATS_ALONE):
+        dtype = np.float32
+    return Recipe(
+        size=(options.H, options.W) if options.H else None,
+        align=options.align,
+        crop=not options.no_crop,
+        deghost=options.deghost,
+        reference=options.reference,
+        panel=options.panel,
+        preview=options.preview,
+        quality=options.quality,
+        verbose=options.verbose,
+        fuse={
+            "progress": not options.quiet and not options.folder,
+            "look": options.look,
+            "finish": options.finish,
+            "fast": options.fast,
+            "refine": options.refine,
+            "strength": 1.0 if options.strength is None else options.strength,
+            "dtype": dtype,
+        },
+    )
+
+
+def load_networks(model: str, colour: str | None, device: str, precision: str) -> Networks:
+    """Returns the networks of checkpoints, ready for fusing on a device.
+
+    device, precision: as --device and --precision. Raises as checkpoint.load_model does.
+    """
+    gc.disable()  # The garbage collector only slows the import of PyTorch.
+    from checkpoint import load_colour, load_model
+    from model import choose_device, prepare
+
+    gc.freeze()  # Nothing of PyTorch is garbage; searching it would take 0.07 s.
+    gc.enable()
+    place = choose_device(device)
+    luma = prepare(load_model(model, place), precision)
+    return Networks(luma, prepare(load_colour(colour, place), precision) if colour else None)
+
+
+def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:
+    """Raises OSError or ValueError where a scene's result, or its preview, could not be written.
+
+    The headers of the scene's files tell the result's type. Files may have none, because reading
+    will refuse them or Pillow does not know them; without any header, 8-bit colour is assumed.
+    """
+    headers = []
+    for file in files:
+        with contextlib.suppress(OSError, ValueError):  # Reading says which file is unusable.
+            header = utils.header_of(file)
+            if header and header.dtype in utils.DTYPES:
+                headers.append(header)
+    dtype = recipe.fuse["dtype"] or np.result_type(np.uint8, *(header.dtype for header in headers))
+    grey = bool(headers) and headers[0].grey
+    alpha = bool(headers) and headers[0].channels == 4 and not recipe.panel
+    utils.check_picture_writable(path, dtype, grey, alpha)
+    if recipe.preview:
+        utils.check_picture_writable(preview_path(path))
+
+
+def preview_path(path: str) -> str:
+    """Returns the path of the contact sheet beside a result."""
+    return f"{os.path.splitext(path)[0]}_preview.jpg"
+
+
+def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
+    """Reads a scene's files.
+
+    Raises ValueError, before any file is decoded, where memory is too small, and as read_picture.
+    """
+    # Decoding and encoding need a copy of one picture, alignment and deghosting of all.
+    headers, largest = check_memory(files, 2 if recipe.align or recipe.deghost else 1)
+    balance = raw.common_white_balance(files)
+    half = all(shows_half(header, recipe.size) for header in headers)  # counts for RAW alone
+    read = functools.partial(utils.read_picture, balance=balance, half=half)
+    few = 2 if any(map(raw.is_raw, files)) else None
+    with ThreadPoolExecutor(1 if largest > LARGE else few) as pool:
+        return list(pool.map(read, files))
+
+
+def check_memory(files: Sequence[str], copies: int = 1) -> tuple[list[metadata.Header], int]:
+    """Raises ValueError where decoded files, `copies` of each, would not fit into memory.
+
+    Returns the files' Headers, as far as they are known, and the bytes of the largest picture.
+    """
+    headers = [header for header in map(utils.header_of, files) if header]
+    sizes = [header.height * header.width * header.bytes_per_pixel for header in headers]
+    largest = max(sizes, default=0)
+    developing = DEVELOPING if any(map(raw.is_raw, files)) else 1
+    needed = REST + sum(sizes) * copies + largest * developing
+    free = available_memory()
+    if free is not None and needed > free and headers:
+        raise ValueError(
+            f"{' and '.join(map(str, files))}: pictures of {headers[0].width}x{headers[0].height} "
+            f"pixels need some {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+        )
+    return headers, largest
+
+
+def shows_half(header: metadata.Header, size: tuple[int, int] | None) -> bool:
+    """Returns True where a picture is to be resized to half of its size or less, either way up."""
+    if size is None:
+        return False
+    sides = sorted((header.height, header.width))
+    return all(2 * short <= side for short, side in zip(sorted(size), sides, strict=True))
+
+
+def available_memory(cgroup: str | os.PathLike = CGROUP) -> int | None:
+    """Returns the bytes of memory that this process can still have; None where unknown.
+
+    cgroup: the folder of a container's memory.* files.
+    """
+    free = []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        free.append(1024 * int(lines["MemAvailable"].split()[0]))
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = (
+            int(Path(cgroup, f"memory.{name}").read_text()) for name in ("max", "current")
+        )
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            # Linux caches files that were read, but frees that memory for whoever needs it.
+            statistics = Path(cgroup, "memory.stat").read_text().splitlines()
+            used -= int(dict(line.split(" ", 1) for line in statistics)["inactive_file"])
+        free.append(limit - used)
+    return min(free, default=None)
+
+
+def fuse_scene(
+    networks: Networks,
+    files: Sequence[str],
+    pictures: Sequence[utils.Picture],
+    path: str,
+    recipe: Recipe,
+) -> Callable[[], None]:
+    """Fuses the Pictures of one scene; returns a function that writes the result to `path`.
+
+    Raises ValueError naming the files where they cannot be fused, or the flag that does not fit.
+    """
+    images = [picture.pixels for picture in pictures]
+    alpha = common_alpha(pictures, path)
+    if recipe.size:
+        images = [resize(image, *recipe.size) for image in images]
+        alpha = None if alpha is None else resize(alpha, *recipe.size)
+    reference = choose_reference(images, recipe.reference)
+    described = pictures[reference].metadata
+    try:
+        images, alpha = align_and_deghost(files, images, alpha, reference, recipe)
+        result = fuse_images(networks, images, recipe)
+    except (ValueError, cv2.error) as error:
+        reason = error.err if isinstance(error, cv2.error) else error
+        raise ValueError(f"{' and '.join(map(str, files))}: {reason}") from error
+    sheet = None
+    if recipe.preview:
+        captions = [os.path.basename(file) for file in files]
+        sheet = utils.contact_sheet_row([*images, result], [*captions, "fused"], width=480)
+    alpha = None if alpha is None or recipe.panel else utils.as_type(alpha, result.dtype)
+    return functools.partial(write_result, path, result, alpha, described, recipe.quality, sheet)
+
+
+def choose_reference(images: Sequence[np.ndarray], number: int | None) -> int:
+    """Returns the index of the exposure that --reference means, by default the middle one.
+
+    number: 1 for the darkest. Raises ValueError where there are fewer exposures.
+    """
+    if number is None:
+        return align.middle_exposure(images)
+    if number > len(images):
+        raise ValueError(f"--reference {number}: there are {len(images)} exposures")
+    return align.by_brightness(images)[number - 1]
+
+
+def align_and_deghost(
+    files: Sequence[str],
+    images: list[np.ndarray],
+    alpha: np.ndarray | None,
+    reference: int,
+    recipe: Recipe,
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Returns the pictures of one scene, ready for fusing, and their alpha.
+
+    Raises ValueError where the pictures do not go together or cannot be aligned.
+    """
+    import fusion
+
+    fusion.check_images(images, one_size=not recipe.align)
+    if recipe.align:
+        images, area = aligned(files, images, reference, recipe)
+        alpha = None if alpha is None else alpha[area]
+        fusion.check_images(images)  # With --align=try, they may be unaligned and differ in size.
+    if recipe.deghost:
+        images, shares = align.deghost(images, reference)
+        for file, share in zip(files, shares, strict=True):
+            if share > 0.5:
+                text = f"{file}: {share:.0%} of it replaced as moved; is it of this scene?"
+                warnings.warn(text, stacklevel=2)
+            if recipe.verbose:
+                print(f"{file}: {share:.1%} replaced as moved", file=sys.stderr)
+    return images, alpha
+
+
+def aligned(
+    files: Sequence[str], images: list[np.ndarray], reference: int, recipe: Recipe
+) -> tuple[list[np.ndarray], tuple[slice, slice]]:
+    """Returns aligned pictures of one scene and the area of the reference that they show.
+
+    With "try", pictures that cannot be aligned are returned as they are, with a warning. Raises
+    ValueError as align.align does.
+    """
+    try:
+        images, registrations, area = align.align(images, reference, recipe.crop)
+    except ValueError as error:
+        if recipe.align != "try":
+            raise
+        listed = " and ".join(map(str, files))
+        warnings.warn(f"{listed}: fused unaligned: {error}", stacklevel=2)
+        return images, (slice(None), slice(None))
+    if recipe.verbose:
+        for k, (file, found) in enumerate(zip(files, registrations, strict=True)):
+            if k == reference:
+                print(f"{file}: the reference", file=sys.stderr)
+                continue
+            print(
+                f"{file}: moved by {found.shift[0]:.2f}, {found.shift[1]:.2f} pixels and "
+                f"{found.rotation:.3f} degrees; {found.patches} places fit, the median one to "
+                f"{found.residual:.2f} pixels",
+                file=sys.stderr,
+            )
+    return images, area
+
+
+def fuse_images(networks: Networks, images: list[np.ndarray], recipe: Recipe) -> np.ndarray:
+    """Fuses a scene's pictures, or makes their panel; raises ValueError as fusion.fuse does.
+
+    The result may overwrite the first exposure, unless a preview needs it afterwards.
+    """
+    import fusion
+
+    if recipe.panel:
+        if len(images) != 2:
+            raise ValueError(f"--panel is for two exposures, not {len(images)}")
+        under, over = sorted(images, key=lambda image: image.mean())
+        return fusion.panel(networks.luma, under, over, colour=networks.colour, **recipe.fuse)
+    dtype = recipe.fuse["dtype"] or np.result_type(*images)
+    reuse = not recipe.preview and images[0].dtype == dtype
+    out = images[0] if reuse else None
+    return fusion.fuse(networks.luma, images, colour=networks.colour, **recipe.fuse, out=out)
+
+
+def write_result(
+    path: str,
+    result: np.ndarray,
+    alpha: np.ndarray | None,
+    described: dict[str, bytes],
+    quality: int,
+    sheet: np.ndarray | None,
+) -> None:
+    """Writes a result and, where there is one, its contact sheet beside it."""
+    utils.write_image(path, result, alpha, described, quality)
+    if sheet is not None:
+        utils.write_image(preview_path(path), sheet)
+
+
+def common_alpha(pictures: Sequence[utils.Picture], path: str) -> np.ndarray | None:
+    """Returns the alpha that all Pictures have; None, with a warning, where they differ in it."""
+    first, *others = (picture.alpha for picture in pictures)
+    if first is None and all(alpha is None for alpha in others):
+        return None
+    if first is None or any(a is None or not np.array_equal(a, first) for a in others):
+        warnings.warn(f"{path}: without alpha, in which the pictures differ", stacklevel=2)
+        return None
+    return first
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes a picture; raises ValueError naming the flags where OpenCV cannot."""
+    shrinks = width * height < image.shape[0] * image.shape[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    try:
+        return cv2.resize(image, (width, height), interpolation=interpolation)
+    except cv2.error as error:
+        raise ValueError(f"--H {height} --W {width}: {error.err}") from error
