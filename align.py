@@ -11,6 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+import ghosts
 import utils
 
 LARGEST = 32767  # pixels a side; OpenCV resamples no larger pictures
@@ -25,11 +26,6 @@ LEAST_CONTRAST = 2.0  # levels of 255; standard deviation of a patch that can be
 LEAST_CORRELATION = 0.8  # correlation of two patches that show the same
 LEAST_PATCHES = 8  # patches that must agree
 LEAST_SHARE = 0.15  # share of the compared patches that must agree
-TOLERANCE = 10  # levels of 255; noise and rounding may move a pixel so far, either way
-CERTAIN = 12.0  # levels beyond TOLERANCE, as an area's mean, that prove movement
-POSSIBLE = 3.0  # levels beyond TOLERANCE that show movement next to a proven one
-EXTENT = 9  # pixels of reduced pictures; side of an area that is checked for movement
-SOFT = 4.0  # width of the soft border of replaced areas, in pixels of reduced pictures
 STILL = 0.1  # pixels; a smaller movement is not worth the loss by interpolation
 
 
@@ -56,7 +52,8 @@ def align(
     """Registers exposures of one scene to one of them, and resamples them accordingly.
 
     images: two or more pictures, all grey or all RGB; sizes may differ.
-    reference: index of the picture to which the others are registered; middle_exposure by default.
+    reference: index of the picture to which the others are registered; by default the middle
+        exposure.
     crop: crops to the rectangle that all exposures cover. Otherwise pictures get the reference's
         size, and show the reference where an exposure shows nothing.
 
@@ -68,8 +65,8 @@ def align(
     if max(max(image.shape[:2]) for image in images) > LARGEST:
         raise ValueError(f"pictures can be aligned up to {LARGEST} pixels a side")
     if reference is None:
-        reference = middle_exposure(images)
-    registrations = register_all([grey(image) for image in images], reference)
+        reference = ghosts.middle_exposure(images)
+    registrations = register_all([utils.as_grey(image) for image in images], reference)
     height, width = images[reference].shape[:2]
     area = (slice(0, height), slice(0, width))
     if crop:
@@ -80,26 +77,9 @@ def align(
         if not crop and resampled is not image:
             inside = covered(image.shape[:2], registration.homography, (height, width))
             if not inside.all():
-                resampled = show_elsewhere(resampled, images[reference], inside)
+                resampled = ghosts.show_elsewhere(resampled, images[reference], inside)
         aligned.append(resampled[area])
     return aligned, registrations, area
-
-
-def middle_exposure(images: Sequence[np.ndarray]) -> int:
-    """Returns the index of the picture of middle brightness; of two such ones, the darker."""
-    return by_brightness(images)[(len(images) - 1) // 2]
-
-
-def by_brightness(images: Sequence[np.ndarray]) -> list[int]:
-    """Returns the indices of pictures from the darkest to the brightest."""
-    brightness = [grey(image[::8, ::8]).mean() for image in images]
-    return [int(k) for k in np.argsort(brightness, kind="stable")]
-
-
-def grey(image: np.ndarray) -> np.ndarray:
-    """Returns a picture as 8-bit grey, in which features and patches are compared."""
-    image = utils.to_8_bit(image)
-    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
 def register_all(greys: Sequence[np.ndarray], reference: int) -> list[Registration]:
@@ -157,7 +137,7 @@ def register(picture: np.ndarray, reference: np.ndarray) -> Registration:
     """
     long_side = max(reference.shape)
     scale = min(COARSE / long_side, 1)
-    small, small_reference = reduce(picture, scale), reduce(reference, scale)
+    small, small_reference = utils.reduce(picture, scale), utils.reduce(reference, scale)
     homography = match_features(small, small_reference)
     while True:
         for _ in range(2):
@@ -169,21 +149,8 @@ def register(picture: np.ndarray, reference: np.ndarray) -> Registration:
         larger = min(scale * STEP, 1)
         homography = rescale(homography, larger / scale)
         scale = larger
-        small, small_reference = reduce(picture, scale), reduce(reference, scale)
+        small, small_reference = utils.reduce(picture, scale), utils.reduce(reference, scale)
     return to_registration(homography, reference.shape, residual, agree)
-
-
-def reduce(picture: np.ndarray, scale: float) -> np.ndarray:
-    """Returns a picture reduced by a factor of at most 1, to at least one pixel a side."""
-    if scale == 1:
-        return picture
-    # Without a size, OpenCV scales both sides by exactly this factor, as rescale assumes.
-    size = (
-        None
-        if min(picture.shape[:2]) * scale >= 1
-        else [max(round(side * scale), 1) for side in picture.shape[1::-1]]
-    )
-    return cv2.resize(picture, size, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def rescale(homography: np.ndarray, factor: float) -> np.ndarray:
@@ -437,158 +404,3 @@ def covered(
         flags=cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST,
     )
     return inside > 0
-
-
-def show_elsewhere(image: np.ndarray, reference: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Returns a picture with the reference's scene, in the picture's brightness, outside a mask."""
-    scale = min(COARSE / max(inside.shape), 1)
-    small, small_reference = (reduce(utils.to_8_bit(x), scale) for x in (image, reference))
-    size = small.shape[1::-1]
-    small_inside = cv2.resize(inside.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    maps = level_maps(small_reference, small, small_inside)
-    return replace(image, reference, ~small_inside, maps)
-
-
-def deghost(
-    images: Sequence[np.ndarray], reference: int | None = None
-) -> tuple[list[np.ndarray], list[float]]:
-    """Replaces what moved in aligned exposures by what the reference shows there.
-
-    level_map tells, level by level, what an exposure would show of the reference's scene. Where an
-    exposure shows something else, it is replaced by what it would show. The replaced area thus has
-    the exposure's brightness, and a soft border, so that fusing finds no step there.
-
-    images: two or more pictures of one size, all grey or all RGB.
-    reference: index of the picture whose scene is shown; middle_exposure by default.
-    Returns the pictures, and the share of each that was replaced.
-    """
-    if reference is None:
-        reference = middle_exposure(images)
-    height, width = images[reference].shape[:2]
-    scale = min(COARSE / max(height, width), 1)
-    small = [reduce(utils.to_8_bit(image), scale) for image in images]
-    result, shares = [], []
-    for k, image in enumerate(images):
-        if k == reference:
-            result.append(image)
-            shares.append(0.0)
-            continue
-        static = np.ones(small[k].shape[:2], bool)
-        for _ in range(2):  # The second time, what moved does not disturb the level maps.
-            moved = movement(small[reference], small[k], static)
-            if moved.mean() > 0.9:
-                break
-            static = ~moved
-        maps = level_maps(small[reference], small[k], static)
-        shares.append(float(moved.mean()))
-        result.append(replace(image, images[reference], moved, maps) if moved.any() else image)
-    return result, shares
-
-
-def planes(image: np.ndarray) -> Sequence[np.ndarray]:
-    """Returns a picture's channels."""
-    return [image] if image.ndim == 2 else cv2.split(image)
-
-
-def level_maps(
-    reference: np.ndarray, other: np.ndarray, static: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Returns the level_map of every channel, from the pixels of a mask."""
-    pairs = zip(planes(reference), planes(other), strict=True)
-    return [level_map(ours[static], theirs[static]) for ours, theirs in pairs]
-
-
-def level_map(
-    reference: np.ndarray, other: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Finds the levels of another exposure that belong to every level of a reference.
-
-    Exposure is a monotone function of light, and the scene is the same. So a level has the same
-    rank in both, and their histograms tell the function (M. Grossberg, S. Nayar, "Determining the
-    Camera Response from Images: What Is Knowable?", IEEE TPAMI 25(11), 2003). A level that
-    many pixels of the reference share, such as a clipped one, belongs to a range of levels.
-
-    reference, other: uint8, one-dimensional, of the same pixels.
-    Returns the lowest, highest and mean level of the other exposure for each of 256 levels, (256,).
-    """
-    share = np.bincount(reference, minlength=256) / len(reference)
-    share_other = np.bincount(other, minlength=256) / len(other)
-    above = np.cumsum(share)
-    below = above - share
-    ranks = np.cumsum(share_other)
-    levels = np.arange(256)
-
-    def level_at(rank):
-        return np.clip(np.searchsorted(ranks, rank - 1e-9), 0, 255).astype(np.float64)
-
-    lowest = level_at(below[np.clip(levels - TOLERANCE, 0, 255)])
-    highest = level_at(above[np.clip(levels + TOLERANCE, 0, 255)])
-    # The mean level between two ranks is a difference of the integral of level_at.
-    integral = np.concatenate([[0], np.cumsum(share_other * levels)])
-    edges = np.concatenate([[0], ranks])
-    ends = [np.interp(rank, edges, integral) for rank in (below, above)]
-    known = share > 0
-    mean = np.interp(levels, levels[known], ((ends[1] - ends[0])[known] / share[known]))
-    return lowest, highest, mean
-
-
-def movement(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np.ndarray:
-    """Returns a mask, bool (H, W): True where another exposure shows something else.
-
-    Both luma and a colour channel have to differ. Luma's level map fails on saturated colours,
-    whose channels clip one by one. A channel's level map fails where a camera renders a colour
-    differently at another exposure.
-
-    reference, other: 8-bit pictures. static: mask of the pixels from which level maps are computed.
-    """
-    excess = level_excess(grey(reference), grey(other), static)
-    if reference.ndim == 3:
-        pairs = zip(planes(reference), planes(other), strict=True)
-        channels = [level_excess(ours, theirs, static) for ours, theirs in pairs]
-        excess = cv2.min(excess, np.max(channels, axis=0))
-    excess = cv2.blur(excess, (EXTENT, EXTENT))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (EXTENT, EXTENT))
-    certain = cv2.morphologyEx((excess > CERTAIN).astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
-    # Less certain areas that touch a certain one moved too, such as the rest of a person.
-    _, labels = cv2.connectedComponents((excess > POSSIBLE).astype(np.uint8))
-    moved = np.isin(labels, np.setdiff1d(labels[certain], [0])).astype(np.uint8)
-    return cv2.dilate(moved, disc, iterations=2) > 0
-
-
-def level_excess(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np.ndarray:
-    """Returns the levels by which a plane leaves its level map's range, float32 (H, W), >= 0."""
-    lowest, highest, _ = level_map(reference[static], other[static])
-    other = other.astype(np.float32)
-    too_dark = cv2.LUT(reference, lowest.astype(np.float32)) - other
-    too_bright = other - cv2.LUT(reference, highest.astype(np.float32))
-    return np.maximum(cv2.max(too_dark, too_bright) - TOLERANCE, 0)
-
-
-def replace(
-    image: np.ndarray,
-    reference: np.ndarray,
-    moved: np.ndarray,
-    maps: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
-) -> np.ndarray:
-    """Returns a picture that shows the reference's scene in a mask, with a soft border.
-
-    moved: the mask, bool, of reduced size. maps: the level_map of every channel.
-    """
-    height, width = image.shape[:2]
-    soft = cv2.GaussianBlur(moved.astype(np.float32), (0, 0), SOFT)
-    # The border lies outside of the mask, so that nothing of the ghost is left inside.
-    soft = np.clip(soft * 2, 0, 1)
-    soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
-    white, reference_white = utils.white_level(image), utils.white_level(reference)
-    result = image.copy()
-    for start in range(0, height, 256):  # Strips keep the memory for floats small.
-        rows = slice(start, start + 256)
-        if not soft[rows].any():
-            continue
-        share = soft[rows]
-        for channel, (_, _, mean) in enumerate(maps):
-            at = rows if image.ndim == 2 else (rows, slice(None), channel)
-            shown = np.interp(reference[at] * (255 / reference_white), np.arange(256), mean) / 255
-            blend = image[at] / white * (1 - share) + shown * share
-            result[at] = utils.quantise(blend, image.dtype)
-    return result

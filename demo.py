@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-import align
 import fusion
+import ghosts
 import photos
 import raw
 import utils
@@ -97,9 +97,9 @@ class Studio:
         reduced = []
         for file in files:
             image = utils.read_picture(file, balance, half=True).pixels
-            reduced.append(align.reduce(image, min(1, REDUCED / max(image.shape[:2]))))
+            reduced.append(utils.reduce(image, min(1, REDUCED / max(image.shape[:2]))))
         fusion.check_images(reduced, one_size=False)
-        order = align.by_brightness(reduced)
+        order = ghosts.by_brightness(reduced)
         return Dropped([files[i] for i in order], [reduced[i] for i in order])
 
     def fuse_reduced(self, dropped: Dropped, choice: Choice) -> list[np.ndarray]:

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import align
 import fusion
 import loss
 import utils
@@ -303,7 +302,7 @@ def scored_grey(image: np.ndarray, side: int | None) -> np.ndarray:
 
 def reduced(image: np.ndarray, side: int | None) -> np.ndarray:
     """Returns a picture reduced to a longer side of `side` pixels, None for its native size."""
-    return image if side is None else align.reduce(image, min(1, side / max(image.shape[:2])))
+    return image if side is None else utils.reduce(image, min(1, side / max(image.shape[:2])))
 
 
 def middle_picture(scene: Scene, images: Sequence[np.ndarray]) -> np.ndarray | None:

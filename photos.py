@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 import align
+import ghosts
 import metadata
 import raw
 import utils
@@ -232,10 +233,10 @@ def choose_reference(images: Sequence[np.ndarray], number: int | None) -> int:
     number: 1 for the darkest. Raises ValueError where there are fewer exposures.
     """
     if number is None:
-        return align.middle_exposure(images)
+        return ghosts.middle_exposure(images)
     if number > len(images):
         raise ValueError(f"--reference {number}: there are {len(images)} exposures")
-    return align.by_brightness(images)[number - 1]
+    return ghosts.by_brightness(images)[number - 1]
 
 
 def align_and_deghost(
@@ -257,7 +258,11 @@ def align_and_deghost(
         alpha = None if alpha is None else alpha[area]
         fusion.check_images(images)  # With --align=try, they may be unaligned and differ in size.
     if recipe.deghost:
-        images, shares = align.deghost(images, reference)
+        # Only aligned pictures tell which exposure shows what stays.
+        shown = ghosts.best_reference(images) if recipe.reference is None else reference
+        images, shares = ghosts.deghost(images, shown)
+        if recipe.verbose:
+            print(f"{files[shown]}: its scene is shown", file=sys.stderr)
         for file, share in zip(files, shares, strict=True):
             if share > 0.5:
                 text = f"{file}: {share:.0%} of it replaced as moved; is it of this scene?"

@@ -103,8 +103,8 @@ class Part(NamedTuple):
     scale: 0 for the finest. outer, inner, place: Areas as tiles.in_tiles gives them. Planes of
     `outer`, with the value of a window at its centre and 0 where there is no window: x, the sources
     less 0.5, (K, h, w); b, the b_k of y_hat = sum_k b_k (x_k - l_k); mean, sum_k b_k E[x_k];
-    constant, the variance of y_hat plus C_2; weight, by which the scale's windows count, times 2; l_hat,
-    at scale 0, their desired luminance.
+    constant, the variance of y_hat plus C_2; weight, by which the scale's windows count, times 2;
+    l_hat, at scale 0, their desired luminance.
     """
 
     scale: int

@@ -157,6 +157,25 @@ def decode(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]
     return image, as_metadata(kinds, chunks) | tiff_metadata(data)
 
 
+def as_grey(image: np.ndarray) -> np.ndarray:
+    """Returns a picture as 8-bit grey (H, W)."""
+    image = to_8_bit(image)
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def reduce(picture: np.ndarray, scale: float) -> np.ndarray:
+    """Returns a picture reduced by a factor of at most 1, to at least one pixel a side."""
+    if scale == 1:
+        return picture
+    # Without a size, OpenCV scales both sides by exactly this factor, as rescale assumes.
+    size = (
+        None
+        if min(picture.shape[:2]) * scale >= 1
+        else [max(round(side * scale), 1) for side in picture.shape[1::-1]]
+    )
+    return cv2.resize(picture, size, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
 def turn_upright(image: np.ndarray, how: int) -> np.ndarray:
     """Turns and mirrors a picture as an EXIF orientation, 1 to 8, says."""
     if how in (5, 6, 7, 8):

@@ -2,7 +2,7 @@
 
 Real brackets, taken from a tripod, are moved by known amounts and registered by align.py, OpenCV's
 AlignMTB and, where it is installed, hugin's align_image_stack. Then an object is pasted into one
-exposure of every bracket, and align.deghost takes it out again.
+exposure of every bracket, and ghosts.deghost takes it out again.
 """
 
 import argparse
@@ -21,6 +21,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import align
 import fusion
+import ghosts
 import model
 import utils
 from brackets import find_brackets
@@ -54,14 +55,14 @@ def move(image, homography):
 
 def by_align(images, reference, _):
     """Registers by align.py; returns a function that finds a point in each exposure."""
-    found = align.register_all([align.grey(image) for image in images], reference)
+    found = align.register_all([utils.as_grey(image) for image in images], reference)
     return [lambda points, h=r.homography: align.project(h, points) for r in found]
 
 
 def by_mtb(images, reference, _):
     """Registers by OpenCV's median threshold bitmaps, which find shifts alone."""
     mtb = cv2.createAlignMTB()
-    grey = [align.grey(image) for image in images]
+    grey = [utils.as_grey(image) for image in images]
     shifts = [mtb.calculateShift(grey[reference], other) for other in grey]
     # OpenCV gives the shift that brings the other picture to the reference.
     return [lambda points, s=shift: points - s for shift in shifts]
@@ -101,7 +102,7 @@ def measure_registration(stacks, seed):
         methods["align_image_stack"] = by_hugin
     results = {name: ([], []) for name in methods}
     for images in tqdm(stacks, "registration", unit="scene", disable=None):
-        reference = align.middle_exposure(images)
+        reference = ghosts.middle_exposure(images)
         height, width = images[0].shape[:2]
         moved, truth = [], []
         for k, image in enumerate(images):
@@ -139,10 +140,10 @@ def measure_movement(stacks, seed, network):
     rng = np.random.default_rng(seed)
     changes, gone = [], []
     for number, images in enumerate(tqdm(stacks, "movement", unit="scene", disable=None)):
-        reference = align.middle_exposure(images)
+        reference = ghosts.middle_exposure(images)
         height, width = images[0].shape[:2]
         clean = fuse(network, images)
-        static, shares = align.deghost(images, reference)
+        static, shares = ghosts.deghost(images, reference)
         change = 0.0
         if any(shares):
             change = mefb_score(fuse(network, static), images) - mefb_score(clean, images)
@@ -158,7 +159,7 @@ def measure_movement(stacks, seed, network):
         ghost[changed][mask] = donor[mask]
         before, after = (
             np.abs(fuse(network, pictures)[mask].astype(float) - clean[mask]).mean()
-            for pictures in (ghost, align.deghost(ghost, reference)[0])
+            for pictures in (ghost, ghosts.deghost(ghost, reference)[0])
         )
         gone.append(1 - after / before)
     return changes, gone

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import SIZE, blocks, expose, motion, moving, see
+from conftest import SIZE, blocks, expose, motion, see
 
 import align
+import ghosts
 import utils
 
 
@@ -34,7 +35,7 @@ def test_known_motion_is_found(radiance, gain, move):
     homography = motion(**move)
     reference = expose(see(radiance, np.eye(3)), 1.0)
     other = expose(see(radiance, homography), gain)
-    found = align.register(align.grey(other), align.grey(reference))
+    found = align.register(utils.as_grey(other), utils.as_grey(reference))
     assert np.median(distances(found.homography, homography)) < 0.2
     assert found.residual < 0.3
     centre = np.array([[(SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2]])
@@ -49,7 +50,7 @@ def test_aligned_pictures_lie_on_each_other(radiance):
         expose(see(radiance, move), gain) for move, gain in zip(moves, (0.3, 1, 4), strict=True)
     ]
     aligned, registrations, area = align.align(images)
-    assert align.middle_exposure(images) == 1
+    assert ghosts.middle_exposure(images) == 1
     assert registrations[1].homography == pytest.approx(np.eye(3))
     assert aligned[1] is not None
     assert {image.shape for image in aligned} == {images[1][area].shape}
@@ -104,12 +105,12 @@ def test_reducing_scales_both_sides_alike():
     for shape in ((667, 1003), (1003, 667)):
         slopes = []
         for axis in (0, 1):
-            reduced = align.reduce(np.indices(shape, np.float32)[axis], 0.3)
+            reduced = utils.reduce(np.indices(shape, np.float32)[axis], 0.3)
             ramp = np.take(reduced, 40, axis=1 - axis)
             slopes.append((ramp[150] - ramp[50]) / 100)
         assert slopes[0] == pytest.approx(slopes[1], rel=1e-5)
         assert slopes[0] == pytest.approx(1 / 0.3, rel=1e-3)
-    assert align.reduce(np.zeros((1, 3000), np.uint8), 0.3).shape == (1, 900)
+    assert utils.reduce(np.zeros((1, 3000), np.uint8), 0.3).shape == (1, 900)
 
 
 def test_pictures_that_are_too_large():
@@ -120,7 +121,7 @@ def test_pictures_that_are_too_large():
 def test_an_extreme_exposure_is_registered_by_way_of_its_neighbour(radiance, monkeypatch):
     moves = [np.eye(3), motion(shift=(4, 2)), motion(shift=(8, 4))]
     greys = [
-        align.grey(expose(see(radiance, move), gain))
+        utils.as_grey(expose(see(radiance, move), gain))
         for move, gain in zip(moves, (0.5, 1, 2), strict=True)
     ]
     register = align.register
@@ -139,66 +140,3 @@ def test_exposures_without_a_common_area():
     apart = motion(shift=(SIZE[1] + 5, 0))
     with pytest.raises(ValueError, match="no area in common"):
         align.common_area([np.eye(3), apart], [SIZE, SIZE])
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_what_moved_is_replaced(radiance, dtype):
-    images, truth, mask = moving(radiance, dtype)
-    result, shares = align.deghost(images)
-    assert result[1] is images[1]
-    assert result[0] is images[0]
-    assert shares[:2] == [0, 0]
-    assert mask.mean() / 2 < shares[2] < mask.mean() * 3
-
-    def residual(picture):
-        return np.abs(picture[mask].astype(float) - truth[mask]).mean()
-
-    assert residual(result[2]) < 0.1 * residual(images[2])
-    assert result[2].dtype == dtype
-
-
-@pytest.mark.parametrize("deep", [1, 2])
-def test_what_moved_is_replaced_in_exposures_of_different_depth(radiance, deep):
-    images, truth, mask = moving(radiance)
-    images[deep] = images[deep].astype(np.uint16) * 257
-    result = align.deghost(images)[0][2]
-    assert result.dtype == images[2].dtype
-    assert np.abs(utils.to_8_bit(result)[mask].astype(float) - truth[mask]).mean() < 8
-
-
-def test_grey_pictures_and_the_wanted_reference(radiance):
-    images, _, mask = moving(radiance)
-    images = [image[..., 1] for image in images]
-    result, shares = align.deghost(images, reference=2)
-    assert shares[2] == 0
-    assert min(shares[:2]) > mask.mean() / 2  # the object is shown in all
-    assert result[0].shape == images[0].shape
-
-
-def test_static_exposures_are_returned_as_they_are(radiance):
-    view = see(radiance, np.eye(3))
-    noise = np.random.default_rng(0).normal(0, 2, (3, *view.shape))
-    images = [
-        np.clip(expose(view, gain) + grain, 0, 255).astype(np.uint8)
-        for gain, grain in zip((0.2, 1, 5), noise, strict=True)
-    ]
-    result, shares = align.deghost(images)
-    assert shares == [0, 0, 0]
-    for image, before in zip(result, images, strict=True):
-        assert image is before
-
-
-def test_level_map_finds_the_function_between_exposures():
-    rng = np.random.default_rng(0)
-    light = rng.uniform(0, 1, 200_000)
-    reference = utils.quantise(light * 1.5, np.uint8)  # the brightest third is clipped
-    other = utils.quantise(light**2, np.uint8)
-    lowest, highest, mean = align.level_map(reference, other)
-    levels = np.arange(20, 250)
-    expected = (levels / 255 / 1.5) ** 2 * 255
-    assert np.abs(mean[levels] - expected).max() < 1.5
-    assert (lowest[levels] <= expected + 1).all()
-    assert (highest[levels] >= expected - 1).all()
-    assert lowest[255] < 255 * (2 / 3) ** 2 + 1
-    assert highest[255] == 255
-    assert mean[255] == pytest.approx(255 * np.mean(np.linspace(2 / 3, 1, 1000) ** 2), abs=1.5)

@@ -18,6 +18,7 @@ FLOORS = (
     ("opts", "model", "loss", "tiles", "metadata"),
     ("raw", "refinement", "finish"),
     ("utils",),
+    ("ghosts",),
     ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
     ("fusion", "dataset"),
     ("photos", "engine"),

@@ -16,6 +16,7 @@ from conftest import blocks, exif, expose, huge_png, motion, moving, see, write_
 
 import align
 import fusion
+import ghosts
 import inference
 import model
 import opts
@@ -620,9 +621,9 @@ def test_alignment(hand_held, tmp_path, files, capfd):
 def test_another_reference(tmp_path, files, brackets, monkeypatch, number, index):
     """Counted from dark to bright, whatever the order of the files."""
     seen = []
-    deghost = align.deghost
+    deghost = ghosts.deghost
     monkeypatch.setattr(
-        align, "deghost", lambda images, k: seen.append(images[k].mean()) or deghost(images, k)
+        ghosts, "deghost", lambda images, k: seen.append(images[k].mean()) or deghost(images, k)
     )
     paths = sorted((brackets / "scene2").iterdir())
     means = [utils.read_image(path).mean() for path in paths]
@@ -659,8 +660,9 @@ def test_movement(tmp_path, files, capfd):
         utils.write_image(str(path), image)
     assert fuse_files(files, paths, "--deghost", "--verbose") == 0
     lines = capfd.readouterr().err.splitlines()
-    assert [line.endswith(": 0.0% replaced as moved") for line in lines] == [True, True, False]
-    expected = fusion.fuse(network(files), align.deghost(images)[0])
+    assert lines[0] == f"{paths[1]}: its scene is shown"
+    assert [line.endswith(": 0.0% replaced as moved") for line in lines[1:]] == [True, True, False]
+    expected = fusion.fuse(network(files), ghosts.deghost(images)[0])
     assert np.array_equal(utils.read_image(files["--res"]), expected)
 
 

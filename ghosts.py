@@ -1,0 +1,389 @@
+"""What moved between exposures of one scene, and what would they show without it?
+
+Pictures are (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1]. One of them, the
+reference, shows the scene that is kept.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+import utils
+
+COARSE = 1000  # pixels; longer side of the reduced pictures in which movement is looked for
+QUICK = 400  # pixels; the same where a reference is looked for
+TOLERANCE = 10  # levels of 255; noise and rounding may move a pixel so far, either way
+CERTAIN = 12.0  # levels beyond TOLERANCE, as an area's mean, that prove movement
+POSSIBLE = 3.0  # levels beyond TOLERANCE that show movement next to a proven one
+NOISE = 6.0  # levels; a colour may leave the usual one so far, and by
+UNUSUAL = 2.0  # times the mean distance by which its colour leaves it elsewhere
+STRANGE = 6.0  # levels beyond these two, as an area's mean, without which nothing is proven
+ODD = 2.0  # levels beyond these two that show movement next to a proven one
+EXTENT = 9  # pixels of reduced pictures; side of an area that is checked for movement
+SOFT = 4.0  # width of the soft border of replaced areas, in pixels of reduced pictures
+GRID = 33  # colours a channel of a ColourGrid; a power of 2, and 1
+PRIOR = 8.0  # pixels' worth of trust in what the coarser of two grids says
+MOST = 0.9  # share of a picture; where more seems to have moved, it is of another scene
+WORTH = 0.01  # share of the pictures that must be replaced for another reference to be worth a look
+CLIPPED = (4, 250)  # levels of 255; a reference shows no detail outside of them
+BETTER = 0.6  # share of the middle exposure's cost below which another reference is preferred
+
+
+def middle_exposure(images: Sequence[np.ndarray]) -> int:
+    """Returns the index of the picture of middle brightness; of two such ones, the darker."""
+    return by_brightness(images)[(len(images) - 1) // 2]
+
+
+def by_brightness(images: Sequence[np.ndarray]) -> list[int]:
+    """Returns the indices of pictures from the darkest to the brightest."""
+    brightness = [utils.as_grey(image[::8, ::8]).mean() for image in images]
+    return [int(k) for k in np.argsort(brightness, kind="stable")]
+
+
+def deghost(
+    images: Sequence[np.ndarray], reference: int | None = None
+) -> tuple[list[np.ndarray], list[float]]:
+    """Replaces what moved in aligned exposures by what the reference shows there.
+
+    Where an exposure shows something else than the reference's scene, it gets what it would show
+    of that scene, see Rendering. The replaced area thus has the exposure's brightness and
+    colours, and a soft border, so that fusing finds no step there.
+
+    images: two or more pictures of one size, all grey or all RGB.
+    reference: index of the picture whose scene is shown; best_reference by default.
+    Returns the pictures, and the share of each that was replaced.
+    """
+    if reference is None:
+        reference = best_reference(images)
+    small = [small_8_bit(image, COARSE) for image in images]
+    result, shares = [], []
+    for k, image in enumerate(images):
+        moved = np.zeros(small[k].shape[:2], bool)
+        if k != reference:
+            moved = movement(small[reference], small[k])
+        if moved.any():
+            rendering = Rendering.learn(small[reference], small[k], or_all(~moved))
+            image = replace(image, images[reference], moved, rendering)
+        result.append(image)
+        shares.append(float(moved.mean()))
+    return result, shares
+
+
+def best_reference(images: Sequence[np.ndarray]) -> int:
+    """Returns the index of the exposure whose scene the others show with the least replaced.
+
+    A pixel that is clipped in the reference costs three times as much, because there is little to
+    replace it by. It is the middle exposure unless another one costs far less: that is so
+    where something moved in the middle exposure alone, and the others agree.
+    """
+    middle = middle_exposure(images)
+    if len(images) < 3:
+        return middle
+    small = [small_8_bit(image, QUICK) for image in images]
+    moved = {k: movement(small[middle], small[k]) for k in range(len(images)) if k != middle}
+    if max(mask.mean() for mask in moved.values()) < WORTH:
+        return middle
+
+    def cost(reference: int) -> float:
+        luma = utils.as_grey(small[reference])
+        weight = np.where((luma < CLIPPED[0]) | (luma > CLIPPED[1]), 3, 1)
+        others = [k for k in range(len(images)) if k != reference]
+        masks = (movement(small[reference], small[k]) for k in others)
+        return float(sum((mask * weight).mean() for mask in masks))
+
+    costs = {k: cost(k) for k in range(len(images))}
+    best = min(costs, key=lambda k: costs[k])
+    return best if costs[best] < BETTER * costs[middle] else middle
+
+
+def small_8_bit(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns a picture in 8 bits, reduced to a longer side of `side` pixels at most."""
+    return utils.reduce(utils.to_8_bit(image), min(side / max(image.shape[:2]), 1))
+
+
+def or_all(mask: np.ndarray) -> np.ndarray:
+    """Returns a mask, or one of all pixels in place of an empty one."""
+    return mask if mask.any() else np.ones_like(mask)
+
+
+def planes(image: np.ndarray) -> Sequence[np.ndarray]:
+    """Returns a picture's channels."""
+    return [image] if image.ndim == 2 else cv2.split(image)
+
+
+def movement(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Returns a mask, bool (H, W): True where another exposure shows something else.
+
+    Two kinds of evidence prove movement together: levels that no exposure of the same scene could
+    have, whatever its response to light (level_evidence), and colours that this exposure does not
+    have elsewhere for the reference's colour (colour_evidence). Next to proven movement, one of
+    them is enough, such as for the rest of a person.
+
+    reference, other: 8-bit pictures.
+    """
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (EXTENT, EXTENT))
+
+    def large(mask: np.ndarray) -> np.ndarray:
+        return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
+
+    def grown(mask: np.ndarray) -> np.ndarray:
+        return cv2.dilate(mask.astype(np.uint8), disc, iterations=2) > 0
+
+    static = np.ones(reference.shape[:2], bool)
+    for _ in range(2):  # The second time, what moved does not disturb what is learned.
+        levels = level_evidence(reference, other, static)
+        certain = large(levels > CERTAIN)
+        if not certain.any():
+            return certain
+        moved = grown(touching(levels > POSSIBLE, certain))
+        if moved.mean() > MOST:
+            break
+        colours = colour_evidence(reference, other, ~moved)
+        certain &= large(colours > STRANGE)
+        moved = grown(touching((levels > POSSIBLE) | (colours > ODD), certain))
+        if moved.mean() > MOST:
+            break
+        static = ~moved
+    return moved
+
+
+def touching(mask: np.ndarray, certain: np.ndarray) -> np.ndarray:
+    """Returns the connected areas of a mask that touch certain pixels."""
+    _, labels = cv2.connectedComponents(mask.astype(np.uint8))
+    return np.isin(labels, np.setdiff1d(labels[certain], [0]))
+
+
+def level_evidence(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np.ndarray:
+    """Returns the levels by which an exposure leaves what any exposure could show, (H, W).
+
+    Both luma and a colour channel have to. Luma's level map fails on saturated colours, whose
+    channels clip one by one. A channel's level map fails where a camera renders a colour
+    differently at another exposure.
+
+    reference, other: 8-bit pictures. static: mask of the pixels from which level maps are computed.
+    """
+    excess = level_excess(utils.as_grey(reference), utils.as_grey(other), static)
+    if reference.ndim == 3:
+        pairs = zip(planes(reference), planes(other), strict=True)
+        channels = [level_excess(ours, theirs, static) for ours, theirs in pairs]
+        excess = cv2.min(excess, np.max(channels, axis=0))
+    return cv2.blur(excess, (EXTENT, EXTENT))
+
+
+def level_excess(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np.ndarray:
+    """Returns the levels by which a plane leaves its level map's range, float32 (H, W), >= 0."""
+    lowest, highest, _ = level_map(reference[static], other[static])
+    other = other.astype(np.float32)
+    too_dark = cv2.LUT(reference, lowest.astype(np.float32)) - other
+    too_bright = other - cv2.LUT(reference, highest.astype(np.float32))
+    return np.maximum(cv2.max(too_dark, too_bright) - TOLERANCE, 0)
+
+
+def colour_evidence(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np.ndarray:
+    """Returns the levels by which an exposure leaves its usual rendering of a colour, (H, W).
+
+    The more a colour's rendering varies, the farther a pixel has to be from it.
+
+    reference, other: 8-bit pictures. static: mask of the pixels from which both are learned.
+    """
+    rendering = Rendering.learn(reference, other, static)
+    colours = flat(reference)
+    distance = np.abs(flat(other) - rendering.of(colours))
+    places = rendering.places(colours)
+    usual = ColourGrid.fit(places[static.ravel()], distance[static.ravel()]).at(places)
+    excess = (distance - NOISE - UNUSUAL * usual).max(axis=1).reshape(reference.shape[:2])
+    return cv2.blur(np.maximum(excess, 0).astype(np.float32), (EXTENT, EXTENT))
+
+
+def flat(image: np.ndarray) -> np.ndarray:
+    """Returns the pixels of a picture, (H W, C)."""
+    return image.reshape(-1, 1 if image.ndim == 2 else image.shape[2])
+
+
+def level_map(
+    reference: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Finds the levels of another exposure that belong to every level of a reference.
+
+    Exposure is a monotone function of light, and the scene is the same. So a level has the same
+    rank in both, and their histograms tell the function (M. Grossberg, S. Nayar, "Determining the
+    Camera Response from Images: What Is Knowable?", IEEE TPAMI 25(11), 2003). A level that
+    many pixels of the reference share, such as a clipped one, belongs to a range of levels.
+
+    reference, other: uint8, one-dimensional, of the same pixels.
+    Returns the lowest, highest and mean level of the other exposure for each of 256 levels, (256,).
+    """
+    share = np.bincount(reference, minlength=256) / len(reference)
+    share_other = np.bincount(other, minlength=256) / len(other)
+    above = np.cumsum(share)
+    below = above - share
+    ranks = np.cumsum(share_other)
+    levels = np.arange(256)
+
+    def level_at(rank):
+        return np.clip(np.searchsorted(ranks, rank - 1e-9), 0, 255).astype(np.float64)
+
+    lowest = level_at(below[np.clip(levels - TOLERANCE, 0, 255)])
+    highest = level_at(above[np.clip(levels + TOLERANCE, 0, 255)])
+    # The mean level between two ranks is a difference of the integral of level_at.
+    integral = np.concatenate([[0], np.cumsum(share_other * levels)])
+    edges = np.concatenate([[0], ranks])
+    ends = [np.interp(rank, edges, integral) for rank in (below, above)]
+    known = share > 0
+    mean = np.interp(levels, levels[known], ((ends[1] - ends[0])[known] / share[known]))
+    return lowest, highest, mean
+
+
+class ColourGrid(NamedTuple):
+    """A smooth function of colour, known at GRID colours a channel, between which it is linear.
+
+    values: (GRID ** C, V), V values at the colours of C channels.
+    """
+
+    values: np.ndarray
+
+    @classmethod
+    def fit(cls, places: np.ndarray, values: np.ndarray) -> "ColourGrid":
+        """Returns the means of values (P, V) about their places (P, C), which are in [0, GRID - 1].
+
+        Coarser and coarser grids say what is not known where there are few pixels.
+        """
+        channels = places.shape[1]
+        sums = np.zeros((GRID**channels, values.shape[1] + 1))
+        for index, weight in grid_points(places):
+            for v in range(values.shape[1]):
+                sums[:, v] += np.bincount(index, weight * values[:, v], len(sums))
+            sums[:, -1] += np.bincount(index, weight, len(sums))
+        pyramid = [sums.reshape(*[GRID] * channels, -1)]
+        while len(pyramid[-1]) > 2:
+            pyramid.append(halved(pyramid[-1]))
+        total = pyramid[-1].reshape(-1, sums.shape[1]).sum(axis=0)
+        means = np.broadcast_to(total[:-1] / total[-1], (*[1] * channels, values.shape[1]))
+        for level in reversed(pyramid):
+            prior = doubled(means) if len(means) > 1 else means
+            means = (level[..., :-1] + PRIOR * prior) / (level[..., -1:] + PRIOR)
+        return cls(means.reshape(len(sums), -1))
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """Returns the values (P, V) at places (P, C)."""
+        result = np.zeros((len(places), self.values.shape[1]))
+        for index, weight in grid_points(places):
+            result += weight[:, None] * self.values[index]
+        return result
+
+
+def grid_points(places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the 2 ** C points of a ColourGrid around places (P, C): (indices, weights), (P,)."""
+    low = np.minimum(places.astype(int), GRID - 2)
+    share = places - low
+    for corner in itertools.product((0, 1), repeat=places.shape[1]):
+        weight = np.prod(np.where(corner, share, 1 - share), axis=1)
+        yield np.ravel_multi_index(tuple((low + corner).T), (GRID,) * len(corner)), weight
+
+
+def halved(sums: np.ndarray) -> np.ndarray:
+    """Returns a ColourGrid's sums at every second point of each channel."""
+    for axis in range(sums.ndim - 1):
+        along = np.moveaxis(sums, axis, 0).copy()
+        between = along[1::2] / 2
+        along = along[::2]
+        along[:-1] += between
+        along[1:] += between
+        sums = np.moveaxis(along, 0, axis)
+    return sums
+
+
+def doubled(means: np.ndarray) -> np.ndarray:
+    """Returns a ColourGrid's means at every point, from those at every second one."""
+    for axis in range(means.ndim - 1):
+        along = np.moveaxis(means, axis, 0)
+        finer = np.empty((2 * len(along) - 1, *along.shape[1:]))
+        finer[::2] = along
+        finer[1::2] = (along[:-1] + along[1:]) / 2
+        means = np.moveaxis(finer, 0, axis)
+    return means
+
+
+class Rendering(NamedTuple):
+    """The colours of another exposure that belong to a reference's.
+
+    They are the mean levels of every channel's level_map, and for each colour as a whole the mean
+    offset from these: cameras render colours differently at another exposure, and channels clip
+    one by one.
+
+    levels: (C, 256), the mean levels. ranks: (C, 256), in [0, 1], the share of pixels below each of
+    the reference's levels. offsets: by these ranks.
+    """
+
+    levels: np.ndarray
+    ranks: np.ndarray
+    offsets: ColourGrid
+
+    @classmethod
+    def learn(cls, reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> "Rendering":
+        """Learns from the pixels of a mask of two 8-bit pictures."""
+        colours, others = reference[static], other[static]
+        colours, others = (x.reshape(len(x), -1) for x in (colours, others))
+        levels = [level_map(*pair)[2] for pair in zip(colours.T, others.T, strict=True)]
+        shares = [np.bincount(channel, minlength=256) / len(channel) for channel in colours.T]
+        ranks = np.clip([np.cumsum(share) - share / 2 for share in shares], 0, 1)
+        plain = cls(np.array(levels), ranks, ColourGrid(np.zeros((GRID ** len(ranks), len(ranks)))))
+        offsets = ColourGrid.fit(plain.places(colours), others - plain.of(colours))
+        return plain._replace(offsets=offsets)
+
+    def places(self, colours: np.ndarray) -> np.ndarray:
+        """Returns the places in a ColourGrid of colours (P, C) in levels of 255."""
+        return (GRID - 1) * between_levels(self.ranks, colours)
+
+    def of(self, colours: np.ndarray) -> np.ndarray:
+        """Returns the other exposure's colours (P, C) for a reference's, in levels of 255."""
+        offsets = self.offsets.at(self.places(colours))
+        return np.clip(between_levels(self.levels, colours) + offsets, 0, 255)
+
+
+def between_levels(table: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Returns what tables of levels (C, 256) say of colours (P, C) in levels of 255."""
+    if colours.dtype == np.uint8:
+        return np.stack([row[channel] for row, channel in zip(table, colours.T, strict=True)], 1)
+    pairs = zip(table, colours.T, strict=True)
+    return np.stack([np.interp(channel, np.arange(256), row) for row, channel in pairs], 1)
+
+
+def replace(
+    image: np.ndarray, reference: np.ndarray, moved: np.ndarray, rendering: Rendering
+) -> np.ndarray:
+    """Returns a picture that shows the reference's scene in a mask, with a soft border.
+
+    moved: the mask, bool, of reduced size.
+    """
+    height, width = image.shape[:2]
+    soft = cv2.GaussianBlur(moved.astype(np.float32), (0, 0), SOFT)
+    # The border lies outside of the mask, so that nothing of the ghost is left inside.
+    soft = np.clip(soft * 2, 0, 1)
+    soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
+    white, reference_white = utils.white_level(image), utils.white_level(reference)
+    result = image.copy()
+    for start in range(0, height, 64):  # Strips keep the memory for floats small.
+        rows = slice(start, start + 64)
+        at = soft[rows] > 0
+        if not at.any():
+            continue
+        share = soft[rows][at][:, None]
+        colours, own = (x[rows][at].reshape(len(share), -1) for x in (reference, image))
+        if reference_white != 255:
+            colours = colours * (255 / reference_white)
+        blend = own / white * (1 - share) + rendering.of(colours) / 255 * share
+        result[rows][at] = utils.quantise(blend, image.dtype).reshape(-1, *image.shape[2:])
+    return result
+
+
+def show_elsewhere(image: np.ndarray, reference: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Returns a picture with the reference's scene, in the picture's brightness, outside a mask."""
+    small, small_reference = (small_8_bit(x, COARSE) for x in (image, reference))
+    size = small.shape[1::-1]
+    shown = cv2.resize(inside.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    rendering = Rendering.learn(small_reference, small, or_all(shown))
+    return replace(image, reference, ~shown, rendering)

@@ -1,0 +1,149 @@
+"""Movement between exposures, on scenes in which something is known to move."""
+
+import numpy as np
+import pytest
+from conftest import SIZE, blocks, expose, moving, see
+
+import ghosts
+import utils
+
+
+@pytest.fixture(scope="module")
+def radiance():
+    return blocks(SIZE[0] + 200, SIZE[1] + 200, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_what_moved_is_replaced(radiance, dtype):
+    images, truth, mask = moving(radiance, dtype)
+    result, shares = ghosts.deghost(images)
+    assert result[1] is images[1]
+    assert result[0] is images[0]
+    assert shares[:2] == [0, 0]
+    assert mask.mean() / 2 < shares[2] < mask.mean() * 3
+
+    def residual(picture):
+        return np.abs(picture[mask].astype(float) - truth[mask]).mean()
+
+    assert residual(result[2]) < 0.1 * residual(images[2])
+    assert result[2].dtype == dtype
+
+
+@pytest.mark.parametrize("deep", [1, 2])
+def test_what_moved_is_replaced_in_exposures_of_different_depth(radiance, deep):
+    images, truth, mask = moving(radiance)
+    images[deep] = images[deep].astype(np.uint16) * 257
+    result = ghosts.deghost(images)[0][2]
+    assert result.dtype == images[2].dtype
+    assert np.abs(utils.to_8_bit(result)[mask].astype(float) - truth[mask]).mean() < 8
+
+
+def test_grey_pictures_and_the_wanted_reference(radiance):
+    images, _, mask = moving(radiance)
+    images = [image[..., 1] for image in images]
+    result, shares = ghosts.deghost(images, reference=2)
+    assert shares[2] == 0
+    assert min(shares[:2]) > mask.mean() / 2  # the object is shown in all
+    assert result[0].shape == images[0].shape
+
+
+def test_static_exposures_are_returned_as_they_are(radiance):
+    view = see(radiance, np.eye(3))
+    noise = np.random.default_rng(0).normal(0, 2, (3, *view.shape))
+    images = [
+        np.clip(expose(view, gain) + grain, 0, 255).astype(np.uint8)
+        for gain, grain in zip((0.2, 1, 5), noise, strict=True)
+    ]
+    result, shares = ghosts.deghost(images)
+    assert shares == [0, 0, 0]
+    for image, before in zip(result, images, strict=True):
+        assert image is before
+
+
+def test_level_map_finds_the_function_between_exposures():
+    rng = np.random.default_rng(0)
+    light = rng.uniform(0, 1, 200_000)
+    reference = utils.quantise(light * 1.5, np.uint8)  # the brightest third is clipped
+    other = utils.quantise(light**2, np.uint8)
+    lowest, highest, mean = ghosts.level_map(reference, other)
+    levels = np.arange(20, 250)
+    expected = (levels / 255 / 1.5) ** 2 * 255
+    assert np.abs(mean[levels] - expected).max() < 1.5
+    assert (lowest[levels] <= expected + 1).all()
+    assert (highest[levels] >= expected - 1).all()
+    assert lowest[255] < 255 * (2 / 3) ** 2 + 1
+    assert highest[255] == 255
+    assert mean[255] == pytest.approx(255 * np.mean(np.linspace(2 / 3, 1, 1000) ** 2), abs=1.5)
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_the_reference_shows_what_most_exposures_show(radiance, odd):
+    """An object in one exposure alone is not shown, even in the middle one."""
+    gains = (0.5, 1, 2)
+    view = see(radiance, np.eye(3))
+    images = [expose(view, gain) for gain in gains]
+    truth = images[odd].copy()
+    images[odd][100:160, 120:200] = expose(view[100:160, 220:300][::-1] + 0.3, gains[odd])
+    reference = ghosts.best_reference(images)
+    assert reference != odd
+    assert odd == 1 or reference == 1
+    result, shares = ghosts.deghost(images)
+    assert [share > 0 for share in shares] == [k == odd for k in range(3)]
+    before, after = (
+        np.abs(x[100:160, 120:200].astype(float) - truth[100:160, 120:200]).mean()
+        for x in (images[odd], result[odd])
+    )
+    assert after < 0.1 * before
+
+
+def test_the_reference_is_the_middle_exposure_of_static_scenes_and_pairs(radiance):
+    view = see(radiance, np.eye(3))
+    images = [expose(view, gain) for gain in (4, 0.25, 1)]
+    assert ghosts.best_reference(images) == 2
+    images[2][50:90, 50:90] = 255 - images[2][50:90, 50:90]
+    assert ghosts.best_reference([images[0], images[2]]) == 1
+
+
+def test_colours_that_change_with_exposure_are_rendered(radiance):
+    """A camera's response that mixes channels: no level map finds it, but the colours tell."""
+    view = see(radiance, np.eye(3))
+    mix = np.array([[0.8, 0.2, 0], [0.1, 0.8, 0.1], [0, 0.2, 0.8]])
+    reference, other = expose(view, 0.5), expose(view @ mix, 1.5)
+    hidden = np.zeros(view.shape[:2], bool)
+    hidden[100:200, 150:250] = True
+    rendering = ghosts.Rendering.learn(reference, other, ~hidden)
+    colours, truth = reference[hidden], other[hidden].astype(float)
+    by_levels = ghosts.between_levels(rendering.levels, colours)
+    error = np.abs(rendering.of(colours) - truth).mean()
+    assert error < 0.5 * np.abs(by_levels - truth).mean()
+    assert error < 3
+    # Levels between those of 8 bits lie between their colours.
+    assert np.allclose(rendering.of(colours.astype(float)), rendering.of(colours))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_colour_grid_has_the_means_of_its_pixels(channels):
+    rng = np.random.default_rng(0)
+    places = rng.uniform(0, ghosts.GRID - 1, (60_000, channels))
+    slopes = rng.normal(0, 1, (channels, 2))
+    grid = ghosts.ColourGrid.fit(places, places @ slopes + 5)
+    inside = places[np.abs(places - ghosts.GRID / 2).max(axis=1) < ghosts.GRID / 2 - 4]
+    # The coarser grids draw sparse cells towards the mean of their neighbours.
+    assert np.abs(grid.at(inside) - (inside @ slopes + 5)).mean() < 0.35
+    constant = ghosts.ColourGrid.fit(places[:100], np.full((100, 1), 7.0))
+    assert np.allclose(constant.at(places), 7)
+
+
+def test_colours_that_are_not_seen_have_the_offset_of_near_ones():
+    places = np.array([[4.0], [5.0]])
+    grid = ghosts.ColourGrid.fit(np.repeat(places, 500, axis=0), np.repeat([[1.0], [3.0]], 500, 0))
+    assert grid.at(places) == pytest.approx(np.array([[1.0], [3.0]]), abs=0.05)
+    assert grid.at(np.array([[30.0]])).item() == pytest.approx(2, abs=1.1)
+
+
+def test_an_exposure_of_another_scene_is_replaced_whole(radiance):
+    view = see(radiance, np.eye(3))
+    images = [expose(view, 0.5), expose(view, 1), expose(view[::-1, ::-1], 2)]
+    result, shares = ghosts.deghost(images, 1)
+    assert shares[2] > 0.5
+    assert result[2].shape == images[2].shape
