@@ -5,7 +5,7 @@ reference, shows the scene that is kept.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -14,7 +14,7 @@ import numpy as np
 import utils
 
 COARSE = 1000  # pixels; longer side of the reduced pictures in which movement is looked for
-QUICK = 400  # pixels; the same where a reference is looked for
+QUICK = 300  # pixels; the same where a reference is looked for
 TOLERANCE = 10  # levels of 255; noise and rounding may move a pixel so far, either way
 CERTAIN = 12.0  # levels beyond TOLERANCE, as an area's mean, that prove movement
 POSSIBLE = 3.0  # levels beyond TOLERANCE that show movement next to a proven one
@@ -75,28 +75,36 @@ def deghost(
 def best_reference(images: Sequence[np.ndarray]) -> int:
     """Returns the index of the exposure whose scene the others show with the least replaced.
 
-    A pixel that is clipped in the reference costs three times as much, because there is little to
-    replace it by. It is the middle exposure unless another one costs far less: that is so
-    where something moved in the middle exposure alone, and the others agree.
+    It is the middle exposure unless another one costs far less, as where something moved in
+    the middle exposure alone, and the others agree. An exposure that is clipped where others
+    differ costs more: it cannot tell what they should show.
     """
     middle = middle_exposure(images)
     if len(images) < 3:
         return middle
     small = [small_8_bit(image, QUICK) for image in images]
-    moved = {k: movement(small[middle], small[k]) for k in range(len(images)) if k != middle}
+    number = range(len(images))
+
+    def differ(i: int, j: int) -> np.ndarray:
+        return movement(small[i], small[j]) | movement(small[j], small[i])
+
+    moved = {k: differ(middle, k) for k in number if k != middle}
     if max(mask.mean() for mask in moved.values()) < WORTH:
         return middle
+    pairs = {
+        (i, j): moved[i if j == middle else j] if middle in (i, j) else differ(i, j)
+        for i, j in itertools.combinations(number, 2)
+    }
+    anywhere = np.any(list(pairs.values()), axis=0)
 
     def cost(reference: int) -> float:
         luma = utils.as_grey(small[reference])
-        weight = np.where((luma < CLIPPED[0]) | (luma > CLIPPED[1]), 3, 1)
-        others = [k for k in range(len(images)) if k != reference]
-        masks = (movement(small[reference], small[k]) for k in others)
-        return float(sum((mask * weight).mean() for mask in masks))
+        blind = anywhere & ((luma < CLIPPED[0]) | (luma > CLIPPED[1]))
+        replaced = sum(float(mask.mean()) for pair, mask in pairs.items() if reference in pair)
+        return replaced + 2 * (len(images) - 1) * float(blind.mean())
 
-    costs = {k: cost(k) for k in range(len(images))}
-    best = min(costs, key=lambda k: costs[k])
-    return best if costs[best] < BETTER * costs[middle] else middle
+    best = min(number, key=cost)
+    return best if cost(best) < BETTER * cost(middle) else middle
 
 
 def small_8_bit(image: np.ndarray, side: int) -> np.ndarray:
@@ -190,10 +198,10 @@ def colour_evidence(reference: np.ndarray, other: np.ndarray, static: np.ndarray
     reference, other: 8-bit pictures. static: mask of the pixels from which both are learned.
     """
     rendering = Rendering.learn(reference, other, static)
-    colours = flat(reference)
-    distance = np.abs(flat(other) - rendering.of(colours))
+    colours, known = flat(reference), static.ravel()
     places = rendering.places(colours)
-    usual = ColourGrid.fit(places[static.ravel()], distance[static.ravel()]).at(places)
+    distance = np.abs(flat(other) - rendering.of(colours, places))
+    usual = ColourGrid.fit(places.where(known), distance[known]).at(places)
     excess = (distance - NOISE - UNUSUAL * usual).max(axis=1).reshape(reference.shape[:2])
     return cv2.blur(np.maximum(excess, 0).astype(np.float32), (EXTENT, EXTENT))
 
@@ -237,6 +245,31 @@ def level_map(
     return lowest, highest, mean
 
 
+class Places(NamedTuple):
+    """Pixels' places in a ColourGrid: its 2 ** C points around each, by which it is interpolated.
+
+    points: (2 ** C, P), their indices; weights: (2 ** C, P), which add up to 1 in each pixel.
+    """
+
+    points: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, ranks: np.ndarray) -> "Places":
+        """Returns the places of pixels from the ranks of their levels, (C, P) in [0, 1]."""
+        points, weights = [np.zeros(1, np.int32)], [np.ones(1, np.float32)]
+        for rank in ranks.astype(np.float32) * (GRID - 1):
+            low = np.minimum(rank.astype(np.int32), GRID - 2)
+            share = rank - low
+            points = [point * GRID + place for point in points for place in (low, low + 1)]
+            weights = [weight * part for weight in weights for part in (1 - share, share)]
+        return cls(np.stack(points), np.stack(weights))
+
+    def where(self, mask: np.ndarray) -> "Places":
+        """Returns the places of the pixels of a mask (P,)."""
+        return Places(self.points[:, mask], self.weights[:, mask])
+
+
 class ColourGrid(NamedTuple):
     """A smooth function of colour, known at GRID colours a channel, between which it is linear.
 
@@ -246,17 +279,16 @@ class ColourGrid(NamedTuple):
     values: np.ndarray
 
     @classmethod
-    def fit(cls, places: np.ndarray, values: np.ndarray) -> "ColourGrid":
-        """Returns the means of values (P, V) about their places (P, C), which are in [0, GRID - 1].
+    def fit(cls, places: Places, values: np.ndarray) -> "ColourGrid":
+        """Returns the means of pixels' values (P, V) about their places.
 
         Coarser and coarser grids say what is not known where there are few pixels.
         """
-        channels = places.shape[1]
+        channels = len(places.points).bit_length() - 1
         sums = np.zeros((GRID**channels, values.shape[1] + 1))
-        for index, weight in grid_points(places):
-            for v in range(values.shape[1]):
-                sums[:, v] += np.bincount(index, weight * values[:, v], len(sums))
-            sums[:, -1] += np.bincount(index, weight, len(sums))
+        for point, weight in zip(places.points, places.weights, strict=True):
+            for v, column in enumerate((*values.T, 1)):
+                sums[:, v] += np.bincount(point, weight * column, len(sums))
         pyramid = [sums.reshape(*[GRID] * channels, -1)]
         while len(pyramid[-1]) > 2:
             pyramid.append(halved(pyramid[-1]))
@@ -265,23 +297,12 @@ class ColourGrid(NamedTuple):
         for level in reversed(pyramid):
             prior = doubled(means) if len(means) > 1 else means
             means = (level[..., :-1] + PRIOR * prior) / (level[..., -1:] + PRIOR)
-        return cls(means.reshape(len(sums), -1))
+        return cls(means.reshape(len(sums), -1).astype(np.float32))
 
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """Returns the values (P, V) at places (P, C)."""
-        result = np.zeros((len(places), self.values.shape[1]))
-        for index, weight in grid_points(places):
-            result += weight[:, None] * self.values[index]
-        return result
-
-
-def grid_points(places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the 2 ** C points of a ColourGrid around places (P, C): (indices, weights), (P,)."""
-    low = np.minimum(places.astype(int), GRID - 2)
-    share = places - low
-    for corner in itertools.product((0, 1), repeat=places.shape[1]):
-        weight = np.prod(np.where(corner, share, 1 - share), axis=1)
-        yield np.ravel_multi_index(tuple((low + corner).T), (GRID,) * len(corner)), weight
+    def at(self, places: Places) -> np.ndarray:
+        """Returns the values (P, V) at pixels' places."""
+        pairs = zip(places.points, places.weights, strict=True)
+        return np.sum([weight[:, None] * self.values[point] for point, weight in pairs], axis=0)
 
 
 def halved(sums: np.ndarray) -> np.ndarray:
@@ -325,22 +346,24 @@ class Rendering(NamedTuple):
     @classmethod
     def learn(cls, reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> "Rendering":
         """Learns from the pixels of a mask of two 8-bit pictures."""
-        colours, others = reference[static], other[static]
-        colours, others = (x.reshape(len(x), -1) for x in (colours, others))
+        colours, others = flat(reference)[static.ravel()], flat(other)[static.ravel()]
         levels = [level_map(*pair)[2] for pair in zip(colours.T, others.T, strict=True)]
         shares = [np.bincount(channel, minlength=256) / len(channel) for channel in colours.T]
         ranks = np.clip([np.cumsum(share) - share / 2 for share in shares], 0, 1)
-        plain = cls(np.array(levels), ranks, ColourGrid(np.zeros((GRID ** len(ranks), len(ranks)))))
-        offsets = ColourGrid.fit(plain.places(colours), others - plain.of(colours))
-        return plain._replace(offsets=offsets)
+        plain = cls(np.array(levels), ranks, ColourGrid(np.empty((0, len(levels)))))
+        offsets = others - between_levels(plain.levels, colours)
+        return plain._replace(offsets=ColourGrid.fit(plain.places(colours), offsets))
 
-    def places(self, colours: np.ndarray) -> np.ndarray:
-        """Returns the places in a ColourGrid of colours (P, C) in levels of 255."""
-        return (GRID - 1) * between_levels(self.ranks, colours)
+    def places(self, colours: np.ndarray) -> Places:
+        """Returns the places of colours (P, C), in levels of 255, in the grid of offsets."""
+        return Places.of(between_levels(self.ranks, colours).T)
 
-    def of(self, colours: np.ndarray) -> np.ndarray:
-        """Returns the other exposure's colours (P, C) for a reference's, in levels of 255."""
-        offsets = self.offsets.at(self.places(colours))
+    def of(self, colours: np.ndarray, places: Places | None = None) -> np.ndarray:
+        """Returns the other exposure's colours (P, C) for a reference's, in levels of 255.
+
+        places: of these colours, where they are known already.
+        """
+        offsets = self.offsets.at(places or self.places(colours))
         return np.clip(between_levels(self.levels, colours) + offsets, 0, 255)
 
 

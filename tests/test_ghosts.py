@@ -124,21 +124,24 @@ def test_colours_that_change_with_exposure_are_rendered(radiance):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_colour_grid_has_the_means_of_its_pixels(channels):
     rng = np.random.default_rng(0)
-    places = rng.uniform(0, ghosts.GRID - 1, (60_000, channels))
-    slopes = rng.normal(0, 1, (channels, 2))
-    grid = ghosts.ColourGrid.fit(places, places @ slopes + 5)
-    inside = places[np.abs(places - ghosts.GRID / 2).max(axis=1) < ghosts.GRID / 2 - 4]
+    ranks = rng.uniform(0, 1, (channels, 60_000))
+    places = ghosts.Places.of(ranks)
+    assert np.allclose(places.weights.sum(axis=0), 1, atol=1e-6)
+    values = ranks.T @ rng.normal(0, 30, (channels, 2)) + 5
+    found = ghosts.ColourGrid.fit(places, values).at(places)
+    inside = np.abs(ranks - 0.5).max(axis=0) < 0.4
     # The coarser grids draw sparse cells towards the mean of their neighbours.
-    assert np.abs(grid.at(inside) - (inside @ slopes + 5)).mean() < 0.35
-    constant = ghosts.ColourGrid.fit(places[:100], np.full((100, 1), 7.0))
+    assert np.abs(found - values)[inside].mean() < 0.35
+    constant = ghosts.ColourGrid.fit(places.where(np.arange(60_000) < 100), np.full((100, 1), 7.0))
     assert np.allclose(constant.at(places), 7)
 
 
 def test_colours_that_are_not_seen_have_the_offset_of_near_ones():
-    places = np.array([[4.0], [5.0]])
-    grid = ghosts.ColourGrid.fit(np.repeat(places, 500, axis=0), np.repeat([[1.0], [3.0]], 500, 0))
-    assert grid.at(places) == pytest.approx(np.array([[1.0], [3.0]]), abs=0.05)
-    assert grid.at(np.array([[30.0]])).item() == pytest.approx(2, abs=1.1)
+    seen = ghosts.Places.of(np.repeat([[4 / 32, 5 / 32]], 500, axis=1))
+    grid = ghosts.ColourGrid.fit(seen, np.repeat([[1.0], [3.0]], 500, axis=0))
+    known = ghosts.Places.of(np.array([[4 / 32, 5 / 32, 4.5 / 32]]))
+    assert grid.at(known).ravel() == pytest.approx([1, 3, 2], abs=0.05)
+    assert grid.at(ghosts.Places.of(np.array([[1.0]]))).item() == pytest.approx(2, abs=1.1)
 
 
 def test_an_exposure_of_another_scene_is_replaced_whole(radiance):
