@@ -5,7 +5,7 @@ reference, shows the scene that is kept.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -27,9 +27,10 @@ SOFT = 4.0  # width of the soft border of replaced areas, in pixels of reduced p
 GRID = 33  # colours a channel of a ColourGrid; a power of 2, and 1
 PRIOR = 8.0  # pixels' worth of trust in what the coarser of two grids says
 MOST = 0.9  # share of a picture; where more seems to have moved, it is of another scene
-WORTH = 0.01  # share of the pictures that must be replaced for another reference to be worth a look
-CLIPPED = (4, 250)  # levels of 255; a reference shows no detail outside of them
-BETTER = 0.6  # share of the middle exposure's cost below which another reference is preferred
+WORTH = 0.005  # share of the picture that has to move for another reference to be looked for
+VAGUE = 40  # levels of another exposure that belong to one; with more, it tells too little
+QUARREL = 0.25  # share of what moved in the middle exposure about which the others may differ
+BETTER = 0.8  # share of the middle exposure's cost below which another reference is preferred
 
 
 def middle_exposure(images: Sequence[np.ndarray]) -> int:
@@ -73,11 +74,11 @@ def deghost(
 
 
 def best_reference(images: Sequence[np.ndarray]) -> int:
-    """Returns the index of the exposure whose scene the others show with the least replaced.
+    """Returns the index of the exposure whose scene is shown in place of what moved.
 
-    It is the middle exposure unless another one costs far less, as where something moved in
-    the middle exposure alone, and the others agree. An exposure that is clipped where others
-    differ costs more: it cannot tell what they should show.
+    It is the middle exposure, unless something moved there that the others do not show, who agree
+    with each other. Then it is that one of these for which the least is replaced, where it tells
+    what the others should show.
     """
     middle = middle_exposure(images)
     if len(images) < 3:
@@ -88,23 +89,45 @@ def best_reference(images: Sequence[np.ndarray]) -> int:
     def differ(i: int, j: int) -> np.ndarray:
         return movement(small[i], small[j]) | movement(small[j], small[i])
 
-    moved = {k: differ(middle, k) for k in number if k != middle}
-    if max(mask.mean() for mask in moved.values()) < WORTH:
+    odd = {frozenset((middle, k)): differ(middle, k) for k in number if k != middle}
+    in_middle = np.any(list(odd.values()), axis=0)
+    if in_middle.mean() < WORTH:
         return middle
-    pairs = {
-        (i, j): moved[i if j == middle else j] if middle in (i, j) else differ(i, j)
-        for i, j in itertools.combinations(number, 2)
-    }
+    pairs = {frozenset(pair): differ(*pair) for pair in itertools.combinations(number, 2)}
+    elsewhere = np.any([mask for pair, mask in pairs.items() if pair not in odd], axis=0)
+    if (in_middle & elsewhere).sum() > QUARREL * in_middle.sum():
+        return middle
+    costs = [reference_cost(k, small, pairs) for k in number]
+    best = int(np.argmin(costs))
+    return best if costs[best] < BETTER * costs[middle] else middle
+
+
+def reference_cost(
+    reference: int, images: Sequence[np.ndarray], pairs: Mapping[frozenset[int], np.ndarray]
+) -> float:
+    """Returns the share of pictures that a reference replaces, or about which it is in doubt.
+
+    It is where two others differ and it agrees with both, and where too many of another exposure's
+    levels belong to its own.
+
+    images: in 8 bits. pairs: masks of where pairs of them differ.
+    """
+    own = {pair: mask for pair, mask in pairs.items() if reference in pair}
+    differs = {k: own[frozenset((reference, k))] for k in range(len(images)) if k != reference}
+    cost = sum(float(mask.mean()) for mask in own.values())
     anywhere = np.any(list(pairs.values()), axis=0)
-
-    def cost(reference: int) -> float:
-        luma = utils.as_grey(small[reference])
-        blind = anywhere & ((luma < CLIPPED[0]) | (luma > CLIPPED[1]))
-        replaced = sum(float(mask.mean()) for pair, mask in pairs.items() if reference in pair)
-        return replaced + 2 * (len(images) - 1) * float(blind.mean())
-
-    best = min(number, key=cost)
-    return best if cost(best) < BETTER * cost(middle) else middle
+    static = or_all(~anywhere)
+    luma = [utils.as_grey(image) for image in images]
+    for k in differs:
+        lowest, highest, _ = level_map(luma[reference][static], luma[k][static])
+        vague = (highest - lowest > VAGUE)[luma[reference]]
+        cost += float((anywhere & vague).mean())
+    contrary = [
+        mask & ~np.any([differs[k] for k in pair], axis=0)
+        for pair, mask in pairs.items()
+        if pair not in own
+    ]
+    return cost + float(np.any(contrary, axis=0).mean())
 
 
 def small_8_bit(image: np.ndarray, side: int) -> np.ndarray:
