@@ -386,7 +386,8 @@ class TestOptions:
         scene.add_argument(
             "--deghost",
             action="store_true",
-            help="show the middle exposure's scene wherever another exposure shows something else",
+            help="where exposures show different things, show what one of them does: the "
+            "middle one, unless the others agree against it",
         )
         scene.add_argument(
             "--reference",
