@@ -204,6 +204,8 @@ def main(argv=None):
         f"{min(changes):.4f} at most"
     )
     for place, shares in (("another", gone), ("the middle", gone_from_middle)):
+        if not shares:
+            continue
         print(
             f"object in {place} exposure: {np.median(shares):.1%} of its trace gone (median), "
             f"{np.mean(shares):.1%} (mean), {min(shares):.1%} (least), "

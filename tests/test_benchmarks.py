@@ -36,7 +36,8 @@ def test_benchmark_of_alignment(tmp_path):
     lines = {line.split("  ")[0]: line.split() for line in done.stdout.splitlines()}
     assert lines["align.py"][1] == lines["AlignMTB"][1] == "4"
     assert float(lines["align.py"][2]) < float(lines["AlignMTB"][2])
-    assert any(line.startswith("moved object: ") for line in lines)
+    for place in ("another", "the middle"):
+        assert sum(line.startswith(f"object in {place} exposure: ") for line in lines) == 1
 
 
 def test_benchmark_of_tone(tmp_path):
