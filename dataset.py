@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -21,6 +22,7 @@ import utils
 from brackets import find_scenes
 
 MAX_STACK = 5  # exposures drawn from one scene, at most
+ENCODING = 2.2  # sRGB's power, nearly: light doubles where a level grows by 2^(1/2.2)
 
 
 class TrainingScene(NamedTuple):
@@ -53,6 +55,8 @@ class BracketedDataset(Dataset):
         where it has them.
     zoom: a crop shows an area of up to zoom x crop_size pixels a side, reduced to crop_size.
     gamma: an item's exposures are all raised to one power, drawn between 1/gamma and gamma.
+    widen: an item's darkest exposure is made darker and its brightest brighter, each by up to this
+        many stops, as if the camera had bracketed wider.
     batch_size: scenes that training needs at least.
     exposures: pictures that a scene needs at least, and a draw has. Where it is 3 or more, draws
         are of any of them or, for pairs "extreme", of the darkest, the brightest and some between;
@@ -83,6 +87,7 @@ class BracketedDataset(Dataset):
         gamma: float = 1.0,
         batch_size: int = 1,
         exposures: int = 2,
+        widen: float = 0.0,
     ) -> None:
         if pairs not in ("any", "extreme"):
             raise ValueError(f"pairs must be 'any' or 'extreme', not {pairs!r}")
@@ -93,6 +98,7 @@ class BracketedDataset(Dataset):
         self.exposures = exposures
         self.zoom = zoom
         self.gamma = gamma
+        self.widen = widen
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         found = [scene for folder in folders for scene in find_scenes(folder)]
         check_before_decoding(found, crop_size, batch_size, exposures)
@@ -141,7 +147,10 @@ class BracketedDataset(Dataset):
             images = self.crop([tv_tensors.Image(stack[k]) for k in chosen])
             images = self.turn(*images)
             power = self.gamma ** (2 * float(torch.rand(())) - 1)
+            darker, brighter = (self.widen * torch.rand(2)).tolist()
         pixels = [image.permute(1, 2, 0).contiguous().numpy() for image in images]
+        if self.widen:
+            pixels[0], pixels[-1] = expose(pixels[0], -darker), expose(pixels[-1], brighter)
         if power != 1:
             pixels = [(image / np.float32(255)) ** np.float32(power) for image in pixels]
         return torch.cat([utils.to_ycbcr(image) for image in pixels])
@@ -340,6 +349,12 @@ def as_8_bit_rgb(image: np.ndarray) -> np.ndarray:
     """Converts a picture of any depth, in colour or grey, to uint8 (H, W, 3)."""
     image = utils.to_8_bit(image)
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+
+
+def expose(image: np.ndarray, stops: float) -> np.ndarray:
+    """Returns a uint8 picture as if it had been exposed by so many stops more, clipped at 255."""
+    levels = np.arange(256) * 2 ** (stops / ENCODING)
+    return cv2.LUT(image, levels.round().clip(0, 255).astype(np.uint8))
 
 
 def transpose(image: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,10 @@ import loss
 import utils
 from checkpoint import State
 from model import ColourNetwork, DeepFuse, choose_device, device_of, is_finite, prepare
+from muon import Muon
 from scores import mefb_score
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "muon": Muon}
 
 
 class TrainingError(Exception):
@@ -173,8 +176,8 @@ class Criterion(Protocol):
 class Learner:
     """Everything that training changes, and a step of training.
 
-    model: the network. average: the average of its weights. optimizer, scaler: Adam, and the
-    scaling of float16 gradients. state: the progress, a checkpoint.State.
+    model: the network. average: the average of its weights. optimizer, scaler: Adam or Muon, and
+    the scaling of float16 gradients. state: the progress, a checkpoint.State.
     """
 
     def __init__(
@@ -187,12 +190,15 @@ class Learner:
         noise: float = 0.0,
         centred: bool = True,
         seed: int = 0,
+        power: float = 1.0,
+        optimizer: str = "adam",
     ) -> None:
         """Moves the network to the processes' device and, where centred, centres it.
 
         dtype: type of the convolutions. ema: the average's decay. noise: see exposure_noise.
         centred: see centre; a colour network is not. seed: a step's random numbers depend on
-        (seed, step, rank) alone.
+        (seed, step, rank) alone. power: see StepLoss. optimizer: of
+        OPTIMIZERS.
         """
         self.model = model
         self.processes = processes
@@ -205,10 +211,11 @@ class Learner:
         model.to(device).to(memory_format=torch.channels_last)
         rule = moving_average(ema)
         self.average = AveragedModel(model, multi_avg_fn=rule, use_buffers=True)
-        self.optimizer = torch.optim.Adam(model.parameters())  # every step sets its learning rate
+        # Every step sets its learning rate.
+        self.optimizer = OPTIMIZERS[optimizer](model.parameters())
         # float16 gradients would vanish unscaled; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.step_loss: nn.Module = StepLoss(model, criterion, dtype)
+        self.step_loss: nn.Module = StepLoss(model, criterion, dtype, power)
         if processes.count > 1:
             cuda = device.type == "cuda"
             if cuda:
@@ -313,19 +320,23 @@ class Learner:
 class StepLoss(nn.Module):
     """The network and its loss as one module, which DistributedDataParallel calls once a step.
 
-    criterion: computes the samples' losses. dtype: type of the network's convolutions.
+    criterion: computes the samples' losses. dtype: type of the network's convolutions. power: every
+    sample's loss is raised to it; above 1, samples of a high loss have more of the gradient.
     """
 
-    def __init__(self, model: nn.Module, criterion: Criterion, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, criterion: Criterion, dtype: torch.dtype, power: float = 1.0
+    ) -> None:
         super().__init__()
         self.model = model
         self.criterion = criterion
         self.dtype = dtype
+        self.power = power
 
     def forward(
         self, stacks: Sequence[torch.Tensor], noise: Sequence[torch.Tensor | float]
     ) -> torch.Tensor:
-        """Returns the sum of the samples' losses, a scalar.
+        """Returns the sum of the samples' losses, each to the given power, a scalar.
 
         stacks: a batch, grouped by the number of exposures: tensors (N, K, 3, H, W) of Y, Cb, Cr
         in [0, 1]. noise: for every group, a tensor (N, K, H, W) or 0. It is added to the luma that
@@ -335,9 +346,11 @@ class StepLoss(nn.Module):
             zeros = [(0 * parameter).sum() for parameter in self.model.parameters()]
             return torch.stack(zeros).sum()
         losses = [
-            self.criterion.losses(self.network, stack, disturbance).sum()
+            self.criterion.losses(self.network, stack, disturbance)
             for stack, disturbance in zip(stacks, noise, strict=True)
         ]
+        # Rounding can leave a loss below 0, which has no power.
+        losses = [(values.clamp(min=0) ** self.power).sum() for values in losses]
         return sum(losses[1:], losses[0])
 
     def network(self, *inputs: torch.Tensor) -> torch.Tensor:

@@ -104,6 +104,13 @@ class TrainOptions:
             "inverse",
         )
         data.add_argument(
+            "--widen",
+            type=number(float, 0),
+            default=0.0,
+            help="largest number of stops by which a draw's darkest exposure is made darker, and "
+            "its brightest brighter, as if the camera had bracketed wider",
+        )
+        data.add_argument(
             "--noise",
             type=number(float, 0),
             default=0.0,
@@ -203,8 +210,20 @@ class TrainOptions:
             help="weight of the term that keeps brightness natural; 0 in the paper",
         )
         loss.add_argument(
-            "--lr", type=number(float, 0), default=2e-3, help="highest learning rate of Adam"
+            "--loss_power",
+            type=number(float, 1),
+            default=1.0,
+            help="power of every sample's loss in the mean that is minimised; above 1, scenes that "
+            "are hard to fuse count for more",
         )
+        loss.add_argument(
+            "--optimizer",
+            choices=("adam", "muon"),
+            default="adam",
+            help="Adam for all weights, as in the paper, or Muon for kernels, which learns more from "
+            "the same crops; about half of Adam's --lr suits it",
+        )
+        loss.add_argument("--lr", type=number(float, 0), default=2e-3, help="highest learning rate")
         loss.add_argument(
             "--schedule",
             choices=("cosine", "constant"),

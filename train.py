@@ -193,6 +193,8 @@ def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
         dtype=choose_precision(options.precision, processes.device),
         ema=options.ema,
         noise=options.noise,
+        power=options.loss_power,
+        optimizer=options.optimizer,
         centred=not options.uncentred,
         seed=options.seed,
     )
@@ -227,6 +229,7 @@ def make_dataset(options: argparse.Namespace, processes: Processes) -> Bracketed
             stacks=options.stacks,
             zoom=options.zoom,
             gamma=options.gamma,
+            widen=options.widen,
             batch_size=options.batch_size * processes.count,
             exposures=3 if colour else 2,
         )

@@ -365,6 +365,19 @@ def test_gamma_is_common_to_the_exposures(tmp_path):
     assert 1.8 < max(power[0] for power in powers) < 2.03
 
 
+def test_widen_moves_the_outer_exposures_apart(tmp_path):
+    """Two stops are a factor of 2^(2/2.2) = 1.88 in levels; what lies between is left alone."""
+    make_draws = levels_scene(tmp_path, (40, 100, 180))
+    outer = make_draws(widen=2.0, pairs="extreme")
+    darks, brights = zip(*outer, strict=True)
+    assert 21 <= min(darks) < 24
+    assert 37 < max(darks) <= 40
+    assert 180 <= min(brights) < 190
+    assert max(brights) == 255
+    stacks = [draw for draw in make_draws(widen=2.0, stacks=1.0) if len(draw) == 3]
+    assert {draw[1] for draw in stacks} == {100}
+
+
 @pytest.mark.slow
 def test_spawned_workers(brackets, tmp_path):
     dataset = make(brackets, tmp_path, crop_size=48)

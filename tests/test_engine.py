@@ -83,6 +83,29 @@ def test_noise_is_seen_by_the_network_and_not_by_the_loss():
     assert total.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_loss_power_weights_hard_samples():
+    torch.manual_seed(0)
+    stack = torch.rand(4, 2, 3, 48, 48) * torch.tensor([0.02, 0.2, 0.5, 1]).view(4, 1, 1, 1, 1)
+    model, criterion = DeepFuse(width=4), loss.MEF_SSIM_Loss()
+    plain = criterion.losses(model, stack, 0.0)
+    total = StepLoss(model, criterion, torch.float32, power=2.0)([stack], [0.0])
+    assert total.item() == pytest.approx((plain**2).sum().item(), rel=1e-5)
+
+
+def test_a_loss_that_rounding_left_below_zero_has_a_gradient():
+    """A power of a negative number is not a number, nor is its gradient."""
+
+    class Rounded:
+        def losses(self, network, stack, noise):
+            return network(*stack[:, :, 0].split(1, dim=1)).mean(dim=(1, 2, 3)) * 0 - 1e-7
+
+    model = DeepFuse(width=4)
+    total = StepLoss(model, Rounded(), torch.float32, power=1.5)([torch.rand(2, 2, 3, 9, 9)], [0.0])
+    total.backward()
+    assert total.item() == 0
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_a_process_without_samples_has_no_gradient():
     """It takes part in the step all the same."""
     model = DeepFuse(width=4)

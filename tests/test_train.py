@@ -161,7 +161,14 @@ def test_loss_goes_down(brackets, tmp_path):
         {},
         {"batch_norm": None, "loss": "global", "schedule": "constant"},
         {"precision": "bfloat16", "workers": 2},
-        {"network": "pyramid", "stacks": 0.5, "zoom": 1.5, "gamma": 1.3, "noise": 0.02, "ema": 0.9},
+        {
+            "network": "pyramid",
+            "stacks": 0.5,
+            "zoom": 1.5,
+            "widen": 1.0,
+            "optimizer": "muon",
+            "ema": 0.9,
+        },
         {"network": "colour", "batch_size": 1, "width": 8, "zoom": 1.5, "noise": 0.02, "ema": 0.9},
     ],
 )
