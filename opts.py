@@ -220,8 +220,8 @@ class TrainOptions:
             "--optimizer",
             choices=("adam", "muon"),
             default="adam",
-            help="Adam for all weights, as in the paper, or Muon for kernels, which learns more from "
-            "the same crops; about half of Adam's --lr suits it",
+            help="Adam for all weights, as in the paper, or Muon for kernels, which learns more "
+            "from the same crops; about half of Adam's --lr suits it",
         )
         loss.add_argument("--lr", type=number(float, 0), default=2e-3, help="highest learning rate")
         loss.add_argument(
