@@ -19,7 +19,8 @@ from matplotlib.axes import Axes
 ROOT = Path(__file__).resolve().parent.parent
 MERGE_MERTENS = 0.9838  # mean MEF-SSIM of OpenCV's MergeMertens on the same validation pairs
 COLOURS = {"deepfuse": "tab:blue", "pyramid": "tab:orange"}
-MARKERS = {"4": "o", "16": "s"}  # by crops a step
+MARKERS = {"4": "o", "8": "^", "16": "s"}  # by crops a step
+CROP = 128**2 / 1e6  # millions of pixels in a crop of these runs
 BASELINE = "-"  # experiments.csv's name of the run that a group's other runs change
 GROUPS = {  # of experiments.csv that are drawn: short names, in the order of COLOURS
     "the paper's network, luminance weight 0.1": "paper's network",
@@ -45,27 +46,27 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def draw_curves(axes: Axes, rows: list[dict[str, str]]) -> None:
-    """Draws validation scores over the steps of all of a network's runs, one after the other."""
+    """Draws validation scores over the pixels seen in a network's runs, one after the other."""
     for network, colour in COLOURS.items():
         own = [row for row in rows if row["network"] == network]
-        line: list[tuple[int, float]] = []
+        line: list[tuple[float, float]] = []
         labelled = set()
-        start = 0
+        start = 0.0
         for run in sorted({row["run"] for row in own}, key=int):
             points = [row for row in own if row["run"] == run]
-            steps = [start + int(row["step"]) for row in points]
-            scores = [float(row["validation MEF-SSIM"]) for row in points]
             crops = points[0]["crops a step"]
+            pixels = [start + int(row["step"]) * int(crops) * CROP for row in points]
+            scores = [float(row["validation MEF-SSIM"]) for row in points]
             label = f"{network}, {crops} crops a step"
             shown = None if crops in labelled else label
-            axes.plot(steps, scores, MARKERS[crops] + "-", color=colour, label=shown)
+            axes.plot(pixels, scores, MARKERS[crops] + "-", color=colour, label=shown)
             labelled.add(crops)
-            line += zip(steps, scores, strict=True)
-            start = steps[-1]
+            line += zip(pixels, scores, strict=True)
+            start = pixels[-1]
         axes.plot(*zip(*line, strict=True), ":", color=colour, linewidth=0.8)  # between the runs
     axes.axhline(MERGE_MERTENS, color="tab:green", linestyle="--", label="MergeMertens")
     axes.set(
-        xlabel="training steps, all runs of a network after one another",
+        xlabel="millions of pixels seen, all runs of a network after one another",
         ylabel="validation MEF-SSIM (mean of 24 pairs)",
     )
     axes.grid(linewidth=0.4)
