@@ -204,12 +204,21 @@ def test_files_are_removed_at_the_end(tmp_path, number):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, os.path.join(ROOT, "demo.py"), "--device", "cpu"]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        # A shell that runs the tests in the background lets them ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        assert "127.0.0.1" in process.stdout.readline()
-        (folder,) = [name for name in os.listdir(tmp_path) if name.startswith("deepfuse_")]
-        process.send_signal(number)
-        process.wait(20)
+        try:
+            assert "127.0.0.1" in process.stdout.readline()
+            (folder,) = [name for name in os.listdir(tmp_path) if name.startswith("deepfuse_")]
+            process.send_signal(number)
+            process.wait(20)
+        finally:
+            process.kill()
     assert not os.path.exists(tmp_path / folder)
 
 
