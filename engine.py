@@ -197,8 +197,7 @@ class Learner:
 
         dtype: type of the convolutions. ema: the average's decay. noise: see exposure_noise.
         centred: see centre; a colour network is not. seed: a step's random numbers depend on
-        (seed, step, rank) alone. power: see StepLoss. optimizer: of
-        OPTIMIZERS.
+        (seed, step, rank) alone. power: see StepLoss. optimizer: a name in OPTIMIZERS.
         """
         self.model = model
         self.processes = processes
