@@ -40,7 +40,9 @@ class Muon(torch.optim.Adam):
         """Takes Muon's step for one kernel, with Nesterov's momentum."""
         state = self.state[kernel]
         if not state:
+            state["step"] = torch.zeros(())  # Adam cannot load a state without it.
             state["momentum"] = torch.zeros_like(kernel)
+        state["step"] += 1
         momentum = state["momentum"].mul_(MOMENTUM).add_(gradient)
         update = orthogonal((gradient + MOMENTUM * momentum).flatten(1))
         kernel.sub_(update.view_as(kernel), alpha=rate * RMS * max(update.shape) ** 0.5)

@@ -48,6 +48,25 @@ def test_a_repeated_gradient_has_momentum():
     assert torch.allclose(momentum, torch.tensor([[-0.05, 0], [0, 1.95]]))
 
 
+def test_a_loaded_state_continues():
+    torch.manual_seed(0)
+    models = [DeepFuse(width=4) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    one, other = (Muon(model.parameters(), lr=1e-3) for model in models)
+    for step in range(4):
+        gradients = [torch.randn_like(p) for p in models[0].parameters()]
+        for model, rule in zip(models, (one, other), strict=True):
+            for p, gradient in zip(model.parameters(), gradients, strict=True):
+                p.grad = gradient.clone()
+            rule.step()
+        if step == 1:
+            loaded = Muon(models[1].parameters(), lr=1e-3)
+            loaded.load_state_dict(other.state_dict())
+            other = loaded
+    pairs = zip(models[0].parameters(), models[1].parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
 def test_weights_without_a_gradient_stay():
     model = DeepFuse(width=4)
     before = [p.detach().clone() for p in model.parameters()]
