@@ -72,6 +72,8 @@ FIXED_OPTIONS = (
     "schedule",
     "warmup",
 )
+# Of these, the ones that earlier versions did not have, and what their runs did.
+LATER_OPTIONS = {"widen": 0.0, "loss_power": 1.0, "optimizer": "adam"}
 FOR_TRAINING = ("trained", "optimizer", "scaler")  # entries that best.pth lacks
 
 
@@ -304,7 +306,8 @@ def load_latest(path: str, options: Mapping[str, Any], processes: int) -> dict[s
     missing = [key for key in needed if key not in checkpoint]
     if missing:
         raise ValueError(f"{path}: training cannot resume from it, it lacks {', '.join(missing)}")
-    before, count = checkpoint["options"], checkpoint["run"]["processes"]
+    before = LATER_OPTIONS | checkpoint["options"]
+    count = checkpoint["run"]["processes"]
     contradictions = [
         f"--{name} {before.get(name)}, not {options[name]}"
         for name in FIXED_OPTIONS

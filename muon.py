@@ -3,8 +3,6 @@
 K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
 """
 
-from collections.abc import Callable
-
 import torch
 
 MOMENTUM = 0.95
@@ -24,9 +22,8 @@ class Muon(torch.optim.Adam):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> None:  # type: ignore[override]
-        """Updates all parameters by their gradients. closure: not supported, None."""
-        assert closure is None
+    def step(self) -> None:  # type: ignore[override]
+        """Updates all parameters by their gradients."""
         for group in self.param_groups:
             kernels = [p for p in group["params"] if p.ndim == 4 and len(p) > 1]
             gradients = [p.grad for p in kernels]

@@ -214,7 +214,7 @@ class TrainOptions:
             type=number(float, 1),
             default=1.0,
             help="power of every sample's loss in the mean that is minimised; above 1, scenes that "
-            "are hard to fuse count for more",
+            "are hard to fuse count for more; the loss that is logged is this mean",
         )
         loss.add_argument(
             "--optimizer",

@@ -165,7 +165,10 @@ def test_loss_goes_down(brackets, tmp_path):
             "network": "pyramid",
             "stacks": 0.5,
             "zoom": 1.5,
+            "gamma": 1.3,
             "widen": 1.0,
+            "noise": 0.02,
+            "loss_power": 1.25,
             "optimizer": "muon",
             "ema": 0.9,
         },
@@ -586,6 +589,22 @@ def test_resuming_another_run_is_refused(brackets, tmp_path, capsys):
     torch.save(damaged, latest)
     assert train.main(arguments(brackets, det, epoch=2, resume=latest)) == 2
     assert "its state of training does not fit" in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_is_resumed(brackets, tmp_path, capsys):
+    """It lacks the options that were not there yet, which are as they are by default."""
+    det = tmp_path / "det"
+    run(brackets, det, epoch=1)
+    latest = det / "model" / "latest.pth"
+    checkpoint = load_checkpoint(str(latest))
+    for name in ("widen", "loss_power", "optimizer"):
+        del checkpoint["options"][name]
+    torch.save(checkpoint, latest)
+    argv = arguments(brackets, det, epoch=2, resume=latest)
+    assert train.main([*argv, "--optimizer", "muon"]) == 2
+    assert "was trained with --optimizer adam, not muon" in capsys.readouterr().err
+    assert train.main(argv) == 0
+    assert load_checkpoint(str(latest))["epoch"] == 2
 
 
 def test_resuming_in_other_processes_is_refused(brackets, tmp_path, capsys):
