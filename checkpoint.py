@@ -58,6 +58,7 @@ FIXED_OPTIONS = (
     "zoom",
     "gamma",
     "widen",
+    "draws",
     "noise",
     "ema",
     "seed",
@@ -73,7 +74,7 @@ FIXED_OPTIONS = (
     "warmup",
 )
 # Of these, the ones that earlier versions did not have, and what their runs did.
-LATER_OPTIONS = {"widen": 0.0, "loss_power": 1.0, "optimizer": "adam"}
+LATER_OPTIONS = {"widen": 0.0, "draws": 1, "loss_power": 1.0, "optimizer": "adam"}
 FOR_TRAINING = ("trained", "optimizer", "scaler")  # entries that best.pth lacks
 
 

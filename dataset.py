@@ -57,7 +57,8 @@ class BracketedDataset(Dataset):
     gamma: an item's exposures are all raised to one power, drawn between 1/gamma and gamma.
     widen: an item's darkest exposure is made darker and its brightest brighter, each by up to this
         many stops, as if the camera had bracketed wider.
-    batch_size: scenes that training needs at least.
+    draws: items that an epoch draws from every scene.
+    batch_size: items that an epoch needs at least.
     exposures: pictures that a scene needs at least, and a draw has. Where it is 3 or more, draws
         are of any of them or, for pairs "extreme", of the darkest, the brightest and some between;
         `stacks` is then the share of draws of more than `exposures`.
@@ -66,12 +67,13 @@ class BracketedDataset(Dataset):
     "under". Scenes that cannot be used are named in a warning and left out.
 
     Raises OSError where a folder or the cache is not accessible. Raises ValueError where a folder
-    has no scenes, none or fewer than batch_size can be used, the crops are larger than all scenes,
+    has no scenes, none can be used or too few for batch_size, the crops are larger than all scenes,
     or a picture of floats has pixels that are not finite. Mistakes that the files' headers show are
     raised before the cache is written.
 
-    Item i is scene i % len(self) in epoch i // len(self): a float32 tensor (K, 3, crop_size,
-    crop_size) of Y, Cb, Cr in [0, 1], the exposures from dark to bright; a pair is (under, over).
+    Item i is of scene i % len(self.scenes), in epoch i // len(self): a float32 tensor (K, 3,
+    crop_size, crop_size) of Y, Cb, Cr in [0, 1], the exposures from dark to bright; a pair is
+    (under, over).
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class BracketedDataset(Dataset):
         batch_size: int = 1,
         exposures: int = 2,
         widen: float = 0.0,
+        draws: int = 1,
     ) -> None:
         if pairs not in ("any", "extreme"):
             raise ValueError(f"pairs must be 'any' or 'extreme', not {pairs!r}")
@@ -99,13 +102,15 @@ class BracketedDataset(Dataset):
         self.zoom = zoom
         self.gamma = gamma
         self.widen = widen
+        self.draws = draws
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         found = [scene for folder in folders for scene in find_scenes(folder)]
-        check_before_decoding(found, crop_size, batch_size, exposures)
+        needed = math.ceil(batch_size / draws)
+        check_before_decoding(found, crop_size, needed, exposures)
         self.scenes = decode_all(found, cache, progress, exposures)
         if not self.scenes:
             raise ValueError(f"{', '.join(map(str, folders))}: no scene in it can be used")
-        check_crops([scene.size for scene in self.scenes], crop_size, batch_size)
+        check_crops([scene.size for scene in self.scenes], crop_size, needed)
         self.turn = v2.Compose(
             [
                 v2.RandomHorizontalFlip(),
@@ -115,7 +120,7 @@ class BracketedDataset(Dataset):
         )
 
     def __len__(self) -> int:
-        return len(self.scenes)
+        return len(self.scenes) * self.draws
 
     def fingerprint(self) -> dict[str, str]:
         """Identifies the data, in order: {scene: "<files> of <width>x<height>, <hash of files>"}.
@@ -137,12 +142,12 @@ class BracketedDataset(Dataset):
 
     def __getitem__(self, item: int) -> torch.Tensor:
         epoch, index = divmod(item, len(self))
-        scene = self.scenes[index]
+        scene = self.scenes[index % len(self.scenes)]
         # Copy-on-write, because torch wants an array that could be written to.
         stack = torch.from_numpy(np.load(scene.path, mmap_mode="c"))  # (K, 3, H, W) RGB
         state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(state[0]))
+            torch.default_generator.manual_seed(int(state[0]))
             chosen = self.choose(scene.under, scene.over)
             images = self.crop([tv_tensors.Image(stack[k]) for k in chosen])
             images = self.turn(*images)
@@ -190,11 +195,11 @@ class BracketedDataset(Dataset):
 
 
 def check_before_decoding(
-    scenes: list[tuple[str, list[str]]], crop_size: int, batch_size: int, exposures: int = 2
+    scenes: list[tuple[str, list[str]]], crop_size: int, needed: int, exposures: int = 2
 ) -> None:
     """Raises ValueError for mistakes that would otherwise show only after all decoding.
 
-    scenes: (folder, files) each.
+    scenes: (folder, files) each. needed: how many of them training needs.
     """
     sizes = []
     for _, files in scenes:
@@ -212,15 +217,13 @@ def check_before_decoding(
         if len(files) >= exposures:
             sizes.append(headers[0][:2] if headers[0] else (math.inf, math.inf))
     if sizes:
-        check_crops(sizes, crop_size, batch_size)
+        check_crops(sizes, crop_size, needed)
 
 
-def check_crops(sizes: Sequence[tuple[float, float]], crop_size: int, batch_size: int) -> None:
+def check_crops(sizes: Sequence[tuple[float, float]], crop_size: int, needed: int) -> None:
     """Raises ValueError where sizes (H, W) of scenes are too few for a batch or all too small."""
-    if batch_size > len(sizes):
-        raise ValueError(
-            f"a batch of {batch_size} is more than the {len(sizes)} scenes that there are"
-        )
+    if needed > len(sizes):
+        raise ValueError(f"a batch needs {needed} scenes, and there are {len(sizes)}")
     largest = max(map(min, sizes))
     if crop_size > largest:
         raise ValueError(
@@ -363,11 +366,11 @@ def transpose(image: torch.Tensor) -> torch.Tensor:
 
 
 class EpochBatches:
-    """Batches of dataset items: every epoch has all scenes, in an order drawn from (seed, epoch).
+    """Batches of dataset items: every epoch's, in an order drawn from (seed, epoch).
 
-    scenes: number of scenes. batch_size: items of a batch in each process. start: epoch of the
-    first batch, and its step in that epoch. rank, count: this process's number, and the number of
-    processes.
+    items: number of items in an epoch. batch_size: items of a batch in each process. start: epoch
+    of the first batch, and its step in that epoch. rank, count: this process's number, and the
+    number of processes.
 
     Every process has its part of every batch. An epoch's last batch may be smaller, and some
     processes' part of it empty.
@@ -375,7 +378,7 @@ class EpochBatches:
 
     def __init__(
         self,
-        scenes: int,
+        items: int,
         batch_size: int,
         epochs: int,
         seed: int,
@@ -383,7 +386,7 @@ class EpochBatches:
         rank: int = 0,
         count: int = 1,
     ) -> None:
-        self.scenes = scenes
+        self.items = items
         self.batch_size = batch_size
         self.epochs = epochs
         self.seed = seed
@@ -395,10 +398,10 @@ class EpochBatches:
         size = self.batch_size * self.count
         first, step = self.start
         for epoch in range(first, self.epochs):
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.scenes)
-            items = (epoch * self.scenes + order).tolist()
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.items)
+            items = (epoch * self.items + order).tolist()
             skipped = step * size if epoch == first else 0
-            for start in range(skipped, self.scenes, size):
+            for start in range(skipped, self.items, size):
                 batch = items[start : start + size]
                 yield batch[self.rank * self.batch_size :][: self.batch_size]
 

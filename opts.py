@@ -74,8 +74,13 @@ class TrainOptions:
         data.add_argument(
             "--crop_size", type=number(int, 41), default=256, help="side of the crops, in pixels"
         )
+        data.add_argument("--batch_size", type=number(int, 1), default=8, help="crops a step")
         data.add_argument(
-            "--batch_size", type=number(int, 1), default=8, help="scenes a step, one crop of each"
+            "--draws",
+            type=number(int, 1),
+            default=1,
+            help="random pairs, or stacks, that an epoch draws of every scene; checkpoints are "
+            "written once an epoch, which is short on a GPU",
         )
         data.add_argument(
             "--pairs",
@@ -131,7 +136,7 @@ class TrainOptions:
             "--epoch",
             type=number(int, 1),
             default=15000,
-            help="epochs in all; an epoch draws one random pair, or stack, of every scene",
+            help="epochs in all; an epoch draws --draws random pairs, or stacks, of every scene",
         )
         run.add_argument("--resume", metavar="CHECKPOINT", help="latest.pth of a run to continue")
         run.add_argument("--det", default="train_result", help="folder of all results")

@@ -230,6 +230,7 @@ def make_dataset(options: argparse.Namespace, processes: Processes) -> Bracketed
             zoom=options.zoom,
             gamma=options.gamma,
             widen=options.widen,
+            draws=options.draws,
             batch_size=options.batch_size * processes.count,
             exposures=3 if colour else 2,
         )

@@ -378,6 +378,17 @@ def test_widen_moves_the_outer_exposures_apart(tmp_path):
     assert {draw[1] for draw in stacks} == {100}
 
 
+def test_an_epoch_can_draw_more_than_once_of_a_scene(brackets, tmp_path):
+    dataset = make(brackets, tmp_path, crop_size=48, draws=3, batch_size=9)
+    count = len(dataset.scenes)
+    assert len(dataset) == 3 * count
+    same_scene = [dataset[0], dataset[count], dataset[2 * count], dataset[3 * count]]
+    pictures = {tuple(crop.flatten().tolist()) for crop in same_scene}
+    assert len(pictures) == 4  # The last is of the second epoch.
+    with pytest.raises(ValueError, match=f"a batch needs {count + 1} scenes"):
+        make(brackets, tmp_path, crop_size=48, draws=3, batch_size=3 * count + 1)
+
+
 @pytest.mark.slow
 def test_spawned_workers(brackets, tmp_path):
     dataset = make(brackets, tmp_path, crop_size=48)

@@ -167,6 +167,7 @@ def test_loss_goes_down(brackets, tmp_path):
             "zoom": 1.5,
             "gamma": 1.3,
             "widen": 1.0,
+            "draws": 2,
             "noise": 0.02,
             "loss_power": 1.25,
             "optimizer": "muon",
@@ -546,7 +547,7 @@ def cases(brackets, tmp_path):
     yield "init of another network", {"init": other, "network": "pyramid"}, message
     message = "--loss global is defined for pairs"
     yield "stacks", {"stacks": 0.5, "loss": "global"}, message
-    message = "a batch of 4 is more than the 3 scenes that there are"
+    message = "a batch needs 4 scenes, and there are 3"
     yield "batch larger than the data", {"batch_size": 4}, message
     message = "crops of 100 pixels are larger than all scenes"
     yield "large crops", {"crop_size": 100}, message
@@ -597,7 +598,7 @@ def test_a_run_of_an_earlier_version_is_resumed(brackets, tmp_path, capsys):
     run(brackets, det, epoch=1)
     latest = det / "model" / "latest.pth"
     checkpoint = load_checkpoint(str(latest))
-    for name in ("widen", "loss_power", "optimizer"):
+    for name in ("widen", "draws", "loss_power", "optimizer"):
         del checkpoint["options"][name]
     torch.save(checkpoint, latest)
     argv = arguments(brackets, det, epoch=2, resume=latest)
