@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 ROOT = Path(__file__).resolve().parent.parent
 MERGE_MERTENS = 0.9838  # mean MEF-SSIM of OpenCV's MergeMertens on the same validation pairs
 COLOURS = {"deepfuse": "tab:blue", "pyramid": "tab:orange"}
-MARKERS = {"4": "o", "8": "^", "16": "s"}  # by crops a step
+MARKERS = {"4": "o", "8": "^", "16": "s", "128": "D"}  # by crops a step
 CROP = 128**2 / 1e6  # millions of pixels in a crop of these runs
 BASELINE = "-"  # experiments.csv's name of the run that a group's other runs change
 GROUPS = {  # of experiments.csv that are drawn: short names, in the order of COLOURS
@@ -69,6 +69,7 @@ def draw_curves(axes: Axes, rows: list[dict[str, str]]) -> None:
         xlabel="millions of pixels seen, all runs of a network after one another",
         ylabel="validation MEF-SSIM (mean of 24 pairs)",
     )
+    axes.set_xscale("log")
     axes.grid(linewidth=0.4)
     axes.legend(loc="lower right", fontsize=8)
 
