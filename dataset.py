@@ -147,6 +147,7 @@ class BracketedDataset(Dataset):
         stack = torch.from_numpy(np.load(scene.path, mmap_mode="c"))  # (K, 3, H, W) RGB
         state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which seeds the GPUs too: that is slow.
             torch.default_generator.manual_seed(int(state[0]))
             chosen = self.choose(scene.under, scene.over)
             images = self.crop([tv_tensors.Image(stack[k]) for k in chosen])
