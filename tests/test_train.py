@@ -168,6 +168,7 @@ def test_loss_goes_down(brackets, tmp_path):
             "gamma": 1.3,
             "widen": 1.0,
             "draws": 2,
+            "batch_size": 4,
             "noise": 0.02,
             "loss_power": 1.25,
             "optimizer": "muon",
