@@ -353,10 +353,11 @@ class StepLoss(nn.Module):
         return sum(losses[1:], losses[0])
 
     def network(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Calls the network, its convolutions in the type `dtype`; returns float32."""
+        """Calls the network, its convolutions in the type `dtype`; returns float32 or wider."""
         device = inputs[0].device.type
         with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
-            return self.model(*inputs).float()
+            fused = self.model(*inputs)
+        return fused.to(torch.promote_types(fused.dtype, torch.float32))
 
 
 def centre(model: DeepFuse) -> None:

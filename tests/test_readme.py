@@ -33,7 +33,8 @@ SCRIPTS = {
 # Later flags win over earlier ones: these cut commands short.
 SHORT = {
     "train.py": ["--epoch", "2", "--crop_size", "48", "--quiet"],
-    "benchmarks/inference.py": ["--sizes", "0.05", "--repeat", "1"],
+    "benchmarks/folder.py": ["--count", "2", "--size", "0.1", "--large", "0.5"],
+    "benchmarks/inference.py": ["--sizes", "0.05", "--repeat", "1", "--methods", "fast photo"],
     "benchmarks/timelapse.py": ["--count", "3"],
     "benchmarks/training.py": ["--crop_size", "48", "--batch_size", "2", "--steps", "3"],
 }
