@@ -1,7 +1,11 @@
 """Pictures, brackets, metadata and networks that the tests make for themselves."""
 
+import os
 import struct
 import zlib
+
+# The tests run side by side; threads that wait must not keep another test from its core.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import cv2
 import numpy as np

@@ -36,6 +36,7 @@ SHORT = {
     "benchmarks/folder.py": ["--count", "2", "--size", "0.1", "--large", "0.5"],
     "benchmarks/inference.py": ["--sizes", "0.05", "--repeat", "1", "--methods", "fast photo"],
     "benchmarks/timelapse.py": ["--count", "3"],
+    "export.py": ["--side", "300"],
     "benchmarks/training.py": ["--crop_size", "48", "--batch_size", "2", "--steps", "3"],
 }
 # test_train.py, .ci/run, and what needs a network
