@@ -436,22 +436,23 @@ def opencv_sums(planes: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
 def halve(x: torch.Tensor) -> torch.Tensor:
     """Returns the means of 2x2 pixels; the last row or column of an odd side is repeated."""
     height, width = x.shape[-2:]
-    return F.avg_pool2d(F.pad(x, [0, width % 2, 0, height % 2], mode="replicate"), 2)
+    if height % 2 or width % 2:
+        x = F.pad(x, [0, width % 2, 0, height % 2], mode="replicate")
+    return F.avg_pool2d(x, 2)
 
 
-def unhalve(maps: torch.Tensor, times: int, shape: Sequence[int]) -> torch.Tensor:
-    """Gives every pixel the value of the pixel that it is part of, after halving some `times`.
+def unhalve(maps: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Gives every pixel the value of the pixel that it is part of after halve.
 
     A row or column that halve repeats gets it twice, so that the result is the transpose of halve,
-    times 4, for every time. shape: height and width of the finest picture.
+    times 4. shape: height and width of the finer picture.
     """
-    for time in reversed(range(times)):
-        height, width = (-(-side // 2**time) for side in shape)
-        maps = F.interpolate(maps, scale_factor=2)[..., :height, :width]
-        if height % 2:
-            maps[..., -1, :] *= 2
-        if width % 2:
-            maps[..., -1] *= 2
+    height, width = shape
+    maps = F.interpolate(maps, scale_factor=2)[..., :height, :width]
+    if height % 2:
+        maps[..., -1, :] *= 2
+    if width % 2:
+        maps[..., -1] *= 2
     return maps
 
 

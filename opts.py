@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 # numbers of settings in malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
+SPINS = 20_000  # of an idle thread, see limit_spinning
 LARGE_BLOCK = 2**25  # bytes; the largest M_MMAP_THRESHOLD that glibc takes
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights")
 WEIGHTS = os.path.join(FOLDER, "deepfuse.pth")  # the paper's network
@@ -648,6 +649,7 @@ def run(script: str, work: Callable, options: argparse.Namespace, keep_large: bo
     status 2. So does a lack of memory. A warning gives one line too.
     """
     keep_freed_memory(keep_large)
+    limit_spinning()
     atexit.register(gc.freeze)  # Otherwise the collector searches PyTorch at exit, for 0.4 s.
 
     def say(message, *_):
@@ -685,6 +687,16 @@ def keep_freed_memory(keep_large: bool = False) -> None:
             mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
             if keep_large:
                 mallopt(M_MMAP_MAX, 0)
+
+
+def limit_spinning() -> None:
+    """Makes PyTorch's idle threads sleep sooner, after SPINS turns of libgomp's loop, not 300,000.
+
+    As long as they wait in the loop, they keep a core from the threads that work on other tiles.
+    Call it before PyTorch is imported. A user's own setting of OpenMP is kept.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 def one_line(error: BaseException) -> str:

@@ -4,8 +4,7 @@ The gradient of MEF-SSIM is, like the score, made of windowed means, so that nei
 machinery nor its memory is needed.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -72,14 +71,14 @@ def refine_luma(
         constant = as_centres(variance)[0] + loss.C_2
         return Part(i, outer, inner, place, x[0], as_centres(b)[0], mean, constant, weight, l_hat)
 
-    with in_threads(y_f.device) as each:
-        parts = each(prepare, areas)
+    with several_threads(y_f.device, WORKERS if y_f.device.type == "cpu" else 1) as each:
+        parts = list(each(prepare, areas))
         velocity = torch.zeros_like(y_f)
         for step in range(steps):
             seen = loss.scale_levels(y_f + MOMENTUM * velocity, scales)
             lumas = [part.cut(seen) for part in parts]
             if is_renewed(step):
-                models = each(linearise, lumas, parts)
+                models = list(each(linearise, lumas, parts))
                 curvature = joined(parts, [model.bend for model in models], seen)
             gradient = joined(parts, each(Linear.gradient, models, lumas), seen)
             velocity = velocity.mul_(MOMENTUM).add_(gradient.div_(curvature))
@@ -126,22 +125,6 @@ class Part(NamedTuple):
 def as_centres(windows: torch.Tensor) -> torch.Tensor:
     """Puts the value of every window at its centre, and 0 where a picture has no window."""
     return F.pad(windows, [loss.WINDOW // 2] * 4)
-
-
-@contextlib.contextmanager
-def in_threads(device: torch.device) -> Iterator[Callable[..., list]]:
-    """Gives a function each(work, *items) that returns list(map(work, *items)).
-
-    On a CPU, several items are worked on at a time.
-    """
-    if device.type != "cpu":
-        yield lambda work, *items: list(map(work, *items))
-        return
-    with several_threads(device, WORKERS) as start:
-        yield lambda work, *items: [
-            running.result()
-            for running in [start(work, *each) for each in zip(*items, strict=True)]
-        ]
 
 
 class Linear(NamedTuple):
@@ -202,7 +185,7 @@ def linearise(y: torch.Tensor, part: Part) -> Linear:
 
 
 def joined(
-    parts: Sequence[Part], planes: Sequence[torch.Tensor], levels: Sequence[torch.Tensor]
+    parts: Sequence[Part], planes: Iterable[torch.Tensor], levels: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """Returns the sum over the scales of what the Parts found, a plane each, (1, 1, H, W).
 
@@ -211,7 +194,7 @@ def joined(
     wholes = [torch.empty_like(level) for level in levels]
     for part, plane in zip(parts, planes, strict=True):
         wholes[part.scale][(0, ..., *part.place)] = plane[(..., *part.inner)]
-    total = wholes[0]
-    for i in range(1, len(levels)):
-        total += loss.unhalve(wholes[i], i, total.shape[-2:])
+    total = wholes[-1]
+    for whole in wholes[-2::-1]:
+        total = whole.add_(loss.unhalve(total, whole.shape[-2:]))
     return total

@@ -6,7 +6,7 @@ A tile is a rectangle of a picture, given as an Area: a pair of slices, of its r
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -61,11 +61,23 @@ def in_tiles(
     Raises MemoryError where even tiles of SMALLEST_TILE do not fit, and what `work` raises.
     """
     pending = cut((slice(0, shape[0]), slice(0, shape[1])), size)
+    left: list[Area] = []
 
-    def attempt(place: Area) -> None:
-        work(*with_halo(place, halo, shape), place)
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
+    def attempt(place: Area) -> int:
+        """Works on a tile; returns its pixels, or 0 where it has to wait for smaller tiles."""
+        try:
+            if not left:
+                work(*with_halo(place, halo, shape), place)
+                if device.type == "cuda":
+                    torch.cuda.current_stream(device).synchronize()
+                return (place[0].stop - place[0].start) * (place[1].stop - place[1].start)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if size <= SMALLEST_TILE:
+                raise MemoryError(f"tiles of {size} pixels do not fit") from error
+        left.append(place)
+        return 0
 
     with (
         tqdm(
@@ -75,36 +87,29 @@ def in_tiles(
             leave=False,
             disable=None if progress else True,
         ) as bar,
-        several_threads(device, min(workers, len(pending))) as start,
+        several_threads(device, min(workers, len(pending))) as each,
     ):
         while pending:
-            running = {start(attempt, place): place for place in pending}
-            left = []
-            for done in as_completed(running):
-                place = running[done]
-                error = None if done.cancelled() else done.exception()
-                if error and not is_out_of_memory(error):
-                    raise error
-                if error and size <= SMALLEST_TILE:
-                    raise MemoryError(f"tiles of {size} pixels do not fit") from error
-                if error or done.cancelled():
-                    left.append(place)
-                    for other in running:
-                        other.cancel()
-                else:
-                    bar.update((place[0].stop - place[0].start) * (place[1].stop - place[1].start))
+            for pixels in each(attempt, pending):
+                bar.update(pixels)
             size //= 2
             pending = [part for area in left for part in cut(area, size)]
+            left.clear()
 
 
 @contextlib.contextmanager
-def several_threads(device: torch.device, count: int) -> Iterator[Callable[..., Future]]:
-    """Gives a function start(work, *items) -> Future that calls work(*items) in another thread.
+def several_threads(device: torch.device, count: int) -> Iterator[Callable[..., Iterator]]:
+    """Gives a function each(work, *items) that does what map does, in `count` threads at a time.
 
-    PyTorch's own threads are shared out among `count` threads of this pool.
+    PyTorch's own threads are shared out among them. One thread is this one: beside another
+    thread's, PyTorch's threads would sleep between any two operations, and waking them takes longer
+    than most of the operations.
     """
     torch_threads = torch.get_num_threads()
     count = min(count, torch_threads)
+    if count <= 1:
+        yield map
+        return
     inference = torch.is_inference_mode_enabled()
 
     def prepare_thread() -> None:
@@ -117,7 +122,7 @@ def several_threads(device: torch.device, count: int) -> Iterator[Callable[..., 
         torch.cuda.synchronize(device)  # All streams then see what the tiles read.
     pool = ThreadPoolExecutor(count, initializer=prepare_thread)
     try:
-        yield lambda work, *items: pool.submit(torch.inference_mode(inference)(work), *items)
+        yield lambda work, *items: pool.map(torch.inference_mode(inference)(work), *items)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(torch_threads)

@@ -19,16 +19,20 @@ import time
 
 import cv2
 import numpy as np
-import torch
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
+
+import opts  # noqa: E402
+
+opts.limit_spinning()  # as inference.py does, before PyTorch is imported
+
+import torch  # noqa: E402
 
 import checkpoint  # noqa: E402
 import evaluate  # noqa: E402
 import fusion  # noqa: E402
 import model  # noqa: E402
-import opts  # noqa: E402
 import tiles  # noqa: E402
 import utils  # noqa: E402
 
