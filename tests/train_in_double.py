@@ -1,6 +1,6 @@
 """Runs train.py in float64, where runs that are the same but for rounding agree closely.
 
-In float32, Adam's first steps turn the rounding of small gradients into steps of full size.
+In float32, rounding grows with the steps, on some processors beyond what a test should allow.
 """
 
 import sys

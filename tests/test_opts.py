@@ -1,0 +1,17 @@
+"""Settings of the process that runs a script."""
+
+import os
+
+import pytest
+
+import opts
+
+
+@pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
+def test_a_users_own_setting_of_openmp_is_kept(monkeypatch, own):
+    monkeypatch.setattr(os, "environ", {})
+    opts.limit_spinning()
+    assert os.environ == {"GOMP_SPINCOUNT": str(opts.SPINS)}
+    monkeypatch.setattr(os, "environ", dict(own))
+    opts.limit_spinning()
+    assert os.environ == own
