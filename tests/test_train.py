@@ -440,7 +440,7 @@ def test_a_process_that_dies(six_scenes, tmp_path, restarts):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     os.kill(processes_of(process.pid)[1], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300 if restarts else 60)
     if restarts:
         assert process.returncode == 0, err
         assert load_checkpoint(str(latest))["epoch"] == 40
