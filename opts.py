@@ -693,7 +693,8 @@ def limit_spinning() -> None:
     """Makes PyTorch's idle threads sleep sooner, after SPINS turns of libgomp's loop, not 300,000.
 
     As long as they wait in the loop, they keep a core from the threads that work on other tiles.
-    Call it before PyTorch is imported. A user's own setting of OpenMP is kept.
+    It acts where PyTorch is imported later: in inference.py, where time counts most. A user's own
+    setting of OpenMP is kept.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))

@@ -407,6 +407,8 @@ def test_two_processes_validate_and_write_as_one(six_scenes, tmp_path):
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
     assert two["val"] == pytest.approx(one["val"], abs=1e-4)  # of 8-bit pictures
     assert list(two["val"]) == [1, 2]
+    for key, value in one["model"].items():
+        torch.testing.assert_close(two["model"][key], value, atol=1e-4, rtol=0)
     names = [sorted(os.listdir(tmp_path / d)) for d in ("one", "two")]
     assert names[0] == names[1]
 
