@@ -154,8 +154,9 @@ def ends(y: torch.Tensor, lumas: torch.Tensor) -> torch.Tensor:
     where some exposure is as much darker; in between it falls as the eighth power.
     """
     y = y.clamp(0, 1)
-    lift = (4 * lumas.amax(dim=0, keepdim=True)).clamp_(max=1) * (1 - y) ** 8
-    drop = (4 - 4 * lumas.amin(dim=0, keepdim=True)).clamp_(max=1) * y**8
+    white, black = (x.square().square().square() for x in (y, 1 - y))  # The power's own is slow.
+    lift = (4 * lumas.amax(dim=0, keepdim=True)).clamp_(max=1) * black
+    drop = (4 - 4 * lumas.amin(dim=0, keepdim=True)).clamp_(max=1) * white
     return (lift - drop) * END
 
 

@@ -6,6 +6,7 @@ not with the features of the network.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -56,8 +57,7 @@ PHOTO_STEPS = 10  # steps of refinement of a photo
 REDUCED_STEPS = 5  # the same on reduced pictures
 REDUCED_FROM = 4_000_000  # pixels; larger photos score higher when they are refined reduced
 REDUCED = 1000  # pixels; approximate longer side of reduced pictures
-SEEN = 500  # pixels; approximate longer side of those that the network sees before refinement
-COLOUR_REDUCTION = 2  # by which pictures are reduced further for the network that colours
+SEEN = 250  # pixels; approximate longer side of those that the network sees before refinement
 WINDOW = 17  # pixels of reduced pictures; side of the windows of fast fusion's linear models
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
 
@@ -266,7 +266,7 @@ def plan_full(
         return Plan(
             lambda lumas, place: fuse_level(lumas, context[(..., *place)]), tile, model.radius
         )
-    coarser = reduce_lumas(images, 2).split(1)
+    coarser = halved_lumas(images).split(1)
     fused = fuse_in_tiles(coarser, model.context(coarser, fuse_in_tiles))
     return Plan(
         lambda lumas, place: fuse_level(lumas, enlarge(fused, 2, place)), tile, model.radius
@@ -336,7 +336,7 @@ def plan_finished(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, h
     factor = reduction(images, REDUCED)
     reduced = reduce_pictures(images, factor)
     lumas = read_lumas(reduced, WHOLE)
-    y_f = F.avg_pool2d(plane, factor, ceil_mode=True)
+    y_f = F.avg_pool2d(plane, factor, ceil_mode=True) if factor > 1 else plane
     tone = fit_tone(y_f, lumas, how.finish, how.steady)
 
     def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
@@ -381,10 +381,12 @@ def network_luma(
     """Returns the luma of whole pictures that refinement and finish start from, (1, 1, H, W).
 
     It is the network's. Where it will be refined and fast is asked for, the network sees pictures
-    reduced to about SEEN pixels: refinement finds the detail by itself.
+    halved as often as brings them to about SEEN pixels: refinement finds the detail by itself. A
+    pyramid halves them likewise, so that its coarser levels see what they would see of the whole.
     """
     device = device_of(model)
-    factor = reduction(images, SEEN) if how.fast and how.refine else 1
+    halvings = round(math.log2(max(images[0].shape[:2]) / SEEN)) if how.fast and how.refine else 0
+    factor = 2 ** max(halvings, 0)
     if factor == 1:
         return whole_luma(plan_full(model, images, tile), images, device, how.progress)
     reduced = reduce_pictures(images, factor)
@@ -424,18 +426,18 @@ def choose_chroma(
 ) -> Callable[[torch.Tensor, torch.Tensor, Area], torch.Tensor]:
     """Returns the fuse_chroma of a Plan: that of the network that colours, or the paper's formula.
 
+    The network sees pictures of half the size.
+
     reduced: the pictures, reduced by `factor`. y: their fused and finished luma, (1, 1, h, w).
     smooth: True to smooth the chroma of the full pictures, see finish.smooth_chroma.
     """
     if not how.finish or how.colour is None or reduced[0].ndim == 2:
         return paper_chroma
-    factor *= COLOUR_REDUCTION
     stack = torch.cat([utils.to_ycbcr(image) for image in reduced])
-    stack, y = (F.avg_pool2d(x, COLOUR_REDUCTION, ceil_mode=True) for x in (stack, y))
-    planes = colour_factors(how.colour, stack, y)
+    planes = colour_factors(how.colour, loss.halve(stack), loss.halve(y))
 
     def fuse(chroma: torch.Tensor, y_f: torch.Tensor, place: Area) -> torch.Tensor:
-        taught = taught_chroma(chroma, enlarge(planes, factor, place))
+        taught = taught_chroma(chroma, enlarge(planes, 2 * factor, place))
         if smooth:
             taught = smooth_chroma(taught, y_f)
         return taught if how.finish == 1 else fuse_chroma(chroma).lerp_(taught, how.finish)
@@ -466,27 +468,22 @@ def reduction(images: Sequence[np.ndarray], side: int) -> int:
     return max(round(max(images[0].shape[:2]) / side), 1)
 
 
-def reduce_lumas(images: Sequence[np.ndarray], factor: int) -> torch.Tensor:
-    """Returns the luma of all images as means of factor x factor squares, (K, 1, h, w).
-
-    Squares at the lower and right border are cut off where the picture ends.
-    """
-    height, width = images[0].shape[:2]
-    reduced = torch.empty(len(images), 1, -(-height // factor), -(-width // factor))
+def halved_lumas(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Returns the luma of all images at half their size, see loss.halve, (K, 1, h, w)."""
+    height, width = (-(-side // 2) for side in images[0].shape[:2])
+    halved = torch.empty(len(images), 1, height, width)
 
     def work(_outer: Area, _inner: Area, place: Area) -> None:
-        lumas = read_lumas(images, scaled(place, factor))
-        reduced[(..., *place)] = F.avg_pool2d(lumas, factor, ceil_mode=True)
+        halved[(..., *place)] = loss.halve(read_lumas(images, scaled(place, 2)))
 
-    in_tiles(work, reduced.shape[-2:], max(PLAIN_TILE // factor, 1), 0, CPU)
-    return reduced
+    in_tiles(work, (height, width), PLAIN_TILE // 2, 0, CPU)
+    return halved
 
 
 def reduce_pictures(images: Sequence[np.ndarray], factor: int) -> list[np.ndarray]:
     """Returns all images as means of factor x factor squares, rounded to the images' type.
 
-    For large pictures it is much faster than reduce_lumas. Squares that the picture's border cuts
-    off are filled up with its outermost pixels.
+    Squares that the picture's border cuts off are filled up with its outermost pixels.
     """
     height, width = (-(-side // factor) for side in images[0].shape[:2])
     reduced = [np.empty((height, width, *image.shape[2:]), image.dtype) for image in images]

@@ -253,12 +253,13 @@ def test_parts_are_enlarged_as_the_whole_is(factor):
         torch.testing.assert_close(part, whole[(..., *place)], atol=1e-5, rtol=0)  # OpenCV's
 
 
-def test_reduced_lumas_are_means(pair):
+def test_halved_lumas_are_means(pair):
     grey = scores.to_grey(pair[0])[:60, :75]
-    reduced = fusion.reduce_lumas([grey, grey], 3)
-    expected = grey.reshape(20, 3, 25, 3).mean(axis=(1, 3)) / 255
-    np.testing.assert_allclose(reduced[1, 0].numpy(), expected, atol=1e-6)
-    assert fusion.reduce_lumas([grey] * 2, 7).shape == (2, 1, 9, 11)
+    halved = fusion.halved_lumas([grey, grey])
+    expected = grey[:, :74].reshape(30, 2, 37, 2).mean(axis=(1, 3)) / 255
+    np.testing.assert_allclose(halved[1, 0, :, :37].numpy(), expected, atol=1e-6)
+    edge = grey[:, 74].reshape(30, 2).mean(axis=1) / 255
+    np.testing.assert_allclose(halved[1, 0, :, 37].numpy(), edge, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -341,10 +342,10 @@ def test_large_photos_are_refined_on_reduced_pictures(model, monkeypatch):
 
 
 def test_refinement_finds_what_the_network_has_not_seen(pyramid, monkeypatch):
-    """From a network's result on a third of the pixels a side, nearly that on all of them."""
+    """From a network's result on a quarter of the pixels a side, nearly that on all of them."""
     pair = large_pair(np.uint8)
     seen = fusion.fuse(pyramid, pair, fast=True, refine=10)
-    monkeypatch.setattr(fusion, "SEEN", max(pair[0].shape) / 3)
+    monkeypatch.setattr(fusion, "SEEN", max(pair[0].shape) / 4)
     reduced = fusion.fuse(pyramid, pair, fast=True, refine=10)
     full = fusion.fuse(pyramid, pair, fast=False, refine=10)
     assert not np.array_equal(reduced, full)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import luma
 from torch import nn
+from torch.nn import functional as F
 
 from model import (
     LARGEST_TILT,
@@ -16,6 +17,7 @@ from model import (
     PyramidDeepFuse,
     choose_device,
     fold_batch_norm,
+    local_mean,
     prepare,
     tilted_mean,
 )
@@ -102,6 +104,14 @@ def test_a_pyramid_sees_the_whole_picture(pyramid):
     y_1 = luma(1, 1, 600, 600).requires_grad_()
     pyramid(y_1, luma(1, 1, 600, 600, seed=1))[0, 0, 5, 5].backward()
     assert y_1.grad[0, 0, 590:, 590:].abs().sum() > 0
+
+
+@pytest.mark.parametrize("side", [1, 3, 7, 9, 17])
+def test_local_mean_is_the_mean_of_the_square(side):
+    image = torch.rand(2, 3, 5, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    padded = F.pad(image, [side // 2] * 4, mode="replicate")
+    expected = padded.unfold(2, side, 1).unfold(3, side, 1).mean(dim=(4, 5))
+    torch.testing.assert_close(local_mean(image, side), expected, atol=1e-12, rtol=0)
 
 
 def test_a_pyramids_detail_has_no_local_mean(pyramid):
