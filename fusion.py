@@ -53,8 +53,8 @@ from tiles import (
 LOOKS = ("paper", "photo", "earlier")
 REFINEMENT_TILE = 2048  # pixels a side of a tile
 REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
-PHOTO_STEPS = 10  # steps of refinement of a photo
-REDUCED_STEPS = 5  # the same on reduced pictures
+PHOTO_STEPS = 5  # steps of refinement of a photo
+COARSE_STEPS = 10  # steps at half the size before them
 REDUCED_FROM = 4_000_000  # pixels; larger photos score higher when they are refined reduced
 REDUCED = 1000  # pixels; approximate longer side of reduced pictures
 SEEN = 250  # pixels; approximate longer side of those that the network sees before refinement
@@ -93,8 +93,8 @@ def fuse(
         a ReleasedDeepFuse, "paper" follows the authors' program there, too.
     finish: for the photo look, the amount of tone and colour; 0 is none, 1 what people choose.
     colour: for the photo look, the network that colours; without one, chroma is the paper's.
-    refine: steps of refine_luma; by default, of a photo PHOTO_STEPS or, on reduced pictures,
-        REDUCED_STEPS.
+    refine: steps of refine_luma; by default PHOTO_STEPS of a photo, for which COARSE_STEPS precede
+        any.
     fast: runs the network on reduced pictures, see plan_fast and network_luma; by default, for
         photos. There is no fast "earlier" look.
     strength: share of the fused luma in the result; the rest is the exposures' mean.
@@ -116,8 +116,7 @@ def fuse(
     if fast is None:
         fast = photo
     if refine is None:
-        reduced = fast and is_large(images)
-        refine = 0 if not photo else REDUCED_STEPS if reduced else PHOTO_STEPS
+        refine = PHOTO_STEPS if photo else 0
     fused = result_array(images, dtype, out)
     how = How(look, fast, refine, finish if photo else 0.0, colour, progress, steady)
     plan = choose_plan(model, images, tile or tile_size(model), how)
@@ -171,6 +170,11 @@ class How(NamedTuple):
     colour: ColourNetwork | None
     progress: bool = False
     steady: Steady | None = None
+
+    @property
+    def coarse_steps(self) -> int:
+        """Steps of refinement at half the size."""
+        return COARSE_STEPS if self.look == "photo" else 0
 
 
 def fuse_chroma(chroma: torch.Tensor) -> torch.Tensor:
@@ -320,7 +324,9 @@ def plan_refined(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, ho
 
     def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
         y_f, lumas = (to_device(part, device) for part in (plane[(..., *place)], lumas))
-        return refine_luma(y_f, lumas.transpose(0, 1), how.refine, image_means).cpu()
+        return refine_luma(
+            y_f, lumas.transpose(0, 1), how.refine, image_means, how.coarse_steps
+        ).cpu()
 
     # A tile needs much memory here, and the arithmetic has several threads of its own.
     return Plan(fuse_luma, max(tile, REFINEMENT_TILE), REFINEMENT_HALO, workers=1)
@@ -367,7 +373,8 @@ def plan_fast(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: 
     y_f = network_luma(model, reduced, tile, how)
     if how.refine:
         sources = lumas.transpose(0, 1).to(device)  # (1, K, h, w)
-        y_f = refine_luma(y_f.to(device), sources, how.refine).cpu()
+        y_f = y_f.to(device)
+        y_f = refine_luma(y_f, sources, how.refine, coarse_steps=how.coarse_steps).cpu()
     if how.finish:
         tone = fit_tone(y_f, lumas, how.finish, how.steady)
         y_f = apply_tone(tone, y_f, lumas, tone.planes)

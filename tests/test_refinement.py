@@ -19,13 +19,16 @@ def exposures(count=2, height=190, width=231):
     return torch.cat([utils.to_ycbcr(image)[:, :1] for image in images], dim=1)
 
 
-def objective(y, sources, l_hat, scales):
-    """The sum that refine_luma's docstring states, by the functions of the score."""
+def objective(y, sources, l_hat, scales, finest=0):
+    """The sum that refine_luma's docstring states, by the functions of the score.
+
+    finest: the scale of MEF-SSIM that the pictures have.
+    """
     total = 0.0
     levels = zip(loss.scale_levels(y, scales), loss.desired_windows(sources, scales), strict=True)
     for i, (level, desired) in enumerate(levels):
         numerator, denominator, l_f = loss.compare(level, desired)
-        total = total + loss.EXPONENTS[i] * 4**i * (numerator / denominator).sum()
+        total = total + loss.EXPONENTS[i + finest] * 4**i * (numerator / denominator).sum()
         if i == 0:
             numerator, denominator = loss.compare_luminance(l_f, l_hat)
             total = total + refinement.LUMINANCE_WEIGHT * (numerator / denominator).sum()
@@ -42,9 +45,30 @@ def test_closed_form_is_the_gradient(monkeypatch, height, width, count):
     sources = torch.rand(1, count, height, width, generator=generator, dtype=torch.float64)
     y = sources.mean(dim=1, keepdim=True) * 0.5 + 0.25
     scales = loss.possible_scales(height, width)
-    l_hat = loss.desired_luminance(sources, window_mean=loss.gaussian_mean)
+    gradient, curvature, step = watched_step(monkeypatch, y, sources, 1)
+    expected = gradient_of_objective(y, sources, scales)
+    torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(step, (y + gradient / curvature).clamp(0, 1))
+    if scales > 1:
+        halved, coarse = (loss.halve(x) for x in (y, sources))
+        means = sources.mean(dim=(2, 3), keepdim=True)
+        expected = gradient_of_objective(halved, coarse, scales - 1, finest=1, means=means)
+        gradient, curvature, step = watched_step(monkeypatch, y, sources, 0, coarse_steps=1)
+        torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=1e-10)
+        change = (halved + gradient / curvature).clamp(0, 1) - halved
+        change = F.interpolate(change, scale_factor=2, mode="bilinear")[..., :height, :width]
+        torch.testing.assert_close(step, (y + change).clamp(0, 1))
+
+
+def gradient_of_objective(y, sources, scales, finest=0, means=None):
+    """The gradient of `objective` by automatic differentiation. means: of the whole pictures."""
+    l_hat = loss.desired_luminance(sources, means, loss.gaussian_mean)
     free = y.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(objective(free, sources, l_hat, scales), free)
+    return torch.autograd.grad(objective(free, sources, l_hat, scales, finest), free)[0]
+
+
+def watched_step(monkeypatch, y, sources, steps, **options):
+    """The gradient and the curvature of a step, and the luma that it leads to."""
     found = []
     joined = refinement.joined
 
@@ -52,12 +76,12 @@ def test_closed_form_is_the_gradient(monkeypatch, height, width, count):
         found.append(joined(*arguments).clone())
         return found[-1].clone()
 
-    monkeypatch.setattr(refinement, "joined", watched)
-    step = refinement.refine_luma(y, sources, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(refinement, "joined", watched)
+        step = refinement.refine_luma(y, sources, steps, **options)
     curvature, gradient = found
-    torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=1e-10)
     assert curvature.min() > 0
-    torch.testing.assert_close(step, (y + gradient / curvature).clamp(0, 1))
+    return gradient, curvature, step
 
 
 def test_renewing_less_often_changes_hardly_a_pixel_by_a_level(monkeypatch):
@@ -65,7 +89,7 @@ def test_renewing_less_often_changes_hardly_a_pixel_by_a_level(monkeypatch):
     with torch.no_grad():
         start = load_model(PYRAMID)(*sources.split(1, dim=1))
     refined = refinement.refine_luma(start, sources, 10)
-    monkeypatch.setattr(refinement, "is_renewed", lambda step: True)
+    monkeypatch.setattr(refinement, "is_renewed", lambda step, near: True)
     exact = refinement.refine_luma(start, sources, 10)
     assert not torch.equal(refined, exact)
     assert ((refined - exact).abs() < 1 / 255).float().mean() > 0.999
@@ -73,12 +97,28 @@ def test_renewing_less_often_changes_hardly_a_pixel_by_a_level(monkeypatch):
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
-def test_tiles_do_not_change_it_nor_do_ten_runs(monkeypatch):
+def test_five_steps_after_coarse_ones_are_better_than_ten_without():
+    sources = exposures()
+    with torch.no_grad():
+        start = load_model(PYRAMID)(*sources.split(1, dim=1)) * 0.9
+    alone, after = (
+        float(loss.mef_ssim(refinement.refine_luma(start, sources, steps, None, coarse), sources))
+        for steps, coarse in ((10, 0), (5, 10))
+    )
+    assert after > alone
+
+
+@pytest.mark.parametrize("coarse_steps", [0, 3])
+def test_tiles_do_not_change_it_nor_do_ten_runs(monkeypatch, coarse_steps):
     sources = exposures()
     start = sources.mean(dim=1, keepdim=True)
-    whole = refinement.refine_luma(start, sources, 5)
+
+    def refined():
+        return refinement.refine_luma(start, sources, 5, coarse_steps=coarse_steps)
+
+    whole = refined()
     monkeypatch.setattr(refinement, "PLAIN_TILE", 37)
-    tiled = [refinement.refine_luma(start, sources, 5) for _ in range(10)]
+    tiled = [refined() for _ in range(10)]
     torch.testing.assert_close(tiled[0], whole, atol=1e-4, rtol=0)
     assert all(torch.equal(again, tiled[0]) for again in tiled)
 
@@ -96,8 +136,8 @@ def test_the_last_row_and_column_are_like_those_before_them(height, width):
 def test_a_gpu_gives_the_same():
     sources = exposures()
     start = sources.mean(dim=1, keepdim=True)
-    expected = refinement.refine_luma(start, sources, 10)
-    found = refinement.refine_luma(start.cuda(), sources.cuda(), 10).cpu()
+    expected = refinement.refine_luma(start, sources, 10, coarse_steps=10)
+    found = refinement.refine_luma(start.cuda(), sources.cuda(), 10, coarse_steps=10).cpu()
     assert (found - expected).abs().max() < 1 / 255
 
 
@@ -105,7 +145,8 @@ def test_a_gpu_gives_the_same():
 def test_pictures_smaller_than_a_window_stay_as_they_are(side):
     sources = torch.rand(1, 2, side, 50)
     start = torch.rand(1, 1, side, 50)
-    assert torch.equal(refinement.refine_luma(start, sources, 10), start)
+    refined = refinement.refine_luma(start, sources, 10, coarse_steps=10)
+    assert torch.equal(refined, start)
 
 
 def test_refinement_ascends_the_objective_that_the_score_is_of():
