@@ -53,8 +53,7 @@ from tiles import (
 LOOKS = ("paper", "photo", "earlier")
 REFINEMENT_TILE = 2048  # pixels a side of a tile
 REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
-PHOTO_STEPS = 5  # steps of refinement of a photo
-COARSE_STEPS = 10  # steps at half the size before them
+PHOTO_STEPS = 10  # steps of refinement of a photo, at half its size
 REDUCED_FROM = 4_000_000  # pixels; larger photos score higher when they are refined reduced
 REDUCED = 1000  # pixels; approximate longer side of reduced pictures
 SEEN = 250  # pixels; approximate longer side of those that the network sees before refinement
@@ -93,8 +92,7 @@ def fuse(
         a ReleasedDeepFuse, "paper" follows the authors' program there, too.
     finish: for the photo look, the amount of tone and colour; 0 is none, 1 what people choose.
     colour: for the photo look, the network that colours; without one, chroma is the paper's.
-    refine: steps of refine_luma; by default PHOTO_STEPS of a photo, for which COARSE_STEPS precede
-        any.
+    refine: steps of refine_luma, halved for photos; by default PHOTO_STEPS of a photo.
     fast: runs the network on reduced pictures, see plan_fast and network_luma; by default, for
         photos. There is no fast "earlier" look.
     strength: share of the fused luma in the result; the rest is the exposures' mean.
@@ -170,11 +168,6 @@ class How(NamedTuple):
     colour: ColourNetwork | None
     progress: bool = False
     steady: Steady | None = None
-
-    @property
-    def coarse_steps(self) -> int:
-        """Steps of refinement at half the size."""
-        return COARSE_STEPS if self.look == "photo" else 0
 
 
 def fuse_chroma(chroma: torch.Tensor) -> torch.Tensor:
@@ -324,9 +317,8 @@ def plan_refined(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, ho
 
     def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
         y_f, lumas = (to_device(part, device) for part in (plane[(..., *place)], lumas))
-        return refine_luma(
-            y_f, lumas.transpose(0, 1), how.refine, image_means, how.coarse_steps
-        ).cpu()
+        sources = lumas.transpose(0, 1)
+        return refine_luma(y_f, sources, how.refine, image_means, how.look == "photo").cpu()
 
     # A tile needs much memory here, and the arithmetic has several threads of its own.
     return Plan(fuse_luma, max(tile, REFINEMENT_TILE), REFINEMENT_HALO, workers=1)
@@ -373,8 +365,8 @@ def plan_fast(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: 
     y_f = network_luma(model, reduced, tile, how)
     if how.refine:
         sources = lumas.transpose(0, 1).to(device)  # (1, K, h, w)
-        y_f = y_f.to(device)
-        y_f = refine_luma(y_f, sources, how.refine, coarse_steps=how.coarse_steps).cpu()
+        halved = how.look == "photo"
+        y_f = refine_luma(y_f.to(device), sources, how.refine, halved=halved).cpu()
     if how.finish:
         tone = fit_tone(y_f, lumas, how.finish, how.steady)
         y_f = apply_tone(tone, y_f, lumas, tone.planes)

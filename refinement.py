@@ -4,7 +4,7 @@ The gradient of MEF-SSIM is, like the score, made of windowed means, so that nei
 machinery nor its memory is needed.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,17 +22,18 @@ def refine_luma(
     sources: torch.Tensor,
     steps: int,
     image_means: torch.Tensor | None = None,
-    coarse_steps: int = 0,
+    halved: bool = False,
 ) -> torch.Tensor:
     """Raises fused luma's own multi-scale MEF-SSIM, and keeps it natural, by gradient ascent.
 
     y_f: (1, 1, H, W), the luma to start from; sources: (1, K, H, W); both in [0, 1].
     image_means: mean luma of whole pictures, (1, K, 1, 1), where `sources` are parts of them.
-    coarse_steps: steps before the others, on half the size and without the finest scale, which is
-        most of the work and has a fourteenth of the weight. They change what is not fine detail.
+    halved: ascends on pictures of half the size, and adds what that changes. The finest scale,
+        which is three quarters of the work and a fourteenth of the weight, is left out.
 
     Returns luma like y_f. Pictures smaller than MEF-SSIM's window at the coarsest scale are refined
-    at fewer scales; those smaller than one window are returned as they are.
+    at fewer scales, those of one scale at their own size; those smaller than one window are
+    returned as they are.
 
     The objective is sum_i b_i Q_i over the scales plus LUMINANCE_WEIGHT times SSIM's luminance
     term. Near Q_i = 1 the sum equals the score's product to first order; unlike the product, it is
@@ -47,16 +48,33 @@ def refine_luma(
     The nearest published relative is K. Ma et al., "Multi-Exposure Image Fusion by Optimizing a
     Structural Similarity Index", IEEE Transactions on Computational Imaging 4(1), 2018.
     """
-    shape = y_f.shape[-2:]
-    scales = loss.possible_scales(*shape)
-    if scales == 1:
-        coarse_steps = 0
-    if not scales or not (steps or coarse_steps):
+    scales = loss.possible_scales(*y_f.shape[-2:])
+    if not scales or not steps:
         return y_f.clone()
     if image_means is None:
         image_means = sources.mean(dim=(2, 3), keepdim=True)
-    levels = loss.scale_levels(sources, scales)
-    size = PLAIN_TILE if y_f.device.type == "cpu" else max(shape)
+    if not halved or scales == 1:
+        return ascend(y_f, loss.scale_levels(sources, scales), image_means, steps, finest=0)
+    start = loss.halve(y_f)
+    _, *levels = loss.scale_levels(sources, scales)
+    change = ascend(start, levels, image_means, steps, finest=1) - start
+    change = F.interpolate(change, scale_factor=2, mode="bilinear")
+    return (y_f + change[..., : y_f.shape[-2], : y_f.shape[-1]]).clamp_(0, 1)
+
+
+def ascend(
+    y: torch.Tensor,
+    levels: Sequence[torch.Tensor],
+    image_means: torch.Tensor,
+    steps: int,
+    finest: int,
+) -> torch.Tensor:
+    """Returns luma after some steps on the objective of its own scale and the coarser ones.
+
+    y: (1, 1, h, w). levels: the sources at every scale, that of y first. finest: the number of y's
+    scale in MEF-SSIM, 0 for the finest. See refine_luma.
+    """
+    size = PLAIN_TILE if y.device.type == "cpu" else max(y.shape[-2:])
     areas = [
         (i, place)
         for i, level in enumerate(levels)
@@ -67,73 +85,54 @@ def refine_luma(
         i, place = area
         outer, inner = with_halo(place, loss.WINDOW - 1, levels[i].shape[-2:])
         seen = levels[i][(..., *outer)]
-        l_hat = None
-        if i == 0 or (i == 1 and coarse_steps):
-            l_hat = as_centres(loss.desired_luminance(seen, image_means, loss.gaussian_mean))[0]
         x, mean, b, variance = loss.desired_at_scale(seen)
         mean = as_centres((b * mean).sum(dim=1, keepdim=True))[0]
-        weight = as_centres(torch.full_like(variance, 2 * loss.EXPONENTS[i]))[0]
+        exponent = loss.EXPONENTS[finest + i]
+        weight = as_centres(torch.full_like(variance, 2 * exponent))[0]
         constant = as_centres(variance)[0] + loss.C_2
-        return Part(i, outer, inner, place, x[0], as_centres(b)[0], mean, constant, weight, l_hat)
+        l_hat = None
+        if i == 0:
+            l_hat = as_centres(loss.desired_luminance(seen, image_means, loss.gaussian_mean))[0]
+        where = i, exponent, outer, inner, place
+        return Part(*where, x[0], as_centres(b)[0], mean, constant, weight, l_hat)
 
-    with several_threads(y_f.device, WORKERS if y_f.device.type == "cpu" else 1) as each:
+    with several_threads(y.device, WORKERS if y.device.type == "cpu" else 1) as each:
         parts = list(each(prepare, areas))
-        if coarse_steps:
-            coarse = [part for part in parts if part.scale]
-            parts = [part._replace(l_hat=None) if part.scale else part for part in parts]
-            start = loss.halve(y_f)
-            change = ascend(start, coarse, coarse_steps, each) - start
-            change = F.interpolate(change, scale_factor=2, mode="bilinear")
-            y_f = (y_f + change[..., : shape[0], : shape[1]]).clamp_(0, 1)
-        return ascend(y_f, parts, steps, each, near=coarse_steps > 0)
-
-
-def ascend(
-    y: torch.Tensor, parts: Sequence["Part"], steps: int, each: Callable, near: bool = False
-) -> torch.Tensor:
-    """Returns luma after some steps on the objective of the Parts, whose finest scale is its own.
-
-    y: (1, 1, h, w). each: see tiles.several_threads. near: see is_renewed.
-    """
-    scales = {part.scale: None for part in parts}
-    velocity = torch.zeros_like(y)
-    for step in range(steps):
-        seen = dict(
-            zip(scales, loss.scale_levels(y + MOMENTUM * velocity, len(scales)), strict=True)
-        )
-        lumas = [part.cut(seen[part.scale]) for part in parts]
-        if is_renewed(step, near):
-            models = list(each(linearise, lumas, parts))
-            curvature = joined(parts, [model.bend for model in models], seen)
-        gradient = joined(parts, each(Linear.gradient, models, lumas), seen)
-        velocity = velocity.mul_(MOMENTUM).add_(gradient.div_(curvature))
-        y = (y + velocity).clamp_(0, 1)
+        velocity = torch.zeros_like(y)
+        for step in range(steps):
+            seen = loss.scale_levels(y + MOMENTUM * velocity, len(levels))
+            lumas = [part.cut(seen) for part in parts]
+            if is_renewed(step):
+                models = list(each(linearise, lumas, parts))
+                curvature = joined(parts, [model.bend for model in models], seen)
+            gradient = joined(parts, each(Linear.gradient, models, lumas), seen)
+            velocity = velocity.mul_(MOMENTUM).add_(gradient.div_(curvature))
+            y = (y + velocity).clamp_(0, 1)
     return y
 
 
-def is_renewed(step: int, near: bool) -> bool:
+def is_renewed(step: int) -> bool:
     """Returns True for the steps, counted from 0, that find curvature and gradient anew.
 
     In between windows keep their Q and d, which change little, and the gradient is linear in the
     luma. It takes two windowed sums a scale instead of eight more. After ten steps from a trained
     network's luma, nearly all pixels are within one level of 255 of what renewing always gives.
-
-    near: True after coarse steps, when only the finest scale's windows still change.
     """
-    return step == 0 if near else step < 3 or step % 3 == 1
+    return step < 3 or step % 3 == 1
 
 
 class Part(NamedTuple):
     """A tile of one scale with all that a step needs of the sources there.
 
-    scale: 0 for the finest. outer, inner, place: Areas as tiles.in_tiles gives them. Planes of
-    `outer`, with the value of a window at its centre and 0 where there is no window: x, the sources
-    less 0.5, (K, h, w); b, the b_k of y_hat = sum_k b_k (x_k - l_k); mean, sum_k b_k E[x_k];
-    constant, the variance of y_hat plus C_2; weight, by which the scale's windows count, times 2;
-    l_hat, at the finest scale of the objective, their desired luminance.
+    scale: 0 for the finest here. exponent: the b_i of that scale. outer, inner, place: Areas as
+    tiles.in_tiles gives them. Planes of `outer`, with the value of a window at its centre and 0
+    where there is no window: x, the sources less 0.5, (K, h, w); b, the b_k of
+    y_hat = sum_k b_k (x_k - l_k); mean, sum_k b_k E[x_k]; constant, the variance of y_hat plus C_2;
+    weight, 2 b_i; l_hat, at scale 0, the windows' desired luminance.
     """
 
     scale: int
+    exponent: float
     outer: Area
     inner: Area
     place: Area
@@ -144,9 +143,9 @@ class Part(NamedTuple):
     weight: torch.Tensor
     l_hat: torch.Tensor | None
 
-    def cut(self, level: torch.Tensor) -> torch.Tensor:
-        """Returns this tile of a picture at its scale, less 0.5, (1, h, w)."""
-        return level[(0, ..., *self.outer)] - 0.5
+    def cut(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Returns this tile of a picture at all scales, less 0.5, (1, h, w)."""
+        return levels[self.scale][(0, ..., *self.outer)] - 0.5
 
 
 def as_centres(windows: torch.Tensor) -> torch.Tensor:
@@ -198,7 +197,7 @@ def linearise(y: torch.Tensor, part: Part) -> Linear:
     if part.l_hat is not None:
         l_f = mean.add_(0.5)
         numerator, denominator = loss.compare_luminance(l_f, part.l_hat)
-        pull = part.weight * (LUMINANCE_WEIGHT / loss.EXPONENTS[part.scale]) / denominator
+        pull = part.weight * (LUMINANCE_WEIGHT / part.exponent) / denominator
         slope = numerator.div_(denominator).mul_(pull)
         # The term's derivative is pull * l_hat - slope * l_f, where l_f = E[y] + 0.5.
         agreement -= slope
@@ -212,16 +211,16 @@ def linearise(y: torch.Tensor, part: Part) -> Linear:
 
 
 def joined(
-    parts: Sequence[Part], planes: Iterable[torch.Tensor], levels: Mapping[int, torch.Tensor]
+    parts: Sequence[Part], planes: Iterable[torch.Tensor], levels: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """Returns the sum over the scales of what the Parts found, a plane each, (1, 1, h, w).
+    """Returns the sum over the scales of what the Parts found, a plane each, (1, 1, H, W).
 
-    levels: a picture at all their scales, finest first, for the sizes.
+    levels: a picture at all scales, for their sizes.
     """
-    wholes = {scale: torch.empty_like(level) for scale, level in levels.items()}
+    wholes = [torch.empty_like(level) for level in levels]
     for part, plane in zip(parts, planes, strict=True):
         wholes[part.scale][(0, ..., *part.place)] = plane[(..., *part.inner)]
-    *finer, total = wholes.values()
-    for whole in reversed(finer):
+    total = wholes[-1]
+    for whole in wholes[-2::-1]:
         total = whole.add_(loss.unhalve(total, whole.shape[-2:]))
     return total
