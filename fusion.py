@@ -6,7 +6,6 @@ not with the features of the network.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -53,11 +52,12 @@ from tiles import (
 LOOKS = ("paper", "photo", "earlier")
 REFINEMENT_TILE = 2048  # pixels a side of a tile
 REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
-PHOTO_STEPS = 10  # steps of refinement of a photo, at half its size
+PHOTO_STEPS = 10  # steps of refinement of a photo
 REDUCED_FROM = 4_000_000  # pixels; larger photos score higher when they are refined reduced
 REDUCED = 1000  # pixels; approximate longer side of reduced pictures
 SEEN = 250  # pixels; approximate longer side of those that the network sees before refinement
 WINDOW = 17  # pixels of reduced pictures; side of the windows of fast fusion's linear models
+HALF_WINDOW = 9  # the same for pictures of half the size
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
 
 
@@ -92,9 +92,9 @@ def fuse(
         a ReleasedDeepFuse, "paper" follows the authors' program there, too.
     finish: for the photo look, the amount of tone and colour; 0 is none, 1 what people choose.
     colour: for the photo look, the network that colours; without one, chroma is the paper's.
-    refine: steps of refine_luma, halved for photos; by default PHOTO_STEPS of a photo.
-    fast: runs the network on reduced pictures, see plan_fast and network_luma; by default, for
-        photos. There is no fast "earlier" look.
+    refine: steps of refine_luma; by default PHOTO_STEPS of a photo.
+    fast: runs the network on reduced pictures, and refines reduced ones, see plan_fast and
+        refined_luma; by default, for photos. There is no fast "earlier" look.
     strength: share of the fused luma in the result; the rest is the exposures' mean.
     steady: for the photo look, one Steady for all pictures of a sequence, against flicker.
     dtype: type of the result; by default that of `out`, else the images' deepest.
@@ -214,6 +214,8 @@ def choose_plan(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how
         return plan_fast(model, images, tile, how)
     if how.finish:
         return plan_finished(model, images, tile, how)
+    if how.fast:
+        return Plan(refined_luma(model, images, tile, how), PLAIN_TILE, 0)
     if how.refine:
         return plan_refined(model, images, tile, how)
     if isinstance(model, ReleasedDeepFuse) and how.look == "paper" and images[0].ndim == 3:
@@ -310,15 +312,14 @@ def as_earlier(plan: Plan, images: Sequence[np.ndarray]) -> Plan:
 
 
 def plan_refined(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
-    """Returns the Plan that refines, tile by tile, the luma of network_luma."""
+    """Returns the Plan that refines, tile by tile, the network's luma of the full pictures."""
     device = device_of(model)
-    plane = network_luma(model, images, tile, how)
+    plane = whole_luma(plan_full(model, images, tile), images, device, how.progress)
     image_means = mean_lumas(images).to(device)
 
     def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
         y_f, lumas = (to_device(part, device) for part in (plane[(..., *place)], lumas))
-        sources = lumas.transpose(0, 1)
-        return refine_luma(y_f, sources, how.refine, image_means, how.look == "photo").cpu()
+        return refine_luma(y_f, lumas.transpose(0, 1), how.refine, image_means).cpu()
 
     # A tile needs much memory here, and the arithmetic has several threads of its own.
     return Plan(fuse_luma, max(tile, REFINEMENT_TILE), REFINEMENT_HALO, workers=1)
@@ -358,15 +359,14 @@ def plan_fast(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: 
     ECCV 2010, here with K guides; their use for enlarging: K. He, J. Sun, "Fast Guided Filter",
     arXiv:1505.00996.
     """
-    device = device_of(model)
     factor = reduction(images, REDUCED)
     reduced = reduce_pictures(images, factor)
     lumas = read_lumas(reduced, WHOLE)
-    y_f = network_luma(model, reduced, tile, how)
     if how.refine:
-        sources = lumas.transpose(0, 1).to(device)  # (1, K, h, w)
-        halved = how.look == "photo"
-        y_f = refine_luma(y_f.to(device), sources, how.refine, halved=halved).cpu()
+        plan, device = Plan(refined_luma(model, reduced, tile, how), PLAIN_TILE, 0), CPU
+    else:
+        plan, device = plan_full(model, reduced, tile), device_of(model)
+    y_f = whole_luma(plan, reduced, device, how.progress)
     if how.finish:
         tone = fit_tone(y_f, lumas, how.finish, how.steady)
         y_f = apply_tone(tone, y_f, lumas, tone.planes)
@@ -374,41 +374,46 @@ def plan_fast(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: 
     return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(reduced, y_f, factor, how))
 
 
-def network_luma(
+def refined_luma(
     model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How
-) -> torch.Tensor:
-    """Returns the luma of whole pictures that refinement and finish start from, (1, 1, H, W).
+) -> Callable[[torch.Tensor, Area], torch.Tensor]:
+    """Returns the fuse_luma of a Plan: the network's luma of small pictures, refined at half size.
 
-    It is the network's. Where it will be refined and fast is asked for, the network sees pictures
-    halved as often as brings them to about SEEN pixels: refinement finds the detail by itself. A
-    pyramid halves them likewise, so that its coarser levels see what they would see of the whole.
+    The network sees pictures that are halved to about SEEN pixels; refinement finds the detail by
+    itself. A pyramid halves them likewise, so that it sees what its coarser levels would see of the
+    whole.
     """
     device = device_of(model)
-    halvings = round(math.log2(max(images[0].shape[:2]) / SEEN)) if how.fast and how.refine else 0
-    factor = 2 ** max(halvings, 0)
-    if factor == 1:
-        return whole_luma(plan_full(model, images, tile), images, device, how.progress)
-    reduced = reduce_pictures(images, factor)
-    y_f = whole_luma(plan_full(model, reduced, tile), reduced, device)
-    fuse_luma = enlarged_luma(read_lumas(reduced, WHOLE), y_f, factor)
-    return whole_luma(Plan(fuse_luma, PLAIN_TILE, 0), images, CPU)
+    lumas = halved_lumas(images)
+    seen, factor = lumas, 1
+    while max(seen.shape[-2:]) > SEEN * 2**0.5:
+        seen, factor = loss.halve(seen), 2 * factor
+    planes, small = ([luma[0].numpy() for luma in stack] for stack in (lumas, seen))
+    y_f = whole_luma(plan_full(model, small, tile), small, device)
+    if factor > 1:
+        plan = Plan(enlarged_luma(seen, y_f, factor), PLAIN_TILE, 0)
+        y_f = whole_luma(plan, planes, CPU)
+    y_f = refine_luma(y_f.to(device), lumas.transpose(0, 1).to(device), how.refine, finest=1).cpu()
+    fuse_luma = enlarged_luma(lumas, y_f, 2, HALF_WINDOW)
+    return lambda lumas, place: fuse_luma(lumas, place).clamp_(0, 1)
 
 
 def enlarged_luma(
-    lumas: torch.Tensor, y_f: torch.Tensor, factor: int
+    lumas: torch.Tensor, y_f: torch.Tensor, factor: int, window: int = WINDOW
 ) -> Callable[[torch.Tensor, Area], torch.Tensor]:
     """Returns the fuse_luma of a Plan that applies to full pictures what was done to reduced ones.
 
     lumas: those of the reduced exposures, (K, 1, h, w); y_f: their fused luma, (1, 1, h, w).
+    window: pixels of these, see linear_models.
     """
     sources = lumas.transpose(0, 1)  # (1, K, h, w)
     coefficients = torch.empty(1, len(lumas) + 1, *y_f.shape[-2:])
 
     def work(outer: Area, inner: Area, place: Area) -> None:
-        part = linear_models(sources[(..., *outer)], y_f[(..., *outer)])
+        part = linear_models(sources[(..., *outer)], y_f[(..., *outer)], window)
         coefficients[(..., *place)] = part[(..., *inner)]
 
-    in_tiles(work, y_f.shape[-2:], PLAIN_TILE, 2 * (WINDOW // 2), CPU)
+    in_tiles(work, y_f.shape[-2:], PLAIN_TILE, 2 * (window // 2), CPU)
 
     def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
         gain = enlarge(coefficients, factor, place)  # (1, K + 1, h, w)
@@ -532,27 +537,27 @@ def mean_of_tiles(
     return (total / (height * width)).float()[..., None, None]
 
 
-def linear_models(sources: torch.Tensor, y_f: torch.Tensor) -> torch.Tensor:
+def linear_models(sources: torch.Tensor, y_f: torch.Tensor, window: int) -> torch.Tensor:
     """Fits y_f = sum_k a_k y_k + b by least squares in the window around every pixel.
 
     RIDGE times sum_k (a_k - 1/K)^2 is added to the mean of the squares: where a window does not
     determine the coefficients, they tend to those of the exposures' mean.
 
-    sources: (1, K, H, W); y_f: (1, 1, H, W). Returns (1, K + 1, H, W): a_1 ... a_K and b, each
-    averaged over the windows that hold the pixel.
+    sources: (1, K, H, W); y_f: (1, 1, H, W); window: pixels a side. Returns (1, K + 1, H, W):
+    a_1 ... a_K and b, each averaged over the windows that hold the pixel.
     """
     count = sources.shape[1]
     offset = y_f - sources.mean(dim=1, keepdim=True)
-    mean, mean_offset = window_mean(sources, WINDOW), window_mean(offset, WINDOW)
+    mean, mean_offset = window_mean(sources, window), window_mean(offset, window)
     upper = [(j, k) for j in range(count) for k in range(j, count)]
     products = torch.stack([sources[:, j] * sources[:, k] for j, k in upper], dim=1)
     matrix = sources.new_empty(count, count, *sources.shape[-2:])
-    for product, (j, k) in zip(window_mean(products, WINDOW)[0], upper, strict=True):
+    for product, (j, k) in zip(window_mean(products, window)[0], upper, strict=True):
         matrix[j, k] = matrix[k, j] = product - mean[0, j] * mean[0, k] + RIDGE * (j == k)
-    right = (window_mean(sources * offset, WINDOW) - mean * mean_offset)[0]  # (K, H, W)
+    right = (window_mean(sources * offset, window) - mean * mean_offset)[0]  # (K, H, W)
     gain = solve(matrix, right)[None]
     constant = mean_offset - (gain * mean).sum(dim=1, keepdim=True)
-    return window_mean(torch.cat([gain + 1 / count, constant], dim=1), WINDOW)
+    return window_mean(torch.cat([gain + 1 / count, constant], dim=1), window)
 
 
 def solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

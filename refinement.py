@@ -22,18 +22,17 @@ def refine_luma(
     sources: torch.Tensor,
     steps: int,
     image_means: torch.Tensor | None = None,
-    halved: bool = False,
+    finest: int = 0,
 ) -> torch.Tensor:
     """Raises fused luma's own multi-scale MEF-SSIM, and keeps it natural, by gradient ascent.
 
     y_f: (1, 1, H, W), the luma to start from; sources: (1, K, H, W); both in [0, 1].
     image_means: mean luma of whole pictures, (1, K, 1, 1), where `sources` are parts of them.
-    halved: ascends on pictures of half the size, and adds what that changes. The finest scale,
-        which is three quarters of the work and a fourteenth of the weight, is left out.
+    finest: the scale of MEF-SSIM that y_f has: 0, or 1 for pictures reduced to half their size.
+        Scale 0 is three quarters of the work, and has a fourteenth of the weight.
 
     Returns luma like y_f. Pictures smaller than MEF-SSIM's window at the coarsest scale are refined
-    at fewer scales, those of one scale at their own size; those smaller than one window are
-    returned as they are.
+    at fewer scales; those smaller than one window are returned as they are.
 
     The objective is sum_i b_i Q_i over the scales plus LUMINANCE_WEIGHT times SSIM's luminance
     term. Near Q_i = 1 the sum equals the score's product to first order; unlike the product, it is
@@ -48,33 +47,14 @@ def refine_luma(
     The nearest published relative is K. Ma et al., "Multi-Exposure Image Fusion by Optimizing a
     Structural Similarity Index", IEEE Transactions on Computational Imaging 4(1), 2018.
     """
-    scales = loss.possible_scales(*y_f.shape[-2:])
+    shape = y_f.shape[-2:]
+    scales = min(loss.possible_scales(*shape), len(loss.EXPONENTS) - finest)
     if not scales or not steps:
         return y_f.clone()
     if image_means is None:
         image_means = sources.mean(dim=(2, 3), keepdim=True)
-    if not halved or scales == 1:
-        return ascend(y_f, loss.scale_levels(sources, scales), image_means, steps, finest=0)
-    start = loss.halve(y_f)
-    _, *levels = loss.scale_levels(sources, scales)
-    change = ascend(start, levels, image_means, steps, finest=1) - start
-    change = F.interpolate(change, scale_factor=2, mode="bilinear")
-    return (y_f + change[..., : y_f.shape[-2], : y_f.shape[-1]]).clamp_(0, 1)
-
-
-def ascend(
-    y: torch.Tensor,
-    levels: Sequence[torch.Tensor],
-    image_means: torch.Tensor,
-    steps: int,
-    finest: int,
-) -> torch.Tensor:
-    """Returns luma after some steps on the objective of its own scale and the coarser ones.
-
-    y: (1, 1, h, w). levels: the sources at every scale, that of y first. finest: the number of y's
-    scale in MEF-SSIM, 0 for the finest. See refine_luma.
-    """
-    size = PLAIN_TILE if y.device.type == "cpu" else max(y.shape[-2:])
+    levels = loss.scale_levels(sources, scales)
+    size = PLAIN_TILE if y_f.device.type == "cpu" else max(shape)
     areas = [
         (i, place)
         for i, level in enumerate(levels)
@@ -96,19 +76,19 @@ def ascend(
         where = i, exponent, outer, inner, place
         return Part(*where, x[0], as_centres(b)[0], mean, constant, weight, l_hat)
 
-    with several_threads(y.device, WORKERS if y.device.type == "cpu" else 1) as each:
+    with several_threads(y_f.device, WORKERS if y_f.device.type == "cpu" else 1) as each:
         parts = list(each(prepare, areas))
-        velocity = torch.zeros_like(y)
+        velocity = torch.zeros_like(y_f)
         for step in range(steps):
-            seen = loss.scale_levels(y + MOMENTUM * velocity, len(levels))
+            seen = loss.scale_levels(y_f + MOMENTUM * velocity, scales)
             lumas = [part.cut(seen) for part in parts]
             if is_renewed(step):
                 models = list(each(linearise, lumas, parts))
                 curvature = joined(parts, [model.bend for model in models], seen)
             gradient = joined(parts, each(Linear.gradient, models, lumas), seen)
             velocity = velocity.mul_(MOMENTUM).add_(gradient.div_(curvature))
-            y = (y + velocity).clamp_(0, 1)
-    return y
+            y_f = (y_f + velocity).clamp_(0, 1)
+    return y_f
 
 
 def is_renewed(step: int) -> bool:

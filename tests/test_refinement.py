@@ -35,40 +35,20 @@ def objective(y, sources, l_hat, scales, finest=0):
     return total
 
 
+@pytest.mark.parametrize("finest", [0, 1])
 @pytest.mark.parametrize(("height", "width"), [(61, 76), (54, 47), (30, 101), (11, 20)])
 @pytest.mark.parametrize("count", [2, 3])
-def test_closed_form_is_the_gradient(monkeypatch, height, width, count):
+def test_closed_form_is_the_gradient(monkeypatch, height, width, count, finest):
     """In float64, at odd sizes, in tiles, at as many scales as the size allows."""
     monkeypatch.setattr(refinement, "PLAIN_TILE", 40)
     monkeypatch.setattr(refinement, "MOMENTUM", 0)
     generator = torch.Generator().manual_seed(0)
     sources = torch.rand(1, count, height, width, generator=generator, dtype=torch.float64)
     y = sources.mean(dim=1, keepdim=True) * 0.5 + 0.25
-    scales = loss.possible_scales(height, width)
-    gradient, curvature, step = watched_step(monkeypatch, y, sources)
-    expected = gradient_of_objective(y, sources, scales)
-    torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(step, (y + gradient / curvature).clamp(0, 1))
-    if scales > 1:
-        halved, coarse = (loss.halve(x) for x in (y, sources))
-        means = sources.mean(dim=(2, 3), keepdim=True)
-        expected = gradient_of_objective(halved, coarse, scales - 1, finest=1, means=means)
-        gradient, curvature, step = watched_step(monkeypatch, y, sources, halved=True)
-        torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=1e-10)
-        change = (halved + gradient / curvature).clamp(0, 1) - halved
-        change = F.interpolate(change, scale_factor=2, mode="bilinear")[..., :height, :width]
-        torch.testing.assert_close(step, (y + change).clamp(0, 1))
-
-
-def gradient_of_objective(y, sources, scales, finest=0, means=None):
-    """The gradient of `objective` by automatic differentiation. means: of the whole pictures."""
-    l_hat = loss.desired_luminance(sources, means, loss.gaussian_mean)
+    scales = min(loss.possible_scales(height, width), 3 - finest)
+    l_hat = loss.desired_luminance(sources, window_mean=loss.gaussian_mean)
     free = y.clone().requires_grad_()
-    return torch.autograd.grad(objective(free, sources, l_hat, scales, finest), free)[0]
-
-
-def watched_step(monkeypatch, y, sources, **options):
-    """The gradient and the curvature of a step, and the luma that it leads to."""
+    (expected,) = torch.autograd.grad(objective(free, sources, l_hat, scales, finest), free)
     found = []
     joined = refinement.joined
 
@@ -76,12 +56,12 @@ def watched_step(monkeypatch, y, sources, **options):
         found.append(joined(*arguments).clone())
         return found[-1].clone()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(refinement, "joined", watched)
-        step = refinement.refine_luma(y, sources, 1, **options)
+    monkeypatch.setattr(refinement, "joined", watched)
+    step = refinement.refine_luma(y, sources, 1, finest=finest)
     curvature, gradient = found
+    torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=1e-10)
     assert curvature.min() > 0
-    return gradient, curvature, step
+    torch.testing.assert_close(step, (y + gradient / curvature).clamp(0, 1))
 
 
 def test_renewing_less_often_changes_hardly_a_pixel_by_a_level(monkeypatch):
@@ -97,29 +77,13 @@ def test_renewing_less_often_changes_hardly_a_pixel_by_a_level(monkeypatch):
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
-def test_at_half_the_size_it_leads_nearly_as_far():
-    sources = exposures()
-    with torch.no_grad():
-        start = load_model(PYRAMID)(*sources.split(1, dim=1)) * 0.9
-    before, whole, halved = (
-        float(loss.mef_ssim(refinement.refine_luma(start, sources, steps, halved=half), sources))
-        for steps, half in ((0, False), (10, False), (10, True))
-    )
-    assert whole > before
-    assert halved > whole - 0.1 * (whole - before)
-
-
-@pytest.mark.parametrize("halved", [False, True])
-def test_tiles_do_not_change_it_nor_do_ten_runs(monkeypatch, halved):
+def test_tiles_do_not_change_it_nor_do_ten_runs(monkeypatch):
     sources = exposures()
     start = sources.mean(dim=1, keepdim=True)
 
-    def refined():
-        return refinement.refine_luma(start, sources, 5, halved=halved)
-
-    whole = refined()
+    whole = refinement.refine_luma(start, sources, 5)
     monkeypatch.setattr(refinement, "PLAIN_TILE", 37)
-    tiled = [refined() for _ in range(10)]
+    tiled = [refinement.refine_luma(start, sources, 5) for _ in range(10)]
     torch.testing.assert_close(tiled[0], whole, atol=1e-4, rtol=0)
     assert all(torch.equal(again, tiled[0]) for again in tiled)
 
@@ -133,13 +97,12 @@ def test_the_last_row_and_column_are_like_those_before_them(height, width):
         assert (picture[..., -1, :] - picture[..., -2, :]).abs().max() < 16 / 255
 
 
-@pytest.mark.parametrize("halved", [False, True])
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_a_gpu_gives_the_same(halved):
+def test_a_gpu_gives_the_same():
     sources = exposures()
     start = sources.mean(dim=1, keepdim=True)
-    expected = refinement.refine_luma(start, sources, 10, halved=halved)
-    found = refinement.refine_luma(start.cuda(), sources.cuda(), 10, halved=halved).cpu()
+    expected = refinement.refine_luma(start, sources, 10)
+    found = refinement.refine_luma(start.cuda(), sources.cuda(), 10).cpu()
     assert (found - expected).abs().max() < 1 / 255
 
 
@@ -147,8 +110,7 @@ def test_a_gpu_gives_the_same(halved):
 def test_pictures_smaller_than_a_window_stay_as_they_are(side):
     sources = torch.rand(1, 2, side, 50)
     start = torch.rand(1, 1, side, 50)
-    refined = refinement.refine_luma(start, sources, 10, halved=True)
-    assert torch.equal(refined, start)
+    assert torch.equal(refinement.refine_luma(start, sources, 10), start)
 
 
 def test_refinement_ascends_the_objective_that_the_score_is_of():
