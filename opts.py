@@ -591,15 +591,16 @@ def add_fast_option(parser) -> None:
         "--fast",
         action="store_const",
         const=True,
-        help="run the network on reduced pictures, of about 500 pixels where refinement follows, "
-        "else of 1000, and apply to the full ones what it does to them; the default for photos",
+        help="run the network on reduced pictures, of about 1000 pixels or, where refinement "
+        "follows, of 250, refine half the size, and apply to the full ones what this does to them; "
+        "the default for photos",
     )
     size.add_argument(
         "--full",
         dest="fast",
         action="store_const",
         const=False,
-        help="run the network on the full pictures",
+        help="run the network, and refinement, on the full pictures",
     )
 
 

@@ -65,7 +65,7 @@ def main(argv=None):
     rows = []
     for scene in tqdm(scenes, unit="scene", disable=None):
         images = [utils.read_image(path) for path in scene.files]
-        fused = fusion.fuse(network, images, look="photo", finish=0, fast=False, dtype=np.float32)
+        fused = fusion.fuse(network, images, look="photo", finish=0, dtype=np.float32)
         lumas = torch.cat([luma(image) for image in images])
         rows.append(fit(luma(fused), lumas, luma(utils.read_image(scene.rendition))))
     found = np.array(rows)
