@@ -57,7 +57,7 @@ REDUCED_FROM = 4_000_000  # pixels; larger photos score higher when they are ref
 REDUCED = 1000  # pixels; approximate longer side of reduced pictures
 SEEN = 250  # pixels; approximate longer side of those that the network sees before refinement
 WINDOW = 17  # pixels of reduced pictures; side of the windows of fast fusion's linear models
-HALF_WINDOW = 9  # the same for pictures of half the size
+HALF_WINDOW = 5  # the same for pictures of half the size
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
 
 
