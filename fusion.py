@@ -94,7 +94,7 @@ def fuse(
     colour: for the photo look, the network that colours; without one, chroma is the paper's.
     refine: steps of refine_luma; by default PHOTO_STEPS of a photo.
     fast: runs the network on reduced pictures, and refines reduced ones, see plan_fast and
-        refined_luma; by default, for photos. There is no fast "earlier" look.
+        plan_halved; by default, for photos. There is no fast "earlier" look.
     strength: share of the fused luma in the result; the rest is the exposures' mean.
     steady: for the photo look, one Steady for all pictures of a sequence, against flicker.
     dtype: type of the result; by default that of `out`, else the images' deepest.
@@ -215,7 +215,7 @@ def choose_plan(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how
     if how.finish:
         return plan_finished(model, images, tile, how)
     if how.fast:
-        return Plan(refined_luma(model, images, tile, how), PLAIN_TILE, 0)
+        return plan_halved(model, images, tile, how)
     if how.refine:
         return plan_refined(model, images, tile, how)
     if isinstance(model, ReleasedDeepFuse) and how.look == "paper" and images[0].ndim == 3:
@@ -326,7 +326,7 @@ def plan_refined(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, ho
 
 
 def plan_finished(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
-    """Returns the Plan that finishes the luma of plan_full or plan_refined, which it computes.
+    """Returns the Plan that finishes the luma of the Plan without finish, which it computes.
 
     Tone and colour are found on reduced pictures, and applied to the full ones.
     """
@@ -362,11 +362,8 @@ def plan_fast(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: 
     factor = reduction(images, REDUCED)
     reduced = reduce_pictures(images, factor)
     lumas = read_lumas(reduced, WHOLE)
-    if how.refine:
-        plan, device = Plan(refined_luma(model, reduced, tile, how), PLAIN_TILE, 0), CPU
-    else:
-        plan, device = plan_full(model, reduced, tile), device_of(model)
-    y_f = whole_luma(plan, reduced, device, how.progress)
+    plan = plan_halved(model, reduced, tile, how) if how.refine else plan_full(model, reduced, tile)
+    y_f = whole_luma(plan, reduced, device_of(model), how.progress)
     if how.finish:
         tone = fit_tone(y_f, lumas, how.finish, how.steady)
         y_f = apply_tone(tone, y_f, lumas, tone.planes)
@@ -374,10 +371,8 @@ def plan_fast(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: 
     return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(reduced, y_f, factor, how))
 
 
-def refined_luma(
-    model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How
-) -> Callable[[torch.Tensor, Area], torch.Tensor]:
-    """Returns the fuse_luma of a Plan: the network's luma of small pictures, refined at half size.
+def plan_halved(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+    """Returns the Plan that refines the network's luma of small pictures, at half size.
 
     The network sees pictures that are halved to about SEEN pixels; refinement finds the detail by
     itself. A pyramid halves them likewise, so that it sees what its coarser levels would see of the
@@ -395,7 +390,7 @@ def refined_luma(
         y_f = whole_luma(plan, planes, CPU)
     y_f = refine_luma(y_f.to(device), lumas.transpose(0, 1).to(device), how.refine, finest=1).cpu()
     fuse_luma = enlarged_luma(lumas, y_f, 2, HALF_WINDOW)
-    return lambda lumas, place: fuse_luma(lumas, place).clamp_(0, 1)
+    return Plan(lambda lumas, place: fuse_luma(lumas, place).clamp_(0, 1), PLAIN_TILE, 0)
 
 
 def enlarged_luma(
