@@ -96,21 +96,21 @@ def fit_tone(
     y_f: fused luma (1, 1, h, w); lumas: those of K exposures, (K, 1, h, w); in [0, 1], on the CPU.
     steady: of a sequence, whose next picture this is; it smooths weights and mean.
     """
-    level = lumas.mean(dim=(1, 2, 3), keepdim=True)
+    level = torch.tensor([mean_and_spread(luma)[0] for luma in lumas]).reshape(-1, 1, 1, 1)
     darkest, brightest = level.min(), level.max()
     place = (level - (darkest + brightest) / 2) / (brightest - darkest).clamp(min=1e-3)
     weights = ((DARKEST + BRIGHTEST) / 2 - (DARKEST - BRIGHTEST) * place) * (2 / len(lumas))
-    spread = max(float(scene_tone(lumas, weights).std(correction=0)), 1e-3)
+    spread = max(mean_and_spread(scene_tone(lumas, weights))[1], 1e-3)
     factor = min(max((SPREAD / spread) ** 2, SMALLEST), STRETCH)
-    weights *= max(factor, min(float(y_f.std(correction=0)) / spread, 1))
-    mean = float(y_f.mean())
+    mean, fused_spread = mean_and_spread(y_f)
+    weights *= max(factor, min(fused_spread / spread, 1))
     largest = LARGEST_SHIFT * 4 * mean * (1 - mean)  # none for black and white pictures
     mean += min(max((NATURAL_MEAN - mean) / 2, -largest), largest)
     if steady:
         *scaled, mean = steady.smoothed(torch.tensor([*weights.flatten(), mean])).tolist()
         weights = torch.tensor(scaled).reshape(weights.shape)
     tone = scene_tone(lumas, weights)
-    offset = mean - float(tone.mean())
+    offset = mean - mean_and_spread(tone)[0]
     tone = tone + offset
     side = 2 * (max(y_f.shape[-2:]) // PARTS) + 1
     wide = guided(tone, limited(tone - y_f, y_f, lumas), side, RIDGE)
@@ -118,6 +118,15 @@ def fit_tone(
     near = guided(y_f, y_f, DETAIL_WINDOW, DETAIL_RIDGE)
     kept = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
     return Tone(weights, offset, torch.cat([wide, (kept - near) * DETAIL], dim=1), amount)
+
+
+def mean_and_spread(image: torch.Tensor) -> tuple[float, float]:
+    """Returns the mean and the standard deviation of all values of a tensor on the CPU.
+
+    They are the same however many threads there are, unlike PyTorch's.
+    """
+    mean, spread = cv2.meanStdDev(image.reshape(image.shape[-2:]).numpy())
+    return mean.item(), spread.item()
 
 
 def guided(guide: torch.Tensor, image: torch.Tensor, side: int, ridge: float) -> torch.Tensor:

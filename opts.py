@@ -281,8 +281,8 @@ class TestOptions:
             error("--describe fuses nothing")
         if sources != 1 and not options.describe:
             error("give --image1 and --image2, or --images, or --folder")
-        if options.folder is None and (options.group or options.skip_existing):
-            error("--group and --skip_existing are for --folder")
+        if options.folder is None and (options.group or options.skip_existing or options.jobs):
+            error("--group, --skip_existing and --jobs are for --folder")
         if "{scene}" not in options.name or os.path.basename(options.name) != options.name:
             error(f"--name {options.name}: must be a file name with {{scene}} in it")
         if options.panel and options.preview:
@@ -311,6 +311,8 @@ class TestOptions:
             self.parser.error("--finish is for --look photo")
         if options.steady and not (photo and options.finish and options.folder):
             self.parser.error("--steady is for finished photos of --folder")
+        if options.steady and (options.jobs or 1) > 1:
+            self.parser.error("--steady fuses one bracket after the other, with --jobs 1")
         if options.look == "earlier" and (options.fast or options.refine):
             self.parser.error("--look earlier is neither fast nor refined")
         options.colour = COLOUR if photo and options.finish and options.chroma != "paper" else None
@@ -364,6 +366,13 @@ class TestOptions:
             "--skip_existing",
             action="store_true",
             help="with --folder, leave results that are there",
+        )
+        result.add_argument(
+            "--jobs",
+            type=number(int, 1),
+            help="with --folder, brackets that are fused at a time, each by a process and a core "
+            "of its own; as many as cores and memory allow unless given, or one on a GPU and with "
+            "--steady",
         )
         result.add_argument("--H", type=number(int, 1), help="height to resize to, with --W")
         result.add_argument("--W", type=number(int, 1), help="width to resize to, with --H")
@@ -652,23 +661,28 @@ def run(script: str, work: Callable, options: argparse.Namespace, keep_large: bo
     keep_freed_memory(keep_large)
     limit_spinning()
     atexit.register(gc.freeze)  # Otherwise the collector searches PyTorch at exit, for 0.4 s.
+    with warnings.catch_warnings():
+        warn_in_lines(script)
+        try:
+            return work(options) or 0
+        except (OSError, ValueError) as error:
+            print(f"{script}: {one_line(error)}", file=sys.stderr)
+            return 2
+        except MemoryError as error:
+            print(f"{script}: not enough memory: {one_line(error)}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130  # as shells report SIGINT
+
+
+def warn_in_lines(script: str) -> None:
+    """Makes every warning of this process a line on stderr."""
 
     def say(message, *_):
         print(f"{script}: {message}", file=sys.stderr)
 
-    with warnings.catch_warnings():
-        warnings.showwarning = say
-        warnings.filterwarnings("ignore", module="PIL")  # about damaged EXIF; they name no file
-        try:
-            return work(options) or 0
-        except (OSError, ValueError) as error:
-            say(one_line(error))
-            return 2
-        except MemoryError as error:
-            say(f"not enough memory: {one_line(error)}")
-            return 2
-        except KeyboardInterrupt:
-            return 130  # as shells report SIGINT
+    warnings.showwarning = say
+    warnings.filterwarnings("ignore", module="PIL")  # about damaged EXIF; they name no file
 
 
 def keep_freed_memory(keep_large: bool = False) -> None:

@@ -61,6 +61,11 @@ class Recipe(NamedTuple):
     verbose: bool
     fuse: dict[str, Any]
 
+    @property
+    def copies(self) -> int:
+        """Pictures in memory for every exposure, beside the one that is decoded or encoded."""
+        return 2 if self.align or self.deghost else 1
+
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """Returns the Recipe that the options of inference.py ask for."""
@@ -136,8 +141,7 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
 
     Raises ValueError, before any file is decoded, where memory is too small, and as read_picture.
     """
-    # Decoding and encoding need a copy of one picture, alignment and deghosting of all.
-    headers, largest = check_memory(files, 2 if recipe.align or recipe.deghost else 1)
+    headers, largest = check_memory(files, recipe.copies)
     balance = raw.common_white_balance(files)
     half = all(shows_half(header, recipe.size) for header in headers)  # counts for RAW alone
     read = functools.partial(utils.read_picture, balance=balance, half=half)
@@ -151,11 +155,7 @@ def check_memory(files: Sequence[str], copies: int = 1) -> tuple[list[metadata.H
 
     Returns the files' Headers, as far as they are known, and the bytes of the largest picture.
     """
-    headers = [header for header in map(utils.header_of, files) if header]
-    sizes = [header.height * header.width * header.bytes_per_pixel for header in headers]
-    largest = max(sizes, default=0)
-    developing = DEVELOPING if any(map(raw.is_raw, files)) else 1
-    needed = REST + sum(sizes) * copies + largest * developing
+    headers, largest, needed = needed_memory(files, copies)
     free = available_memory()
     if free is not None and needed > free and headers:
         raise ValueError(
@@ -163,6 +163,17 @@ def check_memory(files: Sequence[str], copies: int = 1) -> tuple[list[metadata.H
             f"pixels need some {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
         )
     return headers, largest
+
+
+def needed_memory(
+    files: Sequence[str], copies: int = 1
+) -> tuple[list[metadata.Header], int, float]:
+    """Returns what check_memory does, and the bytes of memory that fusing the files needs."""
+    headers = [header for header in map(utils.header_of, files) if header]
+    sizes = [header.height * header.width * header.bytes_per_pixel for header in headers]
+    largest = max(sizes, default=0)
+    developing = DEVELOPING if any(map(raw.is_raw, files)) else 1
+    return headers, largest, REST + sum(sizes) * copies + largest * developing
 
 
 def shows_half(header: metadata.Header, size: tuple[int, int] | None) -> bool:

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Files import files of lower floors alone, so that no circle is possible.
 FLOORS = (
-    ("opts", "model", "loss", "tiles", "metadata", "muon"),
+    ("opts", "model", "loss", "tiles", "metadata", "muon", "processes"),
     ("raw", "refinement", "finish"),
     ("utils",),
     ("ghosts",),
