@@ -21,17 +21,18 @@ HALF_LEVEL = torch.tensor([0, 0.5, 0.5])[None, :, None, None]  # Level 128 of ch
 class Program(NamedTuple):
     """The way from a part of an exposure to 8-bit YCbCr, and from the fused one to a picture.
 
-    read: takes RGB pixels (h, w, 3) of any type; returns Y, Cb, Cr in [0, 1], (1, 3, h, w), as
-    utils.to_ycbcr does. write: takes such a tensor and a type; returns pixels.
+    read: takes K arrays (h, w, 3) of RGB pixels of any type; returns Y, Cb, Cr in [0, 1],
+    (K, 3, h, w), as utils.to_ycbcr does. write: takes such a tensor, (1, 3, h, w), and a type;
+    returns pixels.
     """
 
-    read: Callable[[np.ndarray], torch.Tensor]
+    read: Callable[..., torch.Tensor]
     write: Callable[[torch.Tensor, np.dtype], np.ndarray]
 
 
-def read_limited(image: np.ndarray) -> torch.Tensor:
+def read_limited(*images: np.ndarray) -> torch.Tensor:
     """Returns YCbCr in the levels of ITU-R BT.601, as MATLAB's rgb2ycbcr does for 8-bit pixels."""
-    return in_limited_range(utils.to_ycbcr(utils.to_8_bit(image)))
+    return in_limited_range(utils.to_ycbcr(*map(utils.to_8_bit, images)))
 
 
 def write_limited(ycbcr: torch.Tensor, dtype: np.dtype) -> np.ndarray:
@@ -46,10 +47,12 @@ def in_limited_range(ycbcr: torch.Tensor) -> torch.Tensor:
     return (ycbcr * scale + offset).round().clamp(0, 255).sub(offset) / scale
 
 
-def read_full(image: np.ndarray) -> torch.Tensor:
+def read_full(*images: np.ndarray) -> torch.Tensor:
     """Returns YCbCr in the levels 0 to 255, as OpenCV converts 8-bit pixels."""
-    levels = cv2.cvtColor(utils.to_8_bit(image), cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
-    ycbcr = torch.from_numpy(levels).permute(2, 0, 1)[None].float()
+    converted = [
+        cv2.cvtColor(utils.to_8_bit(image), cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]] for image in images
+    ]
+    ycbcr = torch.from_numpy(np.stack(converted)).permute(0, 3, 1, 2).float()
     return ycbcr.sub_(HALF_LEVEL).div_(255)
 
 

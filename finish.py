@@ -8,7 +8,6 @@ pixel would have in a photo that exposes it well.
 from typing import NamedTuple
 
 import cv2
-import numpy as np
 import torch
 
 from model import ColourNetwork, device_of
@@ -191,8 +190,10 @@ def window_mean(image: torch.Tensor, side: int) -> torch.Tensor:
     image: (1, C, H, W) on the CPU. side: pixels a side of the window. Returns (1, C, H, W).
     """
     window = (side, side)
-    planes = [cv2.blur(x.numpy(), window, borderType=cv2.BORDER_REPLICATE) for x in image[0]]
-    return torch.from_numpy(np.stack(planes))[None]
+    means = torch.empty_like(image)
+    for plane, out in zip(image[0].numpy(), means[0].numpy(), strict=True):
+        cv2.blur(plane, window, dst=out, borderType=cv2.BORDER_REPLICATE)
+    return means
 
 
 def colour_factors(network: ColourNetwork, stack: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

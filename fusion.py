@@ -126,7 +126,7 @@ def fuse(
         fused = np.empty_like(fused)  # A tile would overwrite what its neighbour still reads.
 
     def work(outer: Area, inner: Area, place: Area) -> None:
-        stack = torch.cat([plan.read(image[outer]) for image in images])  # (K, 3 or 1, h, w)
+        stack = plan.read(*(image[outer] for image in images))  # (K, 3 or 1, h, w)
         y_f = plan.fuse_luma(stack[:, :1], outer)
         if strength != 1:
             y_f = torch.lerp(stack[:, :1].mean(dim=0, keepdim=True), y_f, strength)
@@ -204,7 +204,7 @@ class Plan(NamedTuple):
     halo: int
     workers: int = WORKERS
     fuse_chroma: Callable[[torch.Tensor, torch.Tensor, Area], torch.Tensor] = paper_chroma
-    read: Callable[[np.ndarray], torch.Tensor] = utils.to_ycbcr
+    read: Callable[..., torch.Tensor] = utils.to_ycbcr
     write: Callable[[torch.Tensor, np.dtype], np.ndarray] = utils.from_ycbcr
 
 
@@ -265,7 +265,7 @@ def plan_full(
         return Plan(
             lambda lumas, place: fuse_level(lumas, context[(..., *place)]), tile, model.radius
         )
-    coarser = halved_lumas(images).split(1)
+    coarser = halved(images, 1).split(1)
     fused = fuse_in_tiles(coarser, model.context(coarser, fuse_in_tiles))
     return Plan(
         lambda lumas, place: fuse_level(lumas, enlarge(fused, 2, place)), tile, model.radius
@@ -301,9 +301,7 @@ def as_earlier(plan: Plan, images: Sequence[np.ndarray]) -> Plan:
     read = earlier.EARLIER.read
     distances = mean_of_tiles(
         images,
-        lambda place: torch.cat(
-            [(read(image[place])[:, 1:] - utils.NEUTRAL).abs() for image in images]
-        ),
+        lambda place: (read(*(image[place] for image in images))[:, 1:] - utils.NEUTRAL).abs(),
     )
     return plan._replace(
         fuse_chroma=lambda chroma, *_: earlier.global_chroma(chroma, distances),
@@ -379,7 +377,7 @@ def plan_halved(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how
     whole.
     """
     device = device_of(model)
-    lumas = halved_lumas(images)
+    lumas = halved(images, 1)
     seen, factor = lumas, 1
     while max(seen.shape[-2:]) > SEEN * 2**0.5:
         seen, factor = loss.halve(seen), 2 * factor
@@ -432,8 +430,7 @@ def choose_chroma(
     """
     if not how.finish or how.colour is None or reduced[0].ndim == 2:
         return paper_chroma
-    stack = torch.cat([utils.to_ycbcr(image) for image in reduced])
-    planes = colour_factors(how.colour, loss.halve(stack), loss.halve(y))
+    planes = colour_factors(how.colour, halved(reduced, 3), loss.halve(y))
 
     def fuse(chroma: torch.Tensor, y_f: torch.Tensor, place: Area) -> torch.Tensor:
         taught = taught_chroma(chroma, enlarge(planes, 2 * factor, place))
@@ -459,7 +456,7 @@ def whole_luma(
 
 def read_lumas(images: Sequence[np.ndarray], area: Area) -> torch.Tensor:
     """Returns the luma of one part of all images, (K, 1, h, w) in [0, 1], on the CPU."""
-    return torch.cat([utils.to_luma(image[area]) for image in images])
+    return utils.to_luma(*(image[area] for image in images))
 
 
 def reduction(images: Sequence[np.ndarray], side: int) -> int:
@@ -467,16 +464,21 @@ def reduction(images: Sequence[np.ndarray], side: int) -> int:
     return max(round(max(images[0].shape[:2]) / side), 1)
 
 
-def halved_lumas(images: Sequence[np.ndarray]) -> torch.Tensor:
-    """Returns the luma of all images at half their size, see loss.halve, (K, 1, h, w)."""
+def halved(images: Sequence[np.ndarray], channels: int) -> torch.Tensor:
+    """Returns all images at half their size, see loss.halve, (K, channels, h, w).
+
+    channels: 1 for the luma, 3 for Y, Cb and Cr.
+    """
     height, width = (-(-side // 2) for side in images[0].shape[:2])
-    halved = torch.empty(len(images), 1, height, width)
+    planes = torch.empty(len(images), channels, height, width)
+    read = utils.to_luma if channels == 1 else utils.to_ycbcr
 
     def work(_outer: Area, _inner: Area, place: Area) -> None:
-        halved[(..., *place)] = loss.halve(read_lumas(images, scaled(place, 2)))
+        area = scaled(place, 2)
+        planes[(..., *place)] = loss.halve(read(*(image[area] for image in images)))
 
     in_tiles(work, (height, width), PLAIN_TILE // 2, 0, CPU)
-    return halved
+    return planes
 
 
 def reduce_pictures(images: Sequence[np.ndarray], factor: int) -> list[np.ndarray]:
@@ -591,13 +593,12 @@ def panel(
     check_images([under, over])
     if min(under.shape[:2]) < loss.WINDOW:
         raise ValueError(f"y_hat needs pictures of at least {loss.WINDOW} pixels a side")
-    stack = [utils.to_ycbcr(image) for image in (under, over)]
+    stack = utils.to_ycbcr(under, over)
     fused = fuse(model, [under, over], **options)
-    y_hat = loss.y_hat(torch.cat([image[:, :1] for image in stack], dim=1), target)
-    chroma = fuse_chroma(torch.stack([image[:, 1:] for image in stack]))
-    desired = utils.from_ycbcr(torch.cat([y_hat, chroma], dim=1), fused.dtype)
-    sources = [utils.from_ycbcr(image, fused.dtype) for image in stack]
-    return np.concatenate([*sources, fused, desired], axis=1)
+    y_hat = loss.y_hat(stack[None, :, 0], target)
+    desired = torch.cat([y_hat, fuse_chroma(stack[:, 1:])[None]], dim=1)
+    shown = [utils.from_ycbcr(image, fused.dtype) for image in (*stack.split(1), desired)]
+    return np.concatenate([*shown[:2], fused, shown[2]], axis=1)
 
 
 def check_images(images: Sequence[np.ndarray], one_size: bool = True) -> None:

@@ -431,11 +431,15 @@ def opencv_sums(planes: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
 
 def halve(x: torch.Tensor) -> torch.Tensor:
     """Returns the means of 2x2 pixels; the last row or column of an odd side is repeated."""
-    height, width = x.shape[-2:]
-    if height % 2 or width % 2:
-        x = F.pad(x, [0, width % 2, 0, height % 2], mode="replicate")
-    rows = x[..., ::2, :] + x[..., 1::2, :]
-    return (rows[..., ::2] + rows[..., 1::2]) / 4  # On a CPU, F.avg_pool2d takes 5 times as long.
+    # On a CPU, F.avg_pool2d takes 5 times as long.
+    first, second = x[..., ::2, :], x[..., 1::2, :]
+    if x.shape[-2] % 2:
+        second = torch.cat([second, x[..., -1:, :]], dim=-2)
+    rows = first + second
+    first, second = rows[..., ::2], rows[..., 1::2]
+    if x.shape[-1] % 2:
+        second = torch.cat([second, rows[..., -1:]], dim=-1)
+    return (first + second) / 4
 
 
 def unhalve(maps: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

@@ -174,6 +174,9 @@ def enlarge(image: torch.Tensor, factor: int, area: Area) -> torch.Tensor:
         first = max(side.start // factor - 1, 0)
         outer.append(slice(first, min(-(-side.stop // factor) + 1, length)))
         inner.append(slice(side.start - first * factor, side.stop - first * factor))
-    planes = image[0, :, outer[0], outer[1]].numpy()
-    planes = np.stack([cv2.resize(x, None, fx=factor, fy=factor)[(*inner,)] for x in planes])
-    return torch.from_numpy(planes)[None]
+    small = image[0, :, outer[0], outer[1]].numpy()
+    height, width = (factor * side for side in small.shape[1:])
+    planes = np.empty((len(small), height, width), small.dtype)
+    for plane, out in zip(small, planes, strict=True):
+        cv2.resize(plane, (width, height), dst=out)
+    return torch.from_numpy(planes)[(None, ..., *inner)]

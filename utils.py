@@ -375,8 +375,8 @@ def as_storable(image: np.ndarray, extension: str) -> np.ndarray:
     return image
 
 
-def to_ycbcr(image: np.ndarray) -> "torch.Tensor":
-    """Converts an array, (H, W, 3) RGB or (H, W) grey, to a float32 tensor (1, 3 or 1, H, W).
+def to_ycbcr(*images: np.ndarray) -> "torch.Tensor":
+    """Converts N arrays, (H, W, 3) RGB or (H, W) grey, to a float32 tensor (N, 3 or 1, H, W).
 
     Its values, in [0, 1], are Y, Cb, Cr of ITU-R BT.601, full range, as in JPEG (JFIF):
     Cb = (B - Y)/1.772 + 1/2 and Cr = (R - Y)/1.402 + 1/2. A grey picture is its own Y. Integers are
@@ -384,21 +384,27 @@ def to_ycbcr(image: np.ndarray) -> "torch.Tensor":
     """
     import torch
 
-    if image.ndim == 2:
-        return to_luma(image)
-    ycbcr = cv2.transform(image.astype(np.float32), TO_YCBCR / [*[white_level(image)] * 3, 1])
-    return torch.from_numpy(ycbcr).permute(2, 0, 1)[None].contiguous()
+    if images[0].ndim == 2:
+        return to_luma(*images)
+    planes = np.empty((len(images), 3, *images[0].shape[:2]), np.float32)
+    for image, out in zip(images, planes, strict=True):
+        matrix = TO_YCBCR / [*[white_level(image)] * 3, 1]
+        cv2.split(cv2.transform(image.astype(np.float32), matrix), list(out))
+    return torch.from_numpy(planes)
 
 
-def to_luma(image: np.ndarray) -> "torch.Tensor":
-    """Converts an array, (H, W, 3) RGB or (H, W) grey, to the Y of to_ycbcr, (1, 1, H, W)."""
+def to_luma(*images: np.ndarray) -> "torch.Tensor":
+    """Converts N arrays, (H, W, 3) RGB or (H, W) grey, to the Y of to_ycbcr, (N, 1, H, W)."""
     import torch
 
-    if image.ndim == 2:
-        luma: np.ndarray = image / np.float32(white_level(image))
-    else:
-        luma = cv2.transform(image.astype(np.float32), TO_YCBCR[:1, :3] / white_level(image))
-    return torch.from_numpy(luma.astype(np.float32, copy=False))[None, None]
+    planes = np.empty((len(images), 1, *images[0].shape[:2]), np.float32)
+    for image, (out,) in zip(images, planes, strict=True):
+        if image.ndim == 2:
+            np.divide(image, np.float32(white_level(image)), out=out, casting="same_kind")
+        else:
+            weights = TO_YCBCR[:1, :3] / white_level(image)
+            cv2.transform(image.astype(np.float32), weights, dst=out)
+    return torch.from_numpy(planes)
 
 
 def white_level(image: np.ndarray) -> int:
@@ -414,25 +420,27 @@ def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type, keep_hue: bool = F
     """
     if ycbcr.shape[1] == 1:
         return quantise(ycbcr[0, 0].numpy(), dtype)
-    # Rounding would give grey a tint now and then. These steps are a sixteenth of a 16-bit level.
-    chroma = ycbcr[0, 1:].sub(NEUTRAL).mul_(2**20).round_().mul_(2**-20)
-    planes = [plane.numpy() for plane in (ycbcr[0, 0], *chroma)]
-    image = cv2.transform(cv2.merge(planes), FROM_YCBCR[:, :3])
-    lowest, highest, *_ = cv2.minMaxLoc(image.reshape(len(image), -1)) if keep_hue else (0, 1)
-    if lowest < 0 or highest > 1:
-        outside = np.flatnonzero(cv2.inRange(image, (0, 0, 0), (1, 1, 1)) == 0)
-        colours = image.reshape(-1, 3)
-        colours[outside] = desaturated(
-            colours[outside], ycbcr[0, 0].numpy().reshape(-1, 1)[outside]
-        )
-    return quantise(image, dtype)
+    # Rounding would give grey a tint now and then. Near 8, floats are multiples of 2^-20, which is
+    # a sixteenth of a 16-bit level.
+    chroma = ycbcr[0, 1:].add(8 - NEUTRAL).sub_(8)
+    levels = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    planes = cv2.merge([plane.numpy() for plane in (ycbcr[0, 0], *chroma)])
+    image = cv2.transform(planes, FROM_YCBCR[:, :3] * levels)
+    lowest, highest, *_ = cv2.minMaxLoc(image.reshape(len(image), -1))
+    if lowest < 0 or highest > levels:
+        if keep_hue:
+            outside = np.flatnonzero(cv2.inRange(image, (0, 0, 0), (levels, levels, levels)) == 0)
+            colours, y = image.reshape(-1, 3), ycbcr[0, 0].numpy().reshape(-1, 1)
+            colours[outside] = desaturated(colours[outside], y[outside] * levels, levels)
+        np.clip(image, 0, levels, out=image)
+    return image.astype(dtype) if levels == 1 else np.rint(image, out=image).astype(dtype)
 
 
-def desaturated(colours: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns RGB colours (N, 3), mixed with the grey of their luma, (N, 1), to fit [0, 1]."""
+def desaturated(colours: np.ndarray, y: np.ndarray, white: float) -> np.ndarray:
+    """Returns RGB colours (N, 3), mixed with the grey of their luma, (N, 1), to fit [0, white]."""
     offset = colours - y
-    room = np.where(offset > 0, 1 - y, y)
-    share = room / np.maximum(np.abs(offset), 1e-9)
+    room = np.where(offset > 0, white - y, y)
+    share = room / np.maximum(np.abs(offset), 1e-9 * white)
     return y + offset * np.minimum(share.min(axis=1, keepdims=True), 1)
 
 

@@ -35,7 +35,7 @@ def exposures(height=120, width=160, seed=5, gains=(0.3, 8.0)):
 
 
 def lumas(images):
-    return torch.cat([utils.to_luma(image) for image in images])
+    return utils.to_luma(*images)
 
 
 def finished(y_f, stack, amount=1.0):
@@ -196,7 +196,7 @@ def test_colours_out_of_range_keep_their_hue_and_luma():
 
 def test_taught_chroma_is_the_networks_answer(colour):
     """But for what is nearly black, and what the darkest exposure shows brighter than asked for."""
-    stack = torch.cat([utils.to_ycbcr(image) for image in exposures()])
+    stack = utils.to_ycbcr(*exposures())
     stack[:, 0] = 0.15 + 0.3 * stack[:, 0]
     y = stack[:, :1].mean(dim=0, keepdim=True)
     planes = finish.colour_factors(colour, stack, y)
@@ -211,7 +211,7 @@ def test_noise_of_what_is_nearly_black_gives_no_colour(colour):
     """A white wall, black but for noise of colour in the darker exposure, remains grey."""
     dark = np.full((64, 64, 3), (3, 2, 1), np.uint8)
     bright = np.full((64, 64, 3), 250, np.uint8)
-    stack = torch.cat([utils.to_ycbcr(image) for image in (dark, bright)])
+    stack = utils.to_ycbcr(dark, bright)
     planes = finish.colour_factors(colour, stack, torch.full((1, 1, 64, 64), 0.6))
     assert (finish.taught_chroma(stack[:, 1:], planes) - 0.5).abs().max() < 1.5 / 255
 
@@ -219,7 +219,7 @@ def test_noise_of_what_is_nearly_black_gives_no_colour(colour):
 def test_a_lamp_keeps_its_colour(colour):
     """It is yellow in the darker exposure, and clipped to white in the brighter one."""
     lamp, white = (np.full((64, 64, 3), rgb, np.uint8) for rgb in ((255, 235, 150), (255,) * 3))
-    stack = torch.cat([utils.to_ycbcr(image) for image in (lamp, white)])
+    stack = utils.to_ycbcr(lamp, white)
     planes = finish.colour_factors(colour, stack, torch.full((1, 1, 64, 64), 0.95))
     kept = (finish.taught_chroma(stack[:, 1:], planes) - 0.5)[0] / (stack[0, 1] - 0.5)
     assert kept.min() > 0.45  # 0.33 where the network is asked for less than the lamp has
