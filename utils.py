@@ -188,7 +188,10 @@ def exchange_red_and_blue(image: np.ndarray) -> None:
     """Turns RGB into BGR or back, in place; in strips, so that memory holds no second picture."""
     for start in range(0, len(image), 64):
         strip = image[start : start + 64]
-        strip[:] = cv2.merge(cv2.split(strip)[::-1])
+        if image.dtype == np.float64:  # OpenCV does not convert it.
+            strip[:] = strip[..., ::-1].copy()
+        else:
+            cv2.cvtColor(strip, cv2.COLOR_BGR2RGB, dst=strip)
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -332,8 +335,7 @@ def encode(
         colours = [image] * 3 if image.ndim == 2 else cv2.split(image)[::-1]
         image = cv2.merge([*colours, as_storable(alpha, extension)])
     elif image.ndim == 3:
-        image = image.copy()
-        exchange_red_and_blue(image)
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     try:
         if kinds:
             encoded, data = cv2.imencodeWithMetadata(extension, image, kinds, chunks, options)
