@@ -238,6 +238,19 @@ def as_metadata(kinds, chunks) -> dict[str, bytes]:
     return metadata
 
 
+def jpeg_metadata(path: str | os.PathLike) -> dict[str, bytes]:
+    """Reads the metadata of a JPEG file, as as_metadata gives them, without decoding its pixels."""
+    with open(path, "rb") as file, contextlib.suppress(Exception):  # Pillow raises many types.
+        info = open_lazily(file).info
+        found = {
+            "EXIF": info.get("exif", b"").removeprefix(b"Exif\0\0"),
+            "ICC": info.get("icc_profile", b""),
+            "XMP": info.get("xmp", b""),
+        }
+        return {name: chunk for name, chunk in found.items() if chunk}
+    return {}
+
+
 def is_profile(chunk: bytes) -> bool:
     """Returns True where signature and length are those of an ICC profile (ICC.1, 7.2)."""
     return chunk[36:40] == b"acsp" and int.from_bytes(chunk[:4], "big") == len(chunk)
@@ -407,7 +420,7 @@ def blank_jpegs(data: bytearray) -> None:
             blank(data, start, end - start)
 
 
-def end_of_jpeg(data: bytearray, start: int) -> int | None:
+def end_of_jpeg(data: bytes | bytearray, start: int) -> int | None:
     """Returns the place behind a JPEG stream, even one cut short; None where none is at `start`.
 
     A stream consists of segments, each with its length; the data of a scan follow some of them.
@@ -429,6 +442,12 @@ def end_of_jpeg(data: bytearray, start: int) -> int | None:
     if data[place : place + 2] == b"\xff\xd9":
         place += 2
     return min(place, len(data)) if pictured else None
+
+
+def is_cut_short(jpeg: bytes) -> bool:
+    """Returns True for a JPEG file without its end, or without a picture."""
+    end = end_of_jpeg(jpeg, 0)
+    return end is None or jpeg[end - 2 : end] != b"\xff\xd9"
 
 
 def blank(data: bytearray, start: int, size: int) -> None:

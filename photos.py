@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from model import ColourNetwork, LumaNetwork
 
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
-LARGE = 150e6  # bytes; the exposures of a scene with larger pictures are decoded in turn
 DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files at a time
 REST = 0.7e9  # bytes of memory for PyTorch and the network's features
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
@@ -146,7 +145,8 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
     half = all(shows_half(header, recipe.size) for header in headers)  # counts for RAW alone
     read = functools.partial(utils.read_picture, balance=balance, half=half)
     few = 2 if any(map(raw.is_raw, files)) else None
-    with ThreadPoolExecutor(1 if largest > LARGE else few) as pool:
+    # Large pictures are decoded in turn.
+    with ThreadPoolExecutor(1 if largest > utils.LARGE else few) as pool:
         return list(pool.map(read, files))
 
 

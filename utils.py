@@ -23,6 +23,8 @@ from metadata import (
     Header,
     as_metadata,
     exif_values,
+    is_cut_short,
+    jpeg_metadata,
     orientation,
     read_exif,
     read_header,
@@ -49,6 +51,7 @@ TO_YCBCR = np.array(  # the matrix that takes (R, G, B, 1) to (Y, Cb, Cr)
 )
 FROM_YCBCR = np.linalg.inv([*TO_YCBCR, (0, 0, 0, 1)])[:3]
 DTYPES = (np.uint8, np.uint16, np.float32, np.float64)  # types of pixels that can be read
+LARGE = 150e6  # bytes; of larger pictures, memory holds as few as can be
 QUALITY = 95  # default quality of JPEG, WebP and AVIF, 1 to 100
 THUMBNAIL = 240  # width on contact sheets, in pixels
 CAPTION = 20  # height of the text below a thumbnail, in pixels
@@ -120,7 +123,12 @@ def read_picture(
     # IMREAD_UNCHANGED keeps alpha, but does not turn pictures. JPEG has no alpha; OpenCV turns it.
     jpeg = data.startswith(b"\xff\xd8")
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if jpeg else cv2.IMREAD_UNCHANGED
-    image, found = decode(data, flags)
+    if jpeg and is_large(path):
+        # OpenCV would fill up with grey what is missing from a file.
+        whole, data = not is_cut_short(data), b""
+        image, found = decode_large_jpeg(path, flags) if whole else (None, {})
+    else:
+        image, found = decode(data, flags)
     if image is None:
         raise ValueError(f"{path}: not a picture that can be read, or damaged or cut short")
     if image.dtype not in DTYPES:
@@ -155,6 +163,26 @@ def decode(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]
     if image is None:
         return None, {}
     return image, as_metadata(kinds, chunks) | tiff_metadata(data)
+
+
+def is_large(path: str | os.PathLike) -> bool:
+    """Returns True for a picture file of more than LARGE bytes of pixels."""
+    header = header_of(path)
+    return header is not None and header.height * header.width * header.bytes_per_pixel > LARGE
+
+
+def decode_large_jpeg(
+    path: str | os.PathLike, flags: int
+) -> tuple[np.ndarray | None, dict[str, bytes]]:
+    """Does what decode does, for a whole file, with memory for one picture instead of two."""
+    try:
+        image = cv2.imread(os.fspath(path), dst=None, flags=flags)
+    except cv2.error:
+        return None, {}
+    if image is None:  # On Windows, OpenCV opens no file whose name has other letters than ASCII.
+        with open(path, "rb") as file:
+            return decode(file.read(), flags)
+    return image, jpeg_metadata(path)
 
 
 def as_grey(image: np.ndarray) -> np.ndarray:

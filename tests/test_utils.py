@@ -9,7 +9,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from conftest import exif, picture
+from conftest import XMP, exif, icc, picture
 
 import metadata
 import scores
@@ -147,6 +147,25 @@ def test_damaged_files_are_refused_in_silence(tmp_path, capfd, extension, kept):
     with pytest.raises(ValueError, match="empty" if kept == 0 else "cut short") as caught:
         utils.read_image(str(path))
     assert str(caught.value).startswith(f"{path}: ")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("shape", [(80, 90, 3), (80, 90)])
+def test_large_jpegs_are_read_like_small_ones(tmp_path, monkeypatch, capfd, orientation, shape):
+    path = tmp_path / "Fotos größer.jpg"
+    turned_jpeg(path, picture(shape=shape), orientation)
+    small = utils.read_picture(path)
+    monkeypatch.setattr(utils, "LARGE", 0)
+    large = utils.read_picture(path)
+    assert np.array_equal(large.pixels, small.pixels)
+    assert large.metadata == small.metadata
+    held = small.metadata | {"ICC": icc(), "XMP": XMP}
+    utils.write_image(str(path), small.pixels, metadata=held)
+    assert utils.read_picture(path).metadata == held
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(ValueError, match="cut short"):
+        utils.read_picture(path)
     assert capfd.readouterr().err == ""
 
 
