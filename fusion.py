@@ -265,7 +265,7 @@ def plan_full(
         return Plan(
             lambda lumas, place: fuse_level(lumas, context[(..., *place)]), tile, model.radius
         )
-    coarser = halved(images, 1).split(1)
+    coarser = halve_pictures(images, 1).split(1)
     fused = fuse_in_tiles(coarser, model.context(coarser, fuse_in_tiles))
     return Plan(
         lambda lumas, place: fuse_level(lumas, enlarge(fused, 2, place)), tile, model.radius
@@ -377,7 +377,7 @@ def plan_halved(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how
     whole.
     """
     device = device_of(model)
-    lumas = halved(images, 1)
+    lumas = halve_pictures(images, 1)
     seen, factor = lumas, 1
     while max(seen.shape[-2:]) > SEEN * 2**0.5:
         seen, factor = loss.halve(seen), 2 * factor
@@ -430,7 +430,7 @@ def choose_chroma(
     """
     if not how.finish or how.colour is None or reduced[0].ndim == 2:
         return paper_chroma
-    planes = colour_factors(how.colour, halved(reduced, 3), loss.halve(y))
+    planes = colour_factors(how.colour, halve_pictures(reduced, 3), loss.halve(y))
 
     def fuse(chroma: torch.Tensor, y_f: torch.Tensor, place: Area) -> torch.Tensor:
         taught = taught_chroma(chroma, enlarge(planes, 2 * factor, place))
@@ -464,7 +464,7 @@ def reduction(images: Sequence[np.ndarray], side: int) -> int:
     return max(round(max(images[0].shape[:2]) / side), 1)
 
 
-def halved(images: Sequence[np.ndarray], channels: int) -> torch.Tensor:
+def halve_pictures(images: Sequence[np.ndarray], channels: int) -> torch.Tensor:
     """Returns all images at half their size, see loss.halve, (K, channels, h, w).
 
     channels: 1 for the luma, 3 for Y, Cb and Cr.

@@ -123,7 +123,7 @@ def read_picture(
     # IMREAD_UNCHANGED keeps alpha, but does not turn pictures. JPEG has no alpha; OpenCV turns it.
     jpeg = data.startswith(b"\xff\xd8")
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if jpeg else cv2.IMREAD_UNCHANGED
-    if jpeg and is_large(path):
+    if jpeg and is_large_file(path):
         # OpenCV would fill up with grey what is missing from a file.
         whole, data = not is_cut_short(data), b""
         image, found = decode_large_jpeg(path, flags) if whole else (None, {})
@@ -165,7 +165,7 @@ def decode(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]
     return image, as_metadata(kinds, chunks) | tiff_metadata(data)
 
 
-def is_large(path: str | os.PathLike) -> bool:
+def is_large_file(path: str | os.PathLike) -> bool:
     """Returns True for a picture file of more than LARGE bytes of pixels."""
     header = header_of(path)
     return header is not None and header.height * header.width * header.bytes_per_pixel > LARGE

@@ -253,9 +253,12 @@ def test_parts_are_enlarged_as_the_whole_is(factor):
         torch.testing.assert_close(part, whole[(..., *place)], atol=1e-5, rtol=0)  # OpenCV's
 
 
-def test_halved_lumas_are_means(pair):
-    grey = scores.to_grey(pair[0])[:60, :75]
-    halved = fusion.halved_lumas([grey, grey])
+def test_halved_pictures_are_means(pair):
+    image = pair[0][:60, :75]
+    both = fusion.halve_pictures([image, pair[1][:60, :75]], 3)
+    assert torch.equal(both[:1], loss.halve(utils.to_ycbcr(image)))
+    grey = scores.to_grey(image)
+    halved = fusion.halve_pictures([grey, grey], 1)
     expected = grey[:, :74].reshape(30, 2, 37, 2).mean(axis=(1, 3)) / 255
     np.testing.assert_allclose(halved[1, 0, :, :37].numpy(), expected, atol=1e-6)
     edge = grey[:, 74].reshape(30, 2).mean(axis=1) / 255

@@ -4,8 +4,10 @@ import math
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -722,6 +724,74 @@ def test_failed_scenes_are_named_and_the_others_fused(tmp_path, files, capfd):
     assert not capfd.readouterr().err
     assert sorted(os.listdir(results)) == [f"{name}_fused.jpg" for name in "abde"]
     assert (results / "a_fused.jpg").stat().st_mtime_ns == before
+
+
+def test_several_processes_make_the_same_results(tmp_path, files, capfd):
+    folder = tmp_path / "in"
+    for number in range(5):
+        write_bracket(folder / str(number), gains=(0.3 + 0.1 * number, 1.0, 8.0))
+    (folder / "3" / "2.png").write_bytes(b"damaged")
+    flags = ["--look", "photo", "--name", "{scene}.png", "--quiet"]
+    for jobs in ("1", "2"):
+        assert fuse_folder(files, folder, tmp_path / jobs, *flags, "--jobs", jobs) == 1
+        lines = capfd.readouterr().err.splitlines()
+        assert "3.png: not made: " in lines[0]
+        assert "2.png" in lines[0]
+        assert lines[1:] == ["inference.py: 1 of 5 scenes were not fused"]
+    names = sorted(os.listdir(tmp_path / "1"))
+    assert names == sorted(os.listdir(tmp_path / "2")) == ["0.png", "1.png", "2.png", "4.png"]
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_several_processes_without_a_network(brackets, tmp_path, files, capfd):
+    missing = {**files, "--model": "none.pth"}
+    assert fuse_folder(missing, brackets, tmp_path / "out", "--jobs", "2", "--quiet") == 2
+    assert capfd.readouterr().err == "inference.py: none.pth: No such file or directory\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are others on Windows")
+def test_ctrl_c_stops_all_processes(tmp_path, files):
+    folder, results = tmp_path / "in", tmp_path / "out"
+    for number in range(60):
+        write_bracket(folder / str(number), gains=(0.3, 1.0, 8.0))
+    command = [sys.executable, str(ROOT / "inference.py"), "--model", files["--model"]]
+    command += ["--folder", str(folder), "--res", str(results), "--jobs", "2", "--device", "cpu"]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        while process.poll() is None and not list(results.glob("*_fused.jpg")):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait(20) == 130
+        assert "Traceback" not in process.stderr.read()
+    fused = os.listdir(results)
+    assert 0 < len(fused) < 60
+    assert all(name.endswith("_fused.jpg") for name in fused)
+
+
+def test_processes_are_as_many_as_cores_and_memory_allow(brackets, tmp_path, files, monkeypatch):
+    options = ["--folder", str(brackets), "--model", files["--model"], "--align"]
+    recipe = photos.recipe_of(opts.TestOptions().parse(options))
+    scenes = [(find_pictures(brackets / scene), scene) for scene in os.listdir(brackets)]
+    *_, needed = photos.needed_memory(max(scenes, key=lambda scene: len(scene[0]))[0], 2)
+    for cores, free, count, expected in [
+        (4, None, 12, 4),
+        (4, needed * 3.5, 12, 3),
+        (4, needed * 0.5, 12, 1),
+        (16, None, 7, 2),
+        (16, None, 2, 1),
+        (1, None, 12, 1),
+    ]:
+        monkeypatch.setattr(inference, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(photos, "available_memory", lambda free=free: free)
+        work = (scenes * 12)[:count]
+        assert inference.possible_jobs(work, recipe, "cpu") == expected
+    assert inference.possible_jobs(scenes * 12, recipe, "cuda:0") == 1
 
 
 def test_photos_of_one_folder_in_groups(tmp_path, files, capfd):

@@ -1,0 +1,77 @@
+"""Tasks that several processes share."""
+
+import functools
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from processes import in_processes
+
+
+def square(task):
+    """Squares a number; at the numbers of these names, does something worse."""
+    if task == "fail":
+        raise RuntimeError("a mistake in the program")
+    if task == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task == "sleep":
+        time.sleep(60)
+    return os.getpid(), task * task
+
+
+def prepare(error=None):
+    if error == "die":
+        os._exit(3)
+    if error:
+        raise error
+    return square
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    yield
+    assert not multiprocessing.active_children()
+
+
+def test_every_task_is_done_once_and_not_here():
+    done = list(in_processes(prepare, range(9), 2))
+    assert {task: result for task, (_, result) in done} == {i: i * i for i in range(9)}
+    assert len(done) == 9
+    assert os.getpid() not in {pid for _, (pid, _) in done}
+
+
+def test_no_more_processes_than_tasks():
+    assert list(in_processes(prepare, [], 4)) == []
+    assert [task for task, _ in in_processes(prepare, [7], 4)] == [7]
+
+
+@pytest.mark.parametrize("error", [ValueError("no such network"), OSError(2, "missing", "a.pth")])
+def test_what_a_process_cannot_prepare_is_raised(error):
+    with pytest.raises(type(error)) as caught:
+        list(in_processes(functools.partial(prepare, error), range(3), 2))
+    assert str(caught.value) == str(error)
+
+
+def test_processes_that_do_not_start():
+    with pytest.raises(ChildProcessError, match="ended with status 3"):
+        list(in_processes(functools.partial(prepare, "die"), range(3), 2))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("bad", ["die", "fail"])
+def test_a_process_that_dies_costs_one_task(bad, capfd):
+    done = dict(in_processes(prepare, [1, bad, 2, 3, bad, 4], 2))
+    assert isinstance(done.pop(bad), ChildProcessError)
+    assert {task: result for task, (_, result) in done.items()} == {1: 1, 2: 4, 3: 9, 4: 16}
+    assert ("a mistake in the program" in capfd.readouterr().err) == (bad == "fail")
+
+
+def test_processes_end_with_the_generator():
+    fused = in_processes(prepare, [1, "sleep", "sleep", "sleep"], 2)
+    next(fused)
+    start = time.monotonic()
+    fused.close()
+    assert time.monotonic() - start < 30  # and not 60, as long as the tasks sleep
