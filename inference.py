@@ -113,9 +113,10 @@ def possible_jobs(work: Sequence[tuple[list[str], str]], recipe: Recipe, device:
     count = min(usable_cores(), len(work) // SCENES_EACH)
     free = photos.available_memory()
     if count > 1 and free is not None:
-        largest = max(work, key=lambda scene: sum(map(os.path.getsize, scene[0])))
-        *_, needed = photos.needed_memory(largest[0], recipe.copies)
-        count = min(count, int(free / needed))
+        with contextlib.suppress(OSError, ValueError):  # Reading says which file is unusable.
+            largest, _ = max(work, key=lambda scene: sum(map(os.path.getsize, scene[0])))
+            *_, needed = photos.needed_memory(largest, recipe.copies)
+            count = min(count, int(free / needed))
     return max(count, 1)
 
 

@@ -31,7 +31,8 @@ class Worker:
     def give(self, task: Any) -> None:
         """Sends a task, on which the process works from now on."""
         self.task = task
-        self.connection.send(task)
+        with contextlib.suppress(ConnectionError):  # Where the process has died, answer says so.
+            self.connection.send(task)
 
     def answer(self) -> Any:
         """Returns what the process sends: a task's result or, while it starts, None or an error."""
