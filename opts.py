@@ -19,6 +19,7 @@ FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights")
 WEIGHTS = os.path.join(FOLDER, "deepfuse.pth")  # the paper's network
 PYRAMID = os.path.join(FOLDER, "pyramid.pth")  # the network of a photo's luma
 COLOUR = os.path.join(FOLDER, "colour.pth")  # the network of a photo's colour
+SOURCES = os.path.join(FOLDER, "SOURCES.tsv")  # where the pictures of training come from
 # Options of inference.py that go in the next version, and what replaces them.
 REPLACED = {
     "refine": "--look photo refines, with --finish 0 it does nothing else",
@@ -563,6 +564,34 @@ class ExportOptions:
             help="shorter side, in pixels, of the pictures that a pyramid is exported for; the "
             "file takes any size, but has as many levels as such a picture needs",
         )
+        parser.add_argument("--quiet", action="store_true", help="print nothing")
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Returns the options of a command line, the program's own by default."""
+        return self.parser.parse_args(argv)
+
+
+class CollectOptions:
+    """The options of collect.py."""
+
+    def __init__(self):
+        self.parser = parser = Parser(
+            "Collect scenes for training and validation from clones of public repositories."
+        )
+        parser.add_argument(
+            "--clones",
+            default="clones",
+            help="folder of the clones, each in a folder of its owner's and its own name",
+        )
+        parser.add_argument(
+            "--clone",
+            action="store_true",
+            help="first clone what is missing from GitHub, of each repository the listed folders",
+        )
+        parser.add_argument(
+            "--sources", default=SOURCES, help="table of repositories and folders in them"
+        )
+        parser.add_argument("--res", default="brackets", help="folder to write train and val to")
         parser.add_argument("--quiet", action="store_true", help="print nothing")
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:

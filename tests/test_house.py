@@ -22,7 +22,7 @@ FLOORS = (
     ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
     ("fusion", "dataset"),
     ("photos", "engine"),
-    ("train", "inference", "evaluate", "export", "demo", "hubconf"),
+    ("train", "inference", "evaluate", "export", "demo", "collect", "hubconf"),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 TREES = {room: ast.parse((ROOT / f"{room}.py").read_text()) for room in FLOOR}

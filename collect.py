@@ -1,0 +1,230 @@
+"""How does anyone collect scenes like those of the weights? From clones of public repositories.
+
+weights/SOURCES.tsv lists them. Many hold several scenes in one folder; pictures of one scene are
+told by their content.
+"""
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+import utils
+from brackets import find_pictures
+from opts import CollectOptions, one_line, run
+
+HOST = "https://github.com"
+FOLDERS = ("train", "val")  # where scenes go
+# Folders of under- and of over-exposed pictures that lie side by side.
+PARTNERS = {"under": "over", "ue_ds": "oe_ds", "testA": "testB"}
+THUMBNAIL = 96  # pixels; longer side of the pictures that are compared
+SEEN = (8, 247)  # levels of 255 between which a pixel is neither black nor white
+SHARED = 0.05  # share of the pixels that two exposures both show, at least
+ALIKE = 0.8  # rank correlation from which on two pictures are exposures of one scene
+NEAR = 12  # pictures; those of one scene follow each other, with fewer than so many in between
+APART = 4  # levels of 255 by which the means of exposures differ, at least
+LONGEST = 1200  # pixels; longer side of the collected pictures
+
+
+class Source(NamedTuple):
+    """A folder of a repository that has scenes.
+
+    folder: one of FOLDERS. repository: owner and name. path: in the repository.
+    scenes: how many are listed. exposures: those of the listed scene that has most.
+    """
+
+    folder: str
+    repository: str
+    path: str
+    scenes: int
+    exposures: int
+
+
+class Exposure(NamedTuple):
+    """A picture file and its content as grey (h, w) of THUMBNAIL pixels, float32 in 0 to 255."""
+
+    path: str
+    thumbnail: np.ndarray
+
+
+def read_sources(path: str | os.PathLike) -> list[Source]:
+    """Reads a table with a line a scene, as weights/SOURCES.tsv is.
+
+    Scenes for other folders than FOLDERS are left out: those of HDR-Eye, which can be downloaded.
+    Raises OSError where the table cannot be read, and ValueError where it has other columns.
+    """
+    exposures = defaultdict(list)
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            try:
+                place = os.path.basename(row["folder"]), row["repository"], row["path"]
+                if place[0] in FOLDERS:
+                    exposures[place].append(int(row["exposures"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path}: no table of sources: {error}") from error
+    return [Source(*place, len(counts), max(counts)) for place, counts in exposures.items()]
+
+
+def clone(sources: Iterable[Source], clones: str, host: str = HOST) -> None:
+    """Clones the repositories that are not there, each without history and other folders.
+
+    Warns of those that cannot be had. Raises OSError where there is no git.
+    """
+    paths: dict[str, set[str]] = defaultdict(set)
+    for source in sources:
+        parent, name = os.path.split(source.path)
+        partner = os.path.join(parent, PARTNERS[name]) if name in PARTNERS else source.path
+        paths[source.repository] |= {source.path, partner}
+    for repository, wanted in tqdm(paths.items(), unit="repository", disable=None):
+        target = os.path.join(clones, repository)
+        if os.path.exists(target):
+            continue
+        patterns = [f"/{path}/*" if path != "." else "/*" for path in sorted(wanted)]
+        git = ["git", "-C", target]
+        lean = ["--depth", "1", "--filter=blob:none", "--no-checkout"]
+        commands = [
+            ["git", "clone", "-q", *lean, f"{host}/{repository}", target],
+            [*git, "sparse-checkout", "set", "--no-cone", *patterns],
+            [*git, "checkout", "-q"],
+        ]
+        for command in commands:
+            environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            if done.returncode:
+                warnings.warn(f"{repository}: {done.stderr.strip()}", stacklevel=2)
+                break
+
+
+def scenes_of(source: Source, clones: str) -> list[list[str]]:
+    """Returns the scenes in a clone, each as its picture files, from dark to bright.
+
+    Raises OSError where the clone lacks the folder.
+    """
+    folder = os.path.join(clones, source.repository, source.path)
+    parent, name = os.path.split(folder)
+    files = find_pictures(folder)
+    if name in PARTNERS:
+        partners = find_pictures(os.path.join(parent, PARTNERS[name]))
+        return [list(pair) for pair in zip(files, partners, strict=False)]
+    exposures = []
+    for file in files:
+        try:
+            exposures.append(Exposure(file, thumbnail_of(file)))
+        except (OSError, ValueError) as error:
+            warnings.warn(one_line(error), stacklevel=2)
+    groups = group_by_scene(exposures)
+    if source.scenes == 1:
+        groups = sorted(groups, key=len)[-1:]  # Of results and logos beside it, none is as long.
+    scenes = [choose_exposures(group, source.exposures) for group in groups]
+    return [[exposure.path for exposure in scene] for scene in scenes if len(scene) > 1]
+
+
+def thumbnail_of(path: str) -> np.ndarray:
+    """Reads a picture file as an Exposure's thumbnail."""
+    grey = utils.as_grey(utils.read_image(path)).astype(np.float32)
+    return utils.reduce(grey, min(1, THUMBNAIL / max(grey.shape)))
+
+
+def group_by_scene(exposures: Sequence[Exposure]) -> list[list[Exposure]]:
+    """Groups pictures that are exposures of one scene; their order is kept.
+
+    A picture joins the group of the one before it that it is most alike, see likeness.
+    """
+    groups: list[list[Exposure]] = []
+    home: list[list[Exposure]] = []  # the group of every picture
+    for i, exposure in enumerate(exposures):
+        near = range(max(i - NEAR, 0), i)
+        alike = [likeness(exposure.thumbnail, exposures[j].thumbnail) for j in near]
+        if alike and max(alike) >= ALIKE:
+            home.append(home[near[int(np.argmax(alike))]])
+            home[-1].append(exposure)
+        else:
+            groups.append([exposure])
+            home.append(groups[-1])
+    return groups
+
+
+def likeness(one: np.ndarray, other: np.ndarray) -> float:
+    """Returns the rank correlation of the pixels that two thumbnails both show, at most 1.
+
+    A longer exposure of a scene keeps the order of its brightness. Another scene does not, nor
+    does a picture that a program has toned. 0 stands for other sizes and for too few pixels.
+    """
+    if one.shape != other.shape:
+        return 0.0
+    seen = (np.minimum(one, other) >= SEEN[0]) & (np.maximum(one, other) <= SEEN[1])
+    if seen.mean() < SHARED:
+        return 0.0
+    rank, other_rank = (np.argsort(np.argsort(x[seen], kind="stable")) for x in (one, other))
+    return float(np.corrcoef(rank, other_rank)[0, 1])
+
+
+def choose_exposures(exposures: Sequence[Exposure], count: int) -> list[Exposure]:
+    """Returns at most `count` exposures of a scene, from dark to bright, evenly spaced in order.
+
+    Of exposures whose means differ by less than APART, only the first counts.
+    """
+    chosen: list[Exposure] = []
+    for exposure in sorted(exposures, key=lambda exposure: exposure.thumbnail.mean()):
+        if not chosen or exposure.thumbnail.mean() - chosen[-1].thumbnail.mean() >= APART:
+            chosen.append(exposure)
+    places = np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)
+    return [chosen[place] for place in places]
+
+
+def write_scene(files: Iterable[str], folder: str) -> None:
+    """Writes a scene's pictures as 1.jpg, 2.jpg ..., 8-bit and of LONGEST pixels at most."""
+    os.makedirs(folder, exist_ok=True)
+    for number, file in enumerate(files, start=1):
+        image = utils.to_8_bit(utils.read_image(file))
+        height, width = image.shape[:2]
+        scale = LONGEST / max(height, width)
+        if scale < 1:
+            size = (max(round(width * scale), 1), max(round(height * scale), 1))
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        utils.write_image(os.path.join(folder, f"{number}.jpg"), image)
+
+
+def collect(options: argparse.Namespace) -> int:
+    """Collects scenes as the options of collect.py say; returns 1 where a source gave none.
+
+    Raises OSError or ValueError where the table cannot be read or the results not be written.
+    """
+    sources = read_sources(options.sources)
+    if options.clone:
+        clone(sources, options.clones)
+    found: dict[str, int] = defaultdict(int)
+    failed = 0
+    for source in tqdm(sources, unit="source", disable=True if options.quiet else None):
+        try:
+            scenes = scenes_of(source, options.clones)
+        except OSError as error:
+            warnings.warn(one_line(error), stacklevel=1)
+            scenes = []
+        failed += not scenes
+        for number, files in enumerate(scenes, start=1):
+            name = f"{source.repository}/{source.path}".replace("/", "_").strip("_.")
+            write_scene(files, os.path.join(options.res, source.folder, f"{name}_{number}"))
+        found[source.folder] += len(scenes)
+    if not options.quiet:
+        print(", ".join(f"{folder}: {count} scenes" for folder, count in found.items()))
+        print(f"{failed} of {len(sources)} sources gave none")
+    return 1 if failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    return run("collect.py", collect, CollectOptions().parse(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
