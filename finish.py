@@ -190,7 +190,7 @@ def window_mean(image: torch.Tensor, side: int) -> torch.Tensor:
     image: (1, C, H, W) on the CPU. side: pixels a side of the window. Returns (1, C, H, W).
     """
     window = (side, side)
-    means = torch.empty_like(image)
+    means = torch.empty(image.shape, dtype=image.dtype)
     for plane, out in zip(image[0].numpy(), means[0].numpy(), strict=True):
         cv2.blur(plane, window, dst=out, borderType=cv2.BORDER_REPLICATE)
     return means

@@ -12,8 +12,9 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,15 +27,17 @@ from photos import Networks, Recipe
 from processes import in_processes
 
 AHEAD = 2  # scenes of a folder that are read ahead, and as many that wait to be written
+BLIND = 4  # processes at most, where it is not known how much memory is free
+GPU_LIBRARIES = ("cuda", "nvcuda", "amdhip64")  # those of drivers, on Linux and on Windows
 SCENES_EACH = 3  # scenes of a folder for every process, at least: each takes a second to start
 
 
 def inference(options: argparse.Namespace) -> int:
     """Fuses picture files, or all brackets of a folder, with the options of inference.py.
 
-    Returns the exit status: 1 where some brackets of a folder could not be fused, else 0. Raises
-    OSError or ValueError naming the file where a picture or the checkpoint cannot be used or the
-    result cannot be written.
+    Returns the exit status: 1 where some brackets of a folder could not be fused, else 0. A folder
+    can start processes, see processes.in_processes. Raises OSError or ValueError naming the file
+    where a picture or the checkpoint cannot be used or the result cannot be written.
     """
     if options.describe:
         from checkpoint import summary
@@ -54,7 +57,9 @@ def inference(options: argparse.Namespace) -> int:
             work = [(files, path) for files, path in work if not os.path.exists(path)]
         jobs = 1 if options.steady else options.jobs or possible_jobs(work, recipe, options.device)
         if jobs > 1:
-            fused = in_processes(functools.partial(prepare_process, load, recipe), work, jobs)
+            threads = max(usable_cores() // jobs, 1)
+            prepare = functools.partial(prepare_process, load, recipe, threads)
+            fused = in_processes(prepare, work, jobs)
         else:
             networks = load()
             if options.steady:
@@ -106,33 +111,46 @@ def plan_results(
 def possible_jobs(work: Sequence[tuple[list[str], str]], recipe: Recipe, device: str) -> int:
     """Returns the number of processes that fuse scenes at a time, as cores and memory allow.
 
-    It is 1 where one process may use a GPU, and for so few scenes that starting takes longer.
+    It is 1 where there seems to be a GPU, which PyTorch is not asked for, and for so few scenes
+    that starting takes longer. Where free memory is unknown, it is BLIND at most.
     """
-    if device.startswith("cuda") or (device == "auto" and ctypes.util.find_library("cuda")):
+    gpu = any(map(ctypes.util.find_library, GPU_LIBRARIES))
+    if device.startswith("cuda") or (device == "auto" and gpu):
         return 1
     count = min(usable_cores(), len(work) // SCENES_EACH)
     free = photos.available_memory()
-    if count > 1 and free is not None:
+    if free is None:
+        count = min(count, BLIND)
+    elif count > 1:
+
+        def size(scene: tuple[list[str], str]) -> int:
+            return sum(os.path.getsize(file) for file in scene[0] if os.path.exists(file))
+
         with contextlib.suppress(OSError, ValueError):  # Reading says which file is unusable.
-            largest, _ = max(work, key=lambda scene: sum(map(os.path.getsize, scene[0])))
-            *_, needed = photos.needed_memory(largest, recipe.copies)
-            count = min(count, int(free / needed))
+            *_, needed = photos.needed_memory(max(work, key=size)[0], recipe.copies)
+            # Every scene is fused only where there is room for PyTorch's memory once more.
+            count = min(count, int((free - photos.REST) / needed))
     return max(count, 1)
 
 
 def usable_cores() -> int:
-    """Returns the number of cores that this process may use."""
+    """Returns the number of cores that this process may use, in its container on Linux."""
+    count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = map(int, Path(photos.CGROUP, "cpu.max").read_text().split())
+        count = min(count, max(quota // period, 1))
+    return count
 
 
 def prepare_process(
-    load: Callable[[], Networks], recipe: Recipe
+    load: Callable[[], Networks], recipe: Recipe, threads: int
 ) -> Callable[[tuple[list[str], str]], str | None]:
-    """Makes this process one of several, on one core; returns its function, see in_processes.
+    """Makes this process one of several, on `threads` cores; returns its function.
 
-    The function fuses one of plan_results' scenes. It returns None, or why the scene failed.
+    The function fuses one of plan_results' scenes, as in_processes asks for it. It returns None, or
+    why the scene failed.
     """
     keep_freed_memory()
     warn_in_lines("inference.py")
@@ -140,8 +158,8 @@ def prepare_process(
     networks = load()
     import torch
 
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
 
     def work(task: tuple[list[str], str]) -> str | None:
         files, path = task
@@ -157,7 +175,7 @@ def prepare_process(
 
 def fuse_in_turn(
     networks: Networks, work: Iterable[tuple[list[str], str]], recipe: Recipe
-) -> Iterator[tuple[tuple[list[str], str], str | None]]:
+) -> Generator[tuple[tuple[list[str], str], str | None], None, None]:
     """Fuses scenes in this process, and yields them as in_processes does with prepare_process.
 
     Reading, fusing and writing overlap.
@@ -188,7 +206,7 @@ def fuse_in_turn(
 
 
 def finish_folder(
-    fused: Iterable[tuple[tuple[list[str], str], str | Exception | None]],
+    fused: Generator[tuple[tuple[list[str], str], str | Exception | None], None, None],
     count: int,
     problems: Iterable[str],
     bar: bool,
@@ -208,7 +226,10 @@ def finish_folder(
     problems = list(problems)
     for problem in problems:
         fail(problem)
-    with tqdm(total=count, unit="scene", disable=None if bar else True) as progress:
+    with (
+        contextlib.closing(fused),
+        tqdm(total=count, unit="scene", disable=None if bar else True) as progress,
+    ):
         for (_, path), failure in fused:
             if failure is not None:
                 fail(f"{path}: not made: {failure}")

@@ -63,9 +63,9 @@ class Header(NamedTuple):
     grey: bool
 
     @property
-    def bytes_per_pixel(self) -> int:
-        """Bytes of a decoded pixel."""
-        return self.channels * self.dtype.itemsize
+    def size(self) -> int:
+        """Bytes of the decoded picture."""
+        return self.height * self.width * self.channels * self.dtype.itemsize
 
     @property
     def floats(self) -> bool:
@@ -247,7 +247,8 @@ def jpeg_metadata(path: str | os.PathLike) -> dict[str, bytes]:
             "ICC": info.get("icc_profile", b""),
             "XMP": info.get("xmp", b""),
         }
-        return {name: chunk for name, chunk in found.items() if chunk}
+        chunks = [np.frombuffer(chunk, np.uint8) for chunk in found.values()]
+        return as_metadata([METADATA[name] for name in found], chunks)
     return {}
 
 
@@ -420,7 +421,7 @@ def blank_jpegs(data: bytearray) -> None:
             blank(data, start, end - start)
 
 
-def end_of_jpeg(data: bytes | bytearray, start: int) -> int | None:
+def end_of_jpeg(data: bytearray, start: int) -> int | None:
     """Returns the place behind a JPEG stream, even one cut short; None where none is at `start`.
 
     A stream consists of segments, each with its length; the data of a scan follow some of them.
@@ -445,9 +446,8 @@ def end_of_jpeg(data: bytes | bytearray, start: int) -> int | None:
 
 
 def is_cut_short(jpeg: bytes) -> bool:
-    """Returns True for a JPEG file without its end, or without a picture."""
-    end = end_of_jpeg(jpeg, 0)
-    return end is None or jpeg[end - 2 : end] != b"\xff\xd9"
+    """Returns True unless the mark of a JPEG file's end follows the last one of a scan."""
+    return jpeg.rfind(b"\xff\xd9") <= jpeg.rfind(b"\xff\xda")
 
 
 def blank(data: bytearray, start: int, size: int) -> None:

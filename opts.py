@@ -371,9 +371,9 @@ class TestOptions:
         result.add_argument(
             "--jobs",
             type=number(int, 1),
-            help="with --folder, brackets that are fused at a time, each by a process and a core "
-            "of its own; as many as cores and memory allow unless given, or one on a GPU and with "
-            "--steady",
+            help="with --folder, brackets that are fused at a time, each by a process of its own; "
+            "unless given, as many as cores and memory allow and as have three brackets each, or "
+            "one on a GPU and with --steady",
         )
         result.add_argument("--H", type=number(int, 1), help="height to resize to, with --W")
         result.add_argument("--W", type=number(int, 1), help="width to resize to, with --H")

@@ -145,7 +145,7 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
     half = all(shows_half(header, recipe.size) for header in headers)  # counts for RAW alone
     read = functools.partial(utils.read_picture, balance=balance, half=half)
     few = 2 if any(map(raw.is_raw, files)) else None
-    # Large pictures are decoded in turn.
+    # A decoder can need memory for another picture of the same size.
     with ThreadPoolExecutor(1 if largest > utils.LARGE else few) as pool:
         return list(pool.map(read, files))
 
@@ -170,7 +170,7 @@ def needed_memory(
 ) -> tuple[list[metadata.Header], int, float]:
     """Returns what check_memory does, and the bytes of memory that fusing the files needs."""
     headers = [header for header in map(utils.header_of, files) if header]
-    sizes = [header.height * header.width * header.bytes_per_pixel for header in headers]
+    sizes = [header.size for header in headers]
     largest = max(sizes, default=0)
     developing = DEVELOPING if any(map(raw.is_raw, files)) else 1
     return headers, largest, REST + sum(sizes) * copies + largest * developing

@@ -4,8 +4,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -16,13 +18,17 @@ Task = TypeVar("Task")
 
 
 class Worker:
-    """A process that does tasks, one at a time. task: the one at work; None while it starts."""
+    """A process that does tasks, one at a time.
+
+    started: True once it is prepared. task: the one at work, or None.
+    """
 
     def __init__(self, prepare: Callable[[], Callable]) -> None:
         # A process that is forked would lack the threads of OpenCV and PyTorch.
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=serve, args=(prepare, other), daemon=True)
+        self.started = False
         self.task: Any = None
         with without_interrupts():  # Ctrl-C reaches all of a terminal's processes.
             self.process.start()
@@ -41,13 +47,24 @@ class Worker:
         except (EOFError, ConnectionError):
             self.process.join()
             code = self.process.exitcode or 0
-            reason = f"signal {-code}" if code < 0 else f"status {code}"
-            return ChildProcessError(f"its process ended with {reason}; memory may have run out")
+            if code < 0:
+                reason = f"was ended by signal {-code}"
+                if -code == getattr(signal, "SIGKILL", None):
+                    reason += ", perhaps for lack of memory"
+            else:
+                reason = f"ended with status {code}"
+            return ChildProcessError(f"its process {reason}")
 
 
 @contextlib.contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Ignores SIGINT for a moment; a process that is started meanwhile ignores it for good."""
+    """Ignores SIGINT for a moment; on POSIX, a process that is started meanwhile always does.
+
+    Only the main thread can ignore it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -57,20 +74,23 @@ def without_interrupts() -> Iterator[None]:
 
 def in_processes(
     prepare: Callable[[], Callable[[Task], Any]], tasks: Iterable[Task], count: int
-) -> Iterator[tuple[Task, Any]]:
+) -> Generator[tuple[Task, Any], None, None]:
     """Yields (task, what its function returned) in the order in which tasks are done.
 
     A process that dies, as it does when its function raises, costs one task: a ChildProcessError
     stands for its result, and another process takes its place. All end with the generator.
 
     prepare: called once in every process; returns the function that does a task there. It, tasks
-    and results are pickled. count: processes, at most.
+    and results are pickled, so that a script that comes here must not do so when it is imported.
+    count: processes, at most.
 
-    Raises what `prepare` raises, and ChildProcessError where a process dies before its first task.
+    Raises the OSError, ValueError or MemoryError that `prepare` raises, and ChildProcessError where
+    no process starts.
     """
     waiting = deque(tasks)
     workers: dict[Any, Worker] = {}  # by their connections
     processes = []
+    any_started, failure = False, None
 
     def start() -> None:
         worker = Worker(prepare)
@@ -83,44 +103,57 @@ def in_processes(
         while workers:
             for ready in wait(list(workers)):
                 worker = workers[ready]
-                task, result = worker.task, worker.answer()
-                died = isinstance(result, ChildProcessError)
-                if task is None and isinstance(result, Exception):
+                starts, task, result = not worker.started, worker.task, worker.answer()
+                failed = isinstance(result, Exception)
+                if failed and not any_started:
                     raise result
-                if waiting and not died:
+                if failed and starts:
+                    failure = result
+                any_started = worker.started = True
+                if waiting and not failed:
                     worker.give(waiting.popleft())
                 else:
                     del workers[ready]
                     worker.connection.close()
-                if waiting and died:
+                if waiting and failed and not starts:
                     start()
-                if task is not None:
+                if not starts:
                     yield task, result
+        yield from ((task, failure) for task in waiting)  # No process is left for these.
     finally:
         stop(processes)
 
 
 def stop(processes: Sequence[BaseProcess]) -> None:
     """Ends processes; those that take longer than GRACE are killed."""
+    deadline = time.monotonic() + GRACE
     for process in processes:
         process.terminate()
     for process in processes:
-        process.join(GRACE)
+        process.join(max(deadline - time.monotonic(), 0))
+    for process in processes:
         if process.is_alive():
             process.kill()
+            process.join()
 
 
 def serve(prepare: Callable[[], Callable], connection: Connection) -> None:
     """Does, in a process of its own, the tasks that come through a connection, until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that files are cleaned up
     try:
         try:
             work = prepare()
-        except Exception as error:
+        except (OSError, ValueError, MemoryError) as error:
             connection.send(error)
             return
         connection.send(None)
         while True:
-            connection.send(work(connection.recv()))
-    except (EOFError, ConnectionError, KeyboardInterrupt):
-        os._exit(0)  # Unloading PyTorch would take another 0.15 s.
+            try:
+                task = connection.recv()
+            except (EOFError, ConnectionError):
+                break
+            connection.send(work(task))
+    except KeyboardInterrupt:
+        pass
+    os._exit(0)  # Unloading PyTorch would take another 0.15 s.

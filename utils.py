@@ -123,10 +123,10 @@ def read_picture(
     # IMREAD_UNCHANGED keeps alpha, but does not turn pictures. JPEG has no alpha; OpenCV turns it.
     jpeg = data.startswith(b"\xff\xd8")
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if jpeg else cv2.IMREAD_UNCHANGED
-    if jpeg and is_large_file(path):
-        # OpenCV would fill up with grey what is missing from a file.
-        whole, data = not is_cut_short(data), b""
-        image, found = decode_large_jpeg(path, flags) if whole else (None, {})
+    # OpenCV opens no file of any other name everywhere, and fills up with grey what one lacks.
+    if jpeg and is_large_file(path) and os.fspath(path).isascii() and not is_cut_short(data):
+        data = b""
+        image, found = decode_large_jpeg(path, flags)
     else:
         image, found = decode(data, flags)
     if image is None:
@@ -168,7 +168,7 @@ def decode(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]
 def is_large_file(path: str | os.PathLike) -> bool:
     """Returns True for a picture file of more than LARGE bytes of pixels."""
     header = header_of(path)
-    return header is not None and header.height * header.width * header.bytes_per_pixel > LARGE
+    return header is not None and header.size > LARGE
 
 
 def decode_large_jpeg(
@@ -179,9 +179,6 @@ def decode_large_jpeg(
         image = cv2.imread(os.fspath(path), dst=None, flags=flags)
     except cv2.error:
         return None, {}
-    if image is None:  # On Windows, OpenCV opens no file whose name has other letters than ASCII.
-        with open(path, "rb") as file:
-            return decode(file.read(), flags)
     return image, jpeg_metadata(path)
 
 
@@ -219,7 +216,7 @@ def exchange_red_and_blue(image: np.ndarray) -> None:
         if image.dtype == np.float64:  # OpenCV does not convert it.
             strip[:] = strip[..., ::-1].copy()
         else:
-            cv2.cvtColor(strip, cv2.COLOR_BGR2RGB, dst=strip)
+            strip[:] = cv2.cvtColor(strip, cv2.COLOR_BGR2RGB)
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -363,7 +360,8 @@ def encode(
         colours = [image] * 3 if image.ndim == 2 else cv2.split(image)[::-1]
         image = cv2.merge([*colours, as_storable(alpha, extension)])
     elif image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        image = image.copy()
+        exchange_red_and_blue(image)
     try:
         if kinds:
             encoded, data = cv2.imencodeWithMetadata(extension, image, kinds, chunks, options)
@@ -410,13 +408,13 @@ def to_ycbcr(*images: np.ndarray) -> "torch.Tensor":
 
     Its values, in [0, 1], are Y, Cb, Cr of ITU-R BT.601, full range, as in JPEG (JFIF):
     Cb = (B - Y)/1.772 + 1/2 and Cr = (R - Y)/1.402 + 1/2. A grey picture is its own Y. Integers are
-    divided by their type's largest value.
+    divided by their type's largest value. Raises ValueError where sizes differ.
     """
     import torch
 
     if images[0].ndim == 2:
         return to_luma(*images)
-    planes = np.empty((len(images), 3, *images[0].shape[:2]), np.float32)
+    planes = np.empty((len(images), 3, *common_size(images)), np.float32)
     for image, out in zip(images, planes, strict=True):
         matrix = TO_YCBCR / [*[white_level(image)] * 3, 1]
         cv2.split(cv2.transform(image.astype(np.float32), matrix), list(out))
@@ -427,7 +425,7 @@ def to_luma(*images: np.ndarray) -> "torch.Tensor":
     """Converts N arrays, (H, W, 3) RGB or (H, W) grey, to the Y of to_ycbcr, (N, 1, H, W)."""
     import torch
 
-    planes = np.empty((len(images), 1, *images[0].shape[:2]), np.float32)
+    planes = np.empty((len(images), 1, *common_size(images)), np.float32)
     for image, (out,) in zip(images, planes, strict=True):
         if image.ndim == 2:
             np.divide(image, np.float32(white_level(image)), out=out, casting="same_kind")
@@ -435,6 +433,15 @@ def to_luma(*images: np.ndarray) -> "torch.Tensor":
             weights = TO_YCBCR[:1, :3] / white_level(image)
             cv2.transform(image.astype(np.float32), weights, dst=out)
     return torch.from_numpy(planes)
+
+
+def common_size(images: Sequence[np.ndarray]) -> tuple[int, int]:
+    """Returns the (height, width) of pictures; ValueError where it, or being grey, differs."""
+    shape = images[0].shape
+    for image in images:
+        if image.shape != shape:
+            raise ValueError(f"pictures of one shape are needed, not {shape} and {image.shape}")
+    return shape[0], shape[1]
 
 
 def white_level(image: np.ndarray) -> int:

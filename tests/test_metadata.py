@@ -330,7 +330,7 @@ def test_headers_say_what_decoding_gives(tmp_path, maker):
             continue  # Pillow 11 takes grey AVIF for colour.
         assert (header.height, header.width) == pixels.shape[:2] == (31, 57), name
         assert header.dtype == pixels.dtype, name
-        assert header.bytes_per_pixel == pixels.nbytes // (31 * 57), name
+        assert header.size == pixels.nbytes, name
         assert header.floats == (pixels.dtype.kind == "f"), name
         assert header.grey == (utils.read_image(path).ndim == 2), name
         checked += 1
