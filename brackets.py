@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+import metadata
 import raw
 from opts import one_line
 
@@ -38,7 +39,9 @@ def find_pictures(folder: str | os.PathLike) -> list[str]:
     files = [
         file
         for file in sorted(os.listdir(folder), key=natural)
-        if file.lower().endswith((*EXTENSIONS, *raw.RAW_EXTENSIONS)) and not file.startswith(".")
+        if file.lower().endswith((*EXTENSIONS, *raw.RAW_EXTENSIONS))
+        and not file.startswith(".")
+        and not os.path.isdir(os.path.join(folder, file))
     ]
     stems = [os.path.splitext(file)[0].lower() for file in files]
     raws = {stem for stem, file in zip(stems, files, strict=True) if raw.is_raw(file)}
@@ -141,15 +144,21 @@ def group_by_exif(files: Iterable[str]) -> tuple[list[list[str]], list[str]]:
 
     A bracket ends where the camera pauses, and before an exposure that it already has. Exposures
     are compared by bias or, in a bracket of one bias, by settings. Returns the brackets, and a
-    message for each file whose EXIF lacks the time or the exposure.
+    message for each file that cannot be read, or whose EXIF lacks the time or the exposure.
     """
     shots, problems = [], []
     for file in files:
-        exif = raw.read_exif_values(file)
+        try:
+            exif = raw.read_exif_values(file)
+        except OSError as error:
+            problems.append(one_line(error))
+            continue
         start = to_seconds(exif.get(TIME))
         values = (exif.get(tag) for tag in (*SETTINGS, BIAS))
         *settings, bias = (value if isinstance(value, int | float) else None for value in values)
-        if start is None or (settings[0] is None and bias is None):
+        if not exif and not raw.is_raw(file) and metadata.read_header(file) is None:
+            problems.append(f"{file}: not a picture that can be read, or damaged or cut short")
+        elif start is None or (settings[0] is None and bias is None):
             problems.append(
                 f"{file}: does not say when and how it was exposed; --group N takes N files each"
             )

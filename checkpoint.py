@@ -169,7 +169,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
             reason = "not a checkpoint, or one that would run code when loaded"
             raise ValueError(f"{path}: {reason}") from error
         except Exception as error:  # torch raises many types on damaged files
-            raise ValueError(f"{path}: damaged or not a checkpoint ({short(error)})") from error
+            reason = f" ({short(error)})" if str(error) else ""
+            raise ValueError(f"{path}: damaged or not a checkpoint{reason}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise ValueError(f"{path}: not a DeepFuse checkpoint (no state_dict under the key 'model')")
     return checkpoint

@@ -7,10 +7,11 @@ told by their content.
 import argparse
 import csv
 import os
+import shutil
 import subprocess
 import sys
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -38,14 +39,14 @@ LONGEST = 1200  # pixels; longer side of the collected pictures
 class Source(NamedTuple):
     """A folder of a repository that has scenes.
 
-    folder: one of FOLDERS. repository: owner and name. path: in the repository.
-    scenes: how many are listed. exposures: those of the listed scene that has most.
+    repository: owner and name. path: in the repository. train, val: numbers of its scenes that are
+    listed for these folders. exposures: number in the largest listed scene.
     """
 
-    folder: str
     repository: str
     path: str
-    scenes: int
+    train: int
+    val: int
     exposures: int
 
 
@@ -59,62 +60,78 @@ class Exposure(NamedTuple):
 def read_sources(path: str | os.PathLike) -> list[Source]:
     """Reads a table with a line a scene, as weights/SOURCES.tsv is.
 
-    Scenes for other folders than FOLDERS are left out: those of HDR-Eye, which can be downloaded.
-    Raises OSError where the table cannot be read, and ValueError where it has other columns.
+    Leaves out scenes for other folders than FOLDERS: HDR-Eye has a download of its own. Raises
+    OSError where the table cannot be read, and ValueError where it is no such table.
     """
-    exposures = defaultdict(list)
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            try:
-                place = os.path.basename(row["folder"]), row["repository"], row["path"]
-                if place[0] in FOLDERS:
-                    exposures[place].append(int(row["exposures"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}: no table of sources: {error}") from error
-    return [Source(*place, len(counts), max(counts)) for place, counts in exposures.items()]
+    listed = defaultdict(list)
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                folder = os.path.basename(row["folder"])
+                if folder in FOLDERS:
+                    scene = folder, int(row["exposures"])
+                    listed[row["repository"], row["path"]].append(scene)
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: no table of sources: {error}") from error
+    if not listed:
+        raise ValueError(f"{path}: lists no scene")
+    sources = []
+    for place, scenes in listed.items():
+        counts = Counter(folder for folder, _ in scenes)
+        largest = max(exposures for _, exposures in scenes)
+        sources.append(Source(*place, *(counts[folder] for folder in FOLDERS), largest))
+    return sources
 
 
-def clone(sources: Iterable[Source], clones: str, host: str = HOST) -> None:
-    """Clones the repositories that are not there, each without history and other folders.
+def clone(sources: Iterable[Source], clones: str, bar: bool = True, host: str = HOST) -> None:
+    """Clones the repositories that are not there: the listed folders alone, without history.
 
-    Warns of those that cannot be had. Raises OSError where there is no git.
+    Warns of those that cannot be had. bar: shows progress. Raises OSError where there is no git.
     """
     paths: dict[str, set[str]] = defaultdict(set)
     for source in sources:
         parent, name = os.path.split(source.path)
         partner = os.path.join(parent, PARTNERS[name]) if name in PARTNERS else source.path
         paths[source.repository] |= {source.path, partner}
-    for repository, wanted in tqdm(paths.items(), unit="repository", disable=None):
+    for repository, wanted in tqdm(paths.items(), unit="repository", disable=None if bar else True):
         target = os.path.join(clones, repository)
         if os.path.exists(target):
             continue
-        patterns = [f"/{path}/*" if path != "." else "/*" for path in sorted(wanted)]
-        git = ["git", "-C", target]
+        unfinished = f"{target}.part"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        patterns = []
+        for folder in sorted("" if path == "." else f"/{path}" for path in wanted):
+            patterns += [f"{folder}/*", f"!{folder}/*/"]
+        git = ["git", "-C", unfinished]
         lean = ["--depth", "1", "--filter=blob:none", "--no-checkout"]
-        commands = [
-            ["git", "clone", "-q", *lean, f"{host}/{repository}", target],
+        environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+        for command in (
+            ["git", "clone", "-q", *lean, f"{host}/{repository}", unfinished],
             [*git, "sparse-checkout", "set", "--no-cone", *patterns],
             [*git, "checkout", "-q"],
-        ]
-        for command in commands:
-            environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+        ):
             done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode:
-                warnings.warn(f"{repository}: {done.stderr.strip()}", stacklevel=2)
+                reason = " ".join(done.stderr.split())
+                warnings.warn(f"{repository}: not cloned: {reason}", stacklevel=2)
                 break
+        else:
+            os.replace(unfinished, target)
 
 
 def scenes_of(source: Source, clones: str) -> list[list[str]]:
     """Returns the scenes in a clone, each as its picture files, from dark to bright.
 
-    Raises OSError where the clone lacks the folder.
+    Raises OSError where the clone lacks the folder, and ValueError where pairs are not complete.
     """
     folder = os.path.join(clones, source.repository, source.path)
     parent, name = os.path.split(folder)
     files = find_pictures(folder)
     if name in PARTNERS:
         partners = find_pictures(os.path.join(parent, PARTNERS[name]))
-        return [list(pair) for pair in zip(files, partners, strict=False)]
+        if len(files) != len(partners):
+            raise ValueError(f"{folder}: {len(files)} pictures, but {len(partners)} partners")
+        return [list(pair) for pair in zip(files, partners, strict=True)]
     exposures = []
     for file in files:
         try:
@@ -122,7 +139,7 @@ def scenes_of(source: Source, clones: str) -> list[list[str]]:
         except (OSError, ValueError) as error:
             warnings.warn(one_line(error), stacklevel=2)
     groups = group_by_scene(exposures)
-    if source.scenes == 1:
+    if source.train + source.val == 1:
         groups = sorted(groups, key=len)[-1:]  # Of results and logos beside it, none is as long.
     scenes = [choose_exposures(group, source.exposures) for group in groups]
     return [[exposure.path for exposure in scene] for scene in scenes if len(scene) > 1]
@@ -157,15 +174,26 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
     """Returns the rank correlation of the pixels that two thumbnails both show, at most 1.
 
     A longer exposure of a scene keeps the order of its brightness. Another scene does not, nor
-    does a picture that a program has toned. 0 stands for other sizes and for too few pixels.
+    does a picture that a program has toned. 0 stands for other sizes, for too few pixels and for
+    pictures of one value.
     """
     if one.shape != other.shape:
         return 0.0
     seen = (np.minimum(one, other) >= SEEN[0]) & (np.maximum(one, other) <= SEEN[1])
     if seen.mean() < SHARED:
         return 0.0
-    rank, other_rank = (np.argsort(np.argsort(x[seen], kind="stable")) for x in (one, other))
-    return float(np.corrcoef(rank, other_rank)[0, 1])
+    rank, other_rank = mean_ranks(one[seen]), mean_ranks(other[seen])
+    if not rank.any() or not other_rank.any():
+        return 0.0
+    norms = np.linalg.norm(rank) * np.linalg.norm(other_rank)
+    return float(rank @ other_rank / norms)
+
+
+def mean_ranks(values: np.ndarray) -> np.ndarray:
+    """Returns the ranks of values, (n,), around 0; equal values have their mean rank."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts - 1) / 2
+    return middle[places] - (len(values) + 1) / 2
 
 
 def choose_exposures(exposures: Sequence[Exposure], count: int) -> list[Exposure]:
@@ -182,8 +210,12 @@ def choose_exposures(exposures: Sequence[Exposure], count: int) -> list[Exposure
 
 
 def write_scene(files: Iterable[str], folder: str) -> None:
-    """Writes a scene's pictures as 1.jpg, 2.jpg ..., 8-bit and of LONGEST pixels at most."""
-    os.makedirs(folder, exist_ok=True)
+    """Writes a scene's pictures as 1.jpg, 2.jpg ..., 8-bit and of LONGEST pixels at most.
+
+    Replaces a folder of an earlier run. Raises OSError or ValueError as reading and writing do.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
     for number, file in enumerate(files, start=1):
         image = utils.to_8_bit(utils.read_image(file))
         height, width = image.shape[:2]
@@ -194,29 +226,43 @@ def write_scene(files: Iterable[str], folder: str) -> None:
         utils.write_image(os.path.join(folder, f"{number}.jpg"), image)
 
 
+def collect_source(source: Source, clones: str, results: str) -> Counter:
+    """Writes a source's scenes, and returns how many went to each of FOLDERS.
+
+    Of a source with scenes in both, the last ones go to val, as many as are listed. Raises OSError
+    or ValueError where the source cannot be used.
+    """
+    scenes = scenes_of(source, clones)
+    name = f"{source.repository}/{source.path}".replace("/", "_").strip("_.")
+    counts: Counter = Counter()
+    for number, files in enumerate(scenes, start=1):
+        last = number > len(scenes) - source.val
+        folder = "val" if last or not source.train else "train"
+        write_scene(files, os.path.join(results, folder, f"{name}_{number}"))
+        counts[folder] += 1
+    return counts
+
+
 def collect(options: argparse.Namespace) -> int:
     """Collects scenes as the options of collect.py say; returns 1 where a source gave none.
 
-    Raises OSError or ValueError where the table cannot be read or the results not be written.
+    Raises OSError or ValueError where the table cannot be read.
     """
     sources = read_sources(options.sources)
     if options.clone:
-        clone(sources, options.clones)
-    found: dict[str, int] = defaultdict(int)
+        clone(sources, options.clones, bar=not options.quiet)
+    found: Counter = Counter()
     failed = 0
     for source in tqdm(sources, unit="source", disable=True if options.quiet else None):
         try:
-            scenes = scenes_of(source, options.clones)
-        except OSError as error:
+            counts = collect_source(source, options.clones, options.res)
+        except (OSError, ValueError) as error:
             warnings.warn(one_line(error), stacklevel=1)
-            scenes = []
-        failed += not scenes
-        for number, files in enumerate(scenes, start=1):
-            name = f"{source.repository}/{source.path}".replace("/", "_").strip("_.")
-            write_scene(files, os.path.join(options.res, source.folder, f"{name}_{number}"))
-        found[source.folder] += len(scenes)
+            counts = Counter()
+        failed += not counts
+        found += counts
     if not options.quiet:
-        print(", ".join(f"{folder}: {count} scenes" for folder, count in found.items()))
+        print(", ".join(f"{folder}: {found[folder]} scenes" for folder in FOLDERS))
         print(f"{failed} of {len(sources)} sources gave none")
     return 1 if failed else 0
 

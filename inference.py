@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import cv2
 from tqdm import tqdm
 
 import photos
+import utils
 from brackets import find_all_brackets
 from opts import TestOptions, keep_freed_memory, one_line, run, warn_in_lines
 from photos import Networks, Recipe
@@ -69,6 +70,8 @@ def inference(options: argparse.Namespace) -> int:
             fused = fuse_in_turn(networks, work, recipe)
         return finish_folder(fused, len(work), problems, bar=not options.quiet)
     photos.check_results(options.res, options.images, recipe)
+    originals = set(map(os.path.realpath, options.images))
+    check_overwrites_none(written_files(options.res, recipe), originals)
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(photos.read_scene, options.images, recipe)
         networks = load()
@@ -97,15 +100,25 @@ def plan_results(
     for scene, files in scenes.items():
         path = os.path.join(results, name.replace("{scene}", scene))
         photos.check_results(path, files, recipe)
-        written = [path, photos.preview_path(path)] if recipe.preview else [path]
-        for file in written:
-            if os.path.realpath(file) in originals:
-                raise ValueError(f"{file}: is one of the photos")
+        written = written_files(path, recipe)
+        check_overwrites_none(written, originals)
         if taken.intersection(written):
             raise ValueError(f"{path}: would be the result of several scenes; see --name")
         taken.update(written)
         work.append((files, path))
     return work
+
+
+def written_files(path: str, recipe: Recipe) -> list[str]:
+    """Returns the files that a scene's result consists of."""
+    return [path, photos.preview_path(path)] if recipe.preview else [path]
+
+
+def check_overwrites_none(written: Iterable[str], originals: Container[str]) -> None:
+    """Raises ValueError where a file to write is one of the photos, given by their real paths."""
+    for file in written:
+        if os.path.realpath(file) in originals:
+            raise ValueError(f"{file}: is one of the photos")
 
 
 def possible_jobs(work: Sequence[tuple[list[str], str]], recipe: Recipe, device: str) -> int:
@@ -231,6 +244,8 @@ def finish_folder(
         tqdm(total=count, unit="scene", disable=None if bar else True) as progress,
     ):
         for (_, path), failure in fused:
+            if isinstance(failure, ChildProcessError):
+                utils.remove_unfinished(path)
             if failure is not None:
                 fail(f"{path}: not made: {failure}")
             progress.update()

@@ -4,10 +4,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -58,18 +58,19 @@ class Worker:
 
 @contextlib.contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Ignores SIGINT for a moment; on POSIX, a process that is started meanwhile always does.
+    """Keeps SIGINT waiting for the end of the context; processes started in it never see one.
 
-    Only the main thread can ignore it.
+    Windows cannot do that.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # Started with the process, it would unblock the signal.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def in_processes(
@@ -146,7 +147,7 @@ def serve(prepare: Callable[[], Callable], connection: Connection) -> None:
             work = prepare()
         except (OSError, ValueError, MemoryError) as error:
             connection.send(error)
-            return
+            os._exit(1)
         connection.send(None)
         while True:
             try:

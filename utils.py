@@ -6,6 +6,7 @@ or Y alone. PyTorch is imported where a tensor is made: reading and writing do n
 """
 
 import contextlib
+import glob
 import importlib.util
 import os
 import tempfile
@@ -294,6 +295,13 @@ def replacing(
         if isinstance(error, OSError):
             raise OSError(f"{path}: {error.strerror or error}") from error
         raise
+
+
+def remove_unfinished(path: str | os.PathLike) -> None:
+    """Removes what a process that has died in `replacing` has left of a file."""
+    for temporary in glob.glob(f"{glob.escape(os.fspath(path))}.tmp*"):
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
 
 
 def write_image(

@@ -50,7 +50,7 @@ def run(tmp_path, rows, *flags):
 def test_scenes_of_one_folder_are_told_apart(tmp_path, capsys):
     write_row(tmp_path / "clones" / "a" / "b" / "pictures", range(6))
     assert run(tmp_path, [("train", 5, "a/b", "pictures")] * 3) == 0
-    assert capsys.readouterr().out == "train: 6 scenes\n0 of 1 sources gave none\n"
+    assert capsys.readouterr().out == "train: 6 scenes, val: 0 scenes\n0 of 1 sources gave none\n"
     scenes = dict(find_scenes(tmp_path / "out" / "train"))
     assert len(scenes) == 6
     for number, files in enumerate(scenes.values()):
@@ -86,6 +86,45 @@ def test_pairs_in_two_folders(tmp_path):
         assert utils.read_image(dark).mean() < utils.read_image(bright).mean()
 
 
+def test_no_scene_is_both_trained_on_and_validated_with(tmp_path):
+    write_row(tmp_path / "clones" / "a" / "b", range(5))
+    rows = [("val", 3, "a/b", ".")] * 2 + [("train", 3, "a/b", ".")] * 2
+    assert run(tmp_path, rows, "--quiet") == 0
+    names = [sorted(os.listdir(tmp_path / "out" / folder)) for folder in ("train", "val")]
+    assert names == [["a_b_1", "a_b_2", "a_b_3"], ["a_b_4", "a_b_5"]]
+
+
+def test_pairs_without_partners_cost_their_source(tmp_path, capfd):
+    for name, gain in (("under", 0.05), ("over", 30.0)):
+        write_row(tmp_path / "clones" / "a" / "b" / name, range(3), [gain])
+    write_row(tmp_path / "clones" / "a" / "c", range(1))
+    (tmp_path / "clones" / "a" / "b" / "over" / "2.png").unlink()
+    rows = [("train", 2, "a/b", "under"), ("train", 5, "a/c", ".")]
+    assert run(tmp_path, rows) == 1
+    captured = capfd.readouterr()
+    assert "3 pictures, but 2 partners" in captured.err
+    assert captured.out == "train: 1 scenes, val: 0 scenes\n1 of 2 sources gave none\n"
+
+
+def test_another_run_replaces_scenes(tmp_path):
+    write_row(tmp_path / "clones" / "a" / "b", range(1))
+    for count in (5, 2):
+        assert run(tmp_path, [("train", count, "a/b", ".")], "--quiet") == 0
+        assert len(os.listdir(tmp_path / "out" / "train" / "a_b_1")) == count
+
+
+def test_likeness():
+    """Spearman's rank correlation; ties have their mean rank."""
+    one = np.array([[10, 20, 20, 40]], np.float32)
+    assert collect.likeness(one, one**2 / 10) == pytest.approx(1)
+    other = np.array([[40, 30, 30, 20]], np.float32)
+    assert collect.likeness(one, other) == pytest.approx(-1)
+    assert collect.likeness(one, one[:, :3]) == 0
+    assert collect.likeness(one, np.full_like(one, 90)) == 0
+    assert collect.likeness(one, np.full_like(one, 255)) == 0
+    assert collect.mean_ranks(one[0]).tolist() == [-1.5, 0, 0, 1.5]
+
+
 def test_exposures_that_hardly_differ_count_once():
     thumbnails = [np.full((4, 6), level, np.float32) for level in (90, 10, 12, 200, 91, 150)]
     exposures = [collect.Exposure(str(i), x) for i, x in enumerate(thumbnails)]
@@ -105,27 +144,32 @@ def test_only_listed_folders_are_cloned(tmp_path, capfd):
     origin = tmp_path / "hub" / "a" / "b"
     write_row(origin / "some pictures", range(2))
     write_row(origin / "others", range(1))
+    write_row(origin / "some pictures" / "below", range(1))
+    write_row(origin / "some pictures" / "deep" / "listed", range(5, 6))
     git = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
         subprocess.run([*git, *command], check=True)
-    rows = [("train", 5, "a/b", "some pictures")] * 2 + [("val", 2, "a/none", "x")]
+    rows = [("train", 5, "a/b", "some pictures")] * 2
+    rows += [("val", 5, "a/b", "some pictures/deep/listed"), ("val", 2, "a/none", "x")]
     sources = collect.read_sources(write_sources(tmp_path / "sources.tsv", rows))
     clones = tmp_path / "clones"
     with pytest.warns(UserWarning, match="a/none: "):
-        collect.clone(sources, str(clones), (tmp_path / "hub").as_uri())
-    assert os.listdir(clones / "a" / "b" / "some pictures")
+        collect.clone(sources, str(clones), host=(tmp_path / "hub").as_uri())
+    assert os.listdir(clones / "a") == ["b"]
     assert not (clones / "a" / "b" / "others").exists()
+    assert not (clones / "a" / "b" / "some pictures" / "below").exists()
     assert run(tmp_path, rows) == 1
     captured = capfd.readouterr()
-    assert captured.out == "train: 2 scenes, val: 0 scenes\n1 of 2 sources gave none\n"
+    assert captured.out == "train: 2 scenes, val: 1 scenes\n1 of 3 sources gave none\n"
     assert "collect.py: " in captured.err
     assert "No such file" in captured.err
 
 
 def test_the_table_of_the_weights():
     sources = collect.read_sources(collect.CollectOptions().parse([]).sources)
-    assert sum(source.scenes for source in sources if source.folder == "train") == 355
-    assert sum(source.scenes for source in sources if source.folder == "val") == 24
+    assert sum(source.train for source in sources) == 355
+    assert sum(source.val for source in sources) == 24
+    assert len({(source.repository, source.path) for source in sources}) == len(sources)
     assert all(2 <= source.exposures <= 5 for source in sources)
 
 

@@ -4,10 +4,12 @@ import functools
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import pytest
 
+import processes
 from processes import in_processes
 
 
@@ -30,6 +32,27 @@ def prepare(error=None):
     return square
 
 
+def meet(place):
+    """Returns a function that waits until as many processes as `place` has room for are there."""
+
+    def work(task):
+        (place / str(os.getpid())).touch()
+        end = time.monotonic() + 60
+        while len(os.listdir(place)) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        return len(os.listdir(place))
+
+    return work
+
+
+def prepare_once(place):
+    """Works in one process alone."""
+    (place / str(os.getpid())).touch()
+    if len(os.listdir(place)) > 1:
+        raise ValueError("no other process starts")
+    return square
+
+
 @pytest.fixture(autouse=True)
 def no_process_is_left():
     yield
@@ -43,9 +66,38 @@ def test_every_task_is_done_once_and_not_here():
     assert os.getpid() not in {pid for _, (pid, _) in done}
 
 
-def test_no_more_processes_than_tasks():
+def test_processes_work_at_the_same_time(tmp_path):
+    assert list(in_processes(functools.partial(meet, tmp_path), [0, None], 2)) in (
+        [(0, 2), (None, 2)],
+        [(None, 2), (0, 2)],
+    )
+
+
+def test_no_more_processes_than_tasks(monkeypatch):
+    started = []
+    start = processes.Worker.__init__
+    monkeypatch.setattr(processes.Worker, "__init__", lambda *a: started.append(1) or start(*a))
     assert list(in_processes(prepare, [], 4)) == []
     assert [task for task, _ in in_processes(prepare, [7], 4)] == [7]
+    assert len(started) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_tasks_for_which_no_process_is_left(tmp_path):
+    tasks = [1, "die", 2, 3]
+    done = list(in_processes(functools.partial(prepare_once, tmp_path), tasks, 1))
+    assert [task for task, _ in done] == tasks
+    assert done[0][1][1] == 1
+    assert "signal 9, perhaps for lack of memory" in str(done[1][1])
+    assert [str(result) for _, result in done[2:]] == ["no other process starts"] * 2
+
+
+def test_from_another_thread():
+    done = []
+    thread = threading.Thread(target=lambda: done.extend(in_processes(prepare, [3], 1)))
+    thread.start()
+    thread.join()
+    assert done[0][1][1] == 9
 
 
 @pytest.mark.parametrize("error", [ValueError("no such network"), OSError(2, "missing", "a.pth")])
