@@ -76,10 +76,10 @@ def read_sources(path: str | os.PathLike) -> list[Source]:
     if not listed:
         raise ValueError(f"{path}: lists no scene")
     sources = []
-    for place, scenes in listed.items():
+    for (repository, place), scenes in listed.items():
         counts = Counter(folder for folder, _ in scenes)
         largest = max(exposures for _, exposures in scenes)
-        sources.append(Source(*place, *(counts[folder] for folder in FOLDERS), largest))
+        sources.append(Source(repository, place, counts["train"], counts["val"], largest))
     return sources
 
 

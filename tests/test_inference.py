@@ -824,6 +824,39 @@ def test_results_never_overwrite_photos(tmp_path, files, capfd):
     assert [path.read_bytes() for path in paths] == before
 
 
+def test_a_photo_is_no_result_of_its_own(files, capfd):
+    before = Path(files["--image1"]).read_bytes()
+    files["--res"] = files["--image1"]
+    assert run(files) == 2
+    assert capfd.readouterr().err == f"inference.py: {files['--res']}: is one of the photos\n"
+    assert Path(files["--image1"]).read_bytes() == before
+
+
+def test_what_a_killed_process_leaves_is_removed(tmp_path, capfd):
+    unfinished, other = tmp_path / "a[1].jpg.tmp77", tmp_path / "a1.jpg.tmp77"
+    for path in (unfinished, other):
+        path.touch()
+    task = (["1.jpg", "2.jpg"], str(tmp_path / "a[1].jpg"))
+    fused = (done for done in [(task, ChildProcessError("its process ended"))])
+    assert inference.finish_folder(fused, 1, [], bar=False) == 1
+    assert "a[1].jpg: not made: its process ended" in capfd.readouterr().err
+    assert os.listdir(tmp_path) == [other.name]
+
+
+def test_what_cannot_be_read_costs_no_other_bracket(tmp_path, files, capfd):
+    folder = tmp_path / "card"
+    write_bracket(folder / "scene")
+    (folder / "1.jpg").symlink_to(tmp_path / "nowhere")
+    (folder / "2.jpg").touch()
+    (folder / "3.jpg").mkdir()
+    assert fuse_folder(files, folder, tmp_path / "out", "--quiet") == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0].endswith("1.jpg: No such file or directory")
+    assert lines[1].endswith("2.jpg: not a picture that can be read, or damaged or cut short")
+    assert lines[2] == "inference.py: 2 of 3 scenes were not fused"
+    assert os.listdir(tmp_path / "out") == ["scene_fused.jpg"]
+
+
 def test_what_cannot_be_grouped_is_named_and_the_rest_fused(tmp_path, files, capfd):
     folder = tmp_path / "card"
     write_bracket(folder / "scene")
