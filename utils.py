@@ -112,7 +112,7 @@ def read_picture(
     accordingly. balance, half: of RAW files, as raw.develop takes them.
 
     Raises OSError where the file cannot be read, ValueError naming it and the reason where it is no
-    picture or is cut short, and where a RAW file cannot be developed.
+    picture or is cut short, and where a RAW file cannot be developed, and MemoryError.
     """
     if raw.is_raw(path):
         pixels, exif = raw.develop(path, balance, half), raw.read_raw_exif(path)
@@ -152,6 +152,7 @@ def decode(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]
     """Decodes a picture file's bytes to its pixels, in OpenCV's order of channels, and metadata.
 
     flags: as cv2.imread's. Pixels are None where the file is damaged or of an unknown format.
+    Raises MemoryError where they do not fit into memory.
     """
     # libpng writes to stderr by itself; a PNG cut short is found before it does.
     if data.startswith(b"\x89PNG") and b"IEND\xaeB\x60\x82" not in data:
@@ -159,7 +160,8 @@ def decode(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]
     try:
         # Flags by name, because OpenCV 4 and 5 order the arguments differently.
         image, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags=flags)
-    except cv2.error:
+    except cv2.error as error:
+        check_memory_sufficed(error)
         return None, {}
     if image is None:
         return None, {}
@@ -178,9 +180,16 @@ def decode_large_jpeg(
     """Does what decode does, for a whole file, with memory for one picture instead of two."""
     try:
         image = cv2.imread(os.fspath(path), dst=None, flags=flags)
-    except cv2.error:
+    except cv2.error as error:
+        check_memory_sufficed(error)
         return None, {}
     return image, jpeg_metadata(path)
+
+
+def check_memory_sufficed(error: cv2.error) -> None:
+    """Raises MemoryError where an error of OpenCV is due to a lack of memory."""
+    if error.code == cv2.Error.StsNoMem:
+        raise MemoryError(error.err) from error
 
 
 def as_grey(image: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ import contextlib
 import importlib.util
 import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import cv2
@@ -196,6 +198,27 @@ def test_large_jpegs_are_read_like_small_ones(tmp_path, monkeypatch, capfd, orie
     with pytest.raises(ValueError, match="cut short"):
         utils.read_picture(path)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory so")
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_pictures_that_do_not_fit_into_memory(tmp_path, extension):
+    path = tmp_path / f"large{extension}"
+    cv2.imwrite(str(path), np.zeros((8000, 8000, 3), np.uint8))
+    code = f"""
+import resource
+import utils
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, -1))
+try:
+    utils.read_picture({str(path)!r})
+except MemoryError as error:
+    print(error)
+"""
+    root = os.path.dirname(utils.__file__)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert "Failed to allocate" in done.stdout
 
 
 def test_no_picture_at_all(tmp_path):
