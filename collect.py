@@ -15,7 +15,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -88,6 +87,7 @@ def clone(sources: Iterable[Source], clones: str, bar: bool = True, host: str = 
 
     Warns of those that cannot be had. bar: shows progress. Raises OSError where there is no git.
     """
+    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     paths: dict[str, set[str]] = defaultdict(set)
     for source in sources:
         parent, name = os.path.split(source.path)
@@ -104,7 +104,6 @@ def clone(sources: Iterable[Source], clones: str, bar: bool = True, host: str = 
             patterns += [f"{folder}/*", f"!{folder}/*/"]
         git = ["git", "-C", unfinished]
         lean = ["--depth", "1", "--filter=blob:none", "--no-checkout"]
-        environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
         for command in (
             ["git", "clone", "-q", *lean, f"{host}/{repository}", unfinished],
             [*git, "sparse-checkout", "set", "--no-cone", *patterns],
@@ -218,11 +217,7 @@ def write_scene(files: Iterable[str], folder: str) -> None:
     os.makedirs(folder)
     for number, file in enumerate(files, start=1):
         image = utils.to_8_bit(utils.read_image(file))
-        height, width = image.shape[:2]
-        scale = LONGEST / max(height, width)
-        if scale < 1:
-            size = (max(round(width * scale), 1), max(round(height * scale), 1))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        image = utils.reduce(image, min(1, LONGEST / max(image.shape[:2])))
         utils.write_image(os.path.join(folder, f"{number}.jpg"), image)
 
 

@@ -410,7 +410,7 @@ def replace(
     # The border lies outside of the mask, so that nothing of the ghost is left inside.
     soft = np.clip(soft * 2, 0, 1)
     soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
-    white, reference_white = utils.white_level(image), utils.white_level(reference)
+    white, reference_white = utils.white_level(image.dtype), utils.white_level(reference.dtype)
     result = image.copy()
     for start in range(0, height, 64):  # Strips keep the memory for floats small.
         rows = slice(start, start + 64)

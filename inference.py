@@ -27,6 +27,8 @@ from opts import TestOptions, keep_freed_memory, one_line, run, warn_in_lines
 from photos import Networks, Recipe
 from processes import in_processes
 
+Job = tuple[list[str], str]  # a scene's files, and the path of its result
+
 AHEAD = 2  # scenes of a folder that are read ahead, and as many that wait to be written
 BLIND = 4  # processes at most, where it is not known how much memory is free
 GPU_LIBRARIES = ("cuda", "nvcuda", "amdhip64")  # those of drivers, on Linux and on Windows
@@ -84,8 +86,8 @@ def inference(options: argparse.Namespace) -> int:
 
 def plan_results(
     scenes: dict[str, list[str]], folder: str, results: str, name: str, recipe: Recipe
-) -> list[tuple[list[str], str]]:
-    """Plans the results of a folder's scenes {name: files}: [(files, path of the result)].
+) -> list[Job]:
+    """Plans the results of a folder's scenes {name: files}.
 
     results: the folder of the results, which is made. name: a result's file name with {scene} in
     it. Raises OSError or ValueError where a result could not be written, two scenes would have one
@@ -95,7 +97,7 @@ def plan_results(
         raise ValueError(f"{results}: results need a folder other than that of the photos")
     os.makedirs(results, exist_ok=True)
     originals = {os.path.realpath(file) for files in scenes.values() for file in files}
-    work: list[tuple[list[str], str]] = []
+    work: list[Job] = []
     taken: set[str] = set()
     for scene, files in scenes.items():
         path = os.path.join(results, name.replace("{scene}", scene))
@@ -121,7 +123,7 @@ def check_overwrites_none(written: Iterable[str], originals: Container[str]) -> 
             raise ValueError(f"{file}: is one of the photos")
 
 
-def possible_jobs(work: Sequence[tuple[list[str], str]], recipe: Recipe, device: str) -> int:
+def possible_jobs(work: Sequence[Job], recipe: Recipe, device: str) -> int:
     """Returns the number of processes that fuse scenes at a time, as cores and memory allow.
 
     It is 1 where there seems to be a GPU, which PyTorch is not asked for, and for so few scenes
@@ -136,8 +138,8 @@ def possible_jobs(work: Sequence[tuple[list[str], str]], recipe: Recipe, device:
         count = min(count, BLIND)
     elif count > 1:
 
-        def size(scene: tuple[list[str], str]) -> int:
-            return sum(os.path.getsize(file) for file in scene[0] if os.path.exists(file))
+        def size(job: Job) -> int:
+            return sum(os.path.getsize(file) for file in job[0] if os.path.exists(file))
 
         with contextlib.suppress(OSError, ValueError):  # Reading says which file is unusable.
             *_, needed = photos.needed_memory(max(work, key=size)[0], recipe.copies)
@@ -159,11 +161,10 @@ def usable_cores() -> int:
 
 def prepare_process(
     load: Callable[[], Networks], recipe: Recipe, threads: int
-) -> Callable[[tuple[list[str], str]], str | None]:
+) -> Callable[[Job], str | None]:
     """Makes this process one of several, on `threads` cores; returns its function.
 
-    The function fuses one of plan_results' scenes, as in_processes asks for it. It returns None, or
-    why the scene failed.
+    The function does a Job, as in_processes asks for it. It returns None, or why the Job failed.
     """
     keep_freed_memory()
     warn_in_lines("inference.py")
@@ -174,36 +175,33 @@ def prepare_process(
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
 
-    def work(task: tuple[list[str], str]) -> str | None:
-        files, path = task
-        try:
-            pictures = photos.read_scene(files, recipe)
-            photos.fuse_scene(networks, files, pictures, path, recipe)()
-        except photos.FAILURES as error:
-            return one_line(error)
-        return None
+    def fuse(files: list[str], path: str) -> None:
+        pictures = photos.read_scene(files, recipe)
+        photos.fuse_scene(networks, files, pictures, path, recipe)()
 
-    return work
+    return lambda job: attempt(fuse, *job)[1]
+
+
+def attempt(step: Callable, *arguments) -> tuple[Any, str | None]:
+    """Returns (what a step of fusing a scene returned, None), or (None, why it failed)."""
+    try:
+        return step(*arguments), None
+    except photos.FAILURES as error:
+        return None, one_line(error)
 
 
 def fuse_in_turn(
-    networks: Networks, work: Iterable[tuple[list[str], str]], recipe: Recipe
-) -> Generator[tuple[tuple[list[str], str], str | None], None, None]:
+    networks: Networks, work: Iterable[Job], recipe: Recipe
+) -> Generator[tuple[Job, str | None], None, None]:
     """Fuses scenes in this process, and yields them as in_processes does with prepare_process.
 
     Reading, fusing and writing overlap.
     """
 
-    def attempt(step: Callable, *arguments) -> tuple[Any, str | None]:
-        try:
-            return step(*arguments), None
-        except photos.FAILURES as error:
-            return None, one_line(error)
-
     def fuse(files: list[str], path: str, reading: Future) -> Callable[[], None]:
         return photos.fuse_scene(networks, files, reading.result(), path, recipe)
 
-    writing: deque[tuple[tuple[list[str], str], Future]] = deque()
+    writing: deque[tuple[Job, Future]] = deque()
     with ThreadPoolExecutor(AHEAD) as readers, ThreadPoolExecutor(1) as writer:
         for files, path, reading in read_ahead(readers, work, recipe):
             write, failure = attempt(fuse, files, path, reading)
@@ -212,21 +210,21 @@ def fuse_in_turn(
             else:
                 yield (files, path), failure
             while len(writing) > AHEAD:
-                task, written = writing.popleft()
-                yield task, attempt(written.result)[1]
-        for task, written in writing:
-            yield task, attempt(written.result)[1]
+                job, written = writing.popleft()
+                yield job, attempt(written.result)[1]
+        for job, written in writing:
+            yield job, attempt(written.result)[1]
 
 
 def finish_folder(
-    fused: Generator[tuple[tuple[list[str], str], str | Exception | None], None, None],
+    fused: Generator[tuple[Job, str | Exception | None], None, None],
     count: int,
     problems: Iterable[str],
     bar: bool,
 ) -> int:
     """Works off a folder's scenes, and says which have failed; returns the exit status, 1 if any.
 
-    fused: yields ((files, path of the result), None or the reason of failure) for `count` scenes.
+    fused: yields (Job, None or the reason of failure) for `count` scenes.
     problems: messages on unusable files and folders; each counts as a scene. bar: shows progress.
     """
     failures: list[str] = []
@@ -256,7 +254,7 @@ def finish_folder(
 
 
 def read_ahead(
-    readers: Executor, work: Iterable[tuple[list[str], str]], recipe: Recipe
+    readers: Executor, work: Iterable[Job], recipe: Recipe
 ) -> Iterator[tuple[list[str], str, Future]]:
     """Yields (files, path, future of the Pictures) of every scene; reads AHEAD scenes at a time."""
     ahead: deque[tuple[list[str], str, Future]] = deque()

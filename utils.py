@@ -124,7 +124,8 @@ def read_picture(
     # IMREAD_UNCHANGED keeps alpha, but does not turn pictures. JPEG has no alpha; OpenCV turns it.
     jpeg = data.startswith(b"\xff\xd8")
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if jpeg else cv2.IMREAD_UNCHANGED
-    # OpenCV opens no file of any other name everywhere, and fills up with grey what one lacks.
+    # imread opens names with other letters on some systems only. Of a file that is cut short, it
+    # says nothing, and fills up with grey what is missing.
     if jpeg and is_large_file(path) and os.fspath(path).isascii() and not is_cut_short(data):
         data = b""
         image, found = decode_large_jpeg(path, flags)
@@ -433,7 +434,7 @@ def to_ycbcr(*images: np.ndarray) -> "torch.Tensor":
         return to_luma(*images)
     planes = np.empty((len(images), 3, *common_size(images)), np.float32)
     for image, out in zip(images, planes, strict=True):
-        matrix = TO_YCBCR / [*[white_level(image)] * 3, 1]
+        matrix = TO_YCBCR / [*[white_level(image.dtype)] * 3, 1]
         cv2.split(cv2.transform(image.astype(np.float32), matrix), list(out))
     return torch.from_numpy(planes)
 
@@ -445,9 +446,9 @@ def to_luma(*images: np.ndarray) -> "torch.Tensor":
     planes = np.empty((len(images), 1, *common_size(images)), np.float32)
     for image, (out,) in zip(images, planes, strict=True):
         if image.ndim == 2:
-            np.divide(image, np.float32(white_level(image)), out=out, casting="same_kind")
+            np.divide(image, np.float32(white_level(image.dtype)), out=out, casting="same_kind")
         else:
-            weights = TO_YCBCR[:1, :3] / white_level(image)
+            weights = TO_YCBCR[:1, :3] / white_level(image.dtype)
             cv2.transform(image.astype(np.float32), weights, dst=out)
     return torch.from_numpy(planes)
 
@@ -461,9 +462,9 @@ def common_size(images: Sequence[np.ndarray]) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def white_level(image: np.ndarray) -> int:
-    """Returns the value that stands for 1 in an array's type: 255, 65535, or 1 for floats."""
-    return np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1
+def white_level(dtype: np.dtype | type) -> int:
+    """Returns the value that stands for 1 in a type: 255, 65535, or 1 for floats."""
+    return np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
 
 
 def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type, keep_hue: bool = False) -> np.ndarray:
@@ -477,7 +478,7 @@ def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type, keep_hue: bool = F
     # Rounding would give grey a tint now and then. Near 8, floats are multiples of 2^-20, which is
     # a sixteenth of a 16-bit level.
     chroma = ycbcr[0, 1:].add(8 - NEUTRAL).sub_(8)
-    levels = np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
+    levels = white_level(dtype)
     planes = cv2.merge([plane.numpy() for plane in (ycbcr[0, 0], *chroma)])
     image = cv2.transform(planes, FROM_YCBCR[:, :3] * levels)
     lowest, highest, *_ = cv2.minMaxLoc(image.reshape(len(image), -1))
@@ -487,7 +488,7 @@ def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type, keep_hue: bool = F
             colours, y = image.reshape(-1, 3), ycbcr[0, 0].numpy().reshape(-1, 1)
             colours[outside] = desaturated(colours[outside], y[outside] * levels, levels)
         np.clip(image, 0, levels, out=image)
-    return image.astype(dtype) if levels == 1 else np.rint(image, out=image).astype(dtype)
+    return rounded(image, dtype)
 
 
 def desaturated(colours: np.ndarray, y: np.ndarray, white: float) -> np.ndarray:
@@ -500,10 +501,15 @@ def desaturated(colours: np.ndarray, y: np.ndarray, white: float) -> np.ndarray:
 
 def quantise(image: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
     """Converts floats, clipped to [0, 1], to `dtype`; unsigned integers take their full range."""
-    if np.dtype(dtype).kind != "u":
-        return np.clip(image, 0, 1).astype(dtype)
-    levels = np.iinfo(dtype).max
-    return np.rint(np.clip(image * image.dtype.type(levels), 0, levels)).astype(dtype)
+    levels = white_level(dtype)
+    return rounded(np.clip(image * image.dtype.type(levels), 0, levels), dtype)
+
+
+def rounded(image: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
+    """Converts floats in the range of `dtype` to it; for integers, rounds them in place first."""
+    if np.dtype(dtype).kind == "u":
+        np.rint(image, out=image)
+    return image.astype(dtype)
 
 
 def to_8_bit(image: np.ndarray) -> np.ndarray:
@@ -516,7 +522,7 @@ def as_type(image: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
     if image.dtype == dtype:
         return image
     if image.dtype.kind == "u":
-        image = image / np.iinfo(image.dtype).max
+        image = image / white_level(image.dtype)
     return quantise(image, dtype)
 
 

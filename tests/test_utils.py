@@ -282,7 +282,7 @@ def test_openexr_holds_floats_as_they_are(tmp_path, grey, dtype, transparent):
     planes |= {"A": alpha} if transparent else {}
     assert set(found) == set(planes)
     for name, plane in planes.items():
-        np.testing.assert_allclose(found[name], plane / utils.white_level(image), rtol=1e-6)
+        np.testing.assert_allclose(found[name], plane / utils.white_level(image.dtype), rtol=1e-6)
 
 
 def test_without_openexr_one_line_says_how_to_get_it(tmp_path, monkeypatch):
