@@ -488,7 +488,7 @@ def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type, keep_hue: bool = F
             colours, y = image.reshape(-1, 3), ycbcr[0, 0].numpy().reshape(-1, 1)
             colours[outside] = desaturated(colours[outside], y[outside] * levels, levels)
         np.clip(image, 0, levels, out=image)
-    return rounded(image, dtype)
+    return image.astype(dtype) if levels == 1 else np.rint(image, out=image).astype(dtype)
 
 
 def desaturated(colours: np.ndarray, y: np.ndarray, white: float) -> np.ndarray:
@@ -501,15 +501,10 @@ def desaturated(colours: np.ndarray, y: np.ndarray, white: float) -> np.ndarray:
 
 def quantise(image: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
     """Converts floats, clipped to [0, 1], to `dtype`; unsigned integers take their full range."""
+    if np.dtype(dtype).kind != "u":
+        return np.clip(image, 0, 1).astype(dtype)
     levels = white_level(dtype)
-    return rounded(np.clip(image * image.dtype.type(levels), 0, levels), dtype)
-
-
-def rounded(image: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
-    """Converts floats in the range of `dtype` to it; for integers, rounds them in place first."""
-    if np.dtype(dtype).kind == "u":
-        np.rint(image, out=image)
-    return image.astype(dtype)
+    return np.rint(np.clip(image * image.dtype.type(levels), 0, levels)).astype(dtype)
 
 
 def to_8_bit(image: np.ndarray) -> np.ndarray:
