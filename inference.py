@@ -54,7 +54,27 @@ def inference(options: argparse.Namespace) -> int:
         photos.load_networks, options.model, options.colour, options.device, options.precision
     )
     if options.folder:
-        scenes, problems = find_all_brackets(options.folder, options.group, options.res)
+        return fuse_folder(options, recipe, load)
+    photos.check_results(options.res, options.images, recipe)
+    originals = set(map(os.path.realpath, options.images))
+    check_overwrites_none(written_files(options.res, recipe), originals)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(photos.read_scene, options.images, recipe)
+        networks = load()
+        pictures = reading.result()
+    write = photos.fuse_scene(networks, options.images, pictures, options.res, recipe)
+    del pictures, reading  # Encoding may need their memory.
+    write()
+    return 0
+
+
+def fuse_folder(options: argparse.Namespace, recipe: Recipe, load: Callable[[], Networks]) -> int:
+    """Fuses all brackets of a folder; returns and raises as inference does.
+
+    load: returns the networks. The folder of the results is made, and after an error removed again.
+    """
+    scenes, problems = find_all_brackets(options.folder, options.group, options.res)
+    with made_folder(options.res):
         work = plan_results(scenes, options.folder, options.res, options.name, recipe)
         if options.skip_existing:
             work = [(files, path) for files, path in work if not os.path.exists(path)]
@@ -71,17 +91,20 @@ def inference(options: argparse.Namespace) -> int:
                 recipe = recipe._replace(fuse={**recipe.fuse, "steady": Steady()})
             fused = fuse_in_turn(networks, work, recipe)
         return finish_folder(fused, len(work), problems, bar=not options.quiet)
-    photos.check_results(options.res, options.images, recipe)
-    originals = set(map(os.path.realpath, options.images))
-    check_overwrites_none(written_files(options.res, recipe), originals)
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(photos.read_scene, options.images, recipe)
-        networks = load()
-        pictures = reading.result()
-    write = photos.fuse_scene(networks, options.images, pictures, options.res, recipe)
-    del pictures, reading  # Encoding may need their memory.
-    write()
-    return 0
+
+
+@contextlib.contextmanager
+def made_folder(path: str) -> Iterator[None]:
+    """Makes a folder where there is none, and removes it after an error that leaves it empty."""
+    new = not os.path.isdir(path)
+    os.makedirs(path, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # It may have results.
+            if new:
+                os.rmdir(path)
+        raise
 
 
 def plan_results(
@@ -89,13 +112,12 @@ def plan_results(
 ) -> list[Job]:
     """Plans the results of a folder's scenes {name: files}.
 
-    results: the folder of the results, which is made. name: a result's file name with {scene} in
-    it. Raises OSError or ValueError where a result could not be written, two scenes would have one
-    result, or a result would overwrite a photo.
+    results: the folder of the results. name: a result's file name with {scene} in it. Raises
+    OSError or ValueError where a result could not be written, two scenes would have one result, or
+    a result would overwrite a photo.
     """
     if os.path.isdir(results) and os.path.samefile(results, folder):
         raise ValueError(f"{results}: results need a folder other than that of the photos")
-    os.makedirs(results, exist_ok=True)
     originals = {os.path.realpath(file) for files in scenes.values() for file in files}
     work: list[Job] = []
     taken: set[str] = set()

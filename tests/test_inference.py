@@ -892,7 +892,10 @@ def test_folders_whose_results_cannot_be_stored(tmp_path, files, capfd):
     result = os.path.join(results, "grey.ppm")
     reason = "grey pictures cannot be stored as .ppm; try .png, .jpg or .tif"
     assert capfd.readouterr().err == f"inference.py: {result}: {reason}\n"
-    assert os.listdir(results) == []
+    assert not os.path.exists(results)
+    results.mkdir()
+    assert fuse_folder(missing, folder, results) == 2
+    assert os.listdir(results) == []  # It was there before.
     assert fuse_folder(files, folder, results, "--name", "{scene}.pnm", "--quiet") == 0
     assert sorted(os.listdir(results)) == ["colours.pnm", "grey.pnm"]
 
