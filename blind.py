@@ -77,9 +77,10 @@ def count_verdicts(path: str) -> Count:
     a file cannot be read, and ValueError naming it where it does not fit the key.
     """
     key = {row["scene"]: row for row in read_table(os.path.join(os.path.dirname(path), KEY), KEY)}
-    if not key:
-        raise ValueError(f"{path}: the key beside it is empty")
-    one, other = sorted({row[side] for row in key.values() for side in ("left", "right")})
+    methods = sorted({row[side] for row in key.values() for side in ("left", "right")})
+    if len(methods) != 2:
+        raise ValueError(f"{path}: the key beside it has {len(methods)} methods, not two")
+    one, other = methods
     counts: Counter[str] = Counter()
     seen = set()
     for row in read_table(path, "verdicts"):
@@ -95,14 +96,19 @@ def count_verdicts(path: str) -> Count:
 
 
 def read_table(path: str, kind: str) -> list[dict[str, str]]:
-    """Reads a CSV file of scenes; ValueError where columns are missing. kind: KEY or "verdicts"."""
+    """Reads a CSV file of scenes; kind: KEY or "verdicts".
+
+    Raises OSError where it cannot be read, and ValueError where it is no text or lacks columns.
+    """
     columns = ("scene", "left", "right") if kind == KEY else ("scene", "preferred")
     with open(path, newline="", encoding="utf-8-sig") as file:  # Spreadsheets begin with a mark.
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        missing = [name for name in columns if row.get(name) is None]
-        if missing:
-            raise ValueError(f"{path}: needs the columns {', '.join(columns)}")
+        reader = csv.DictReader(file)
+        try:
+            rows, names = list(reader), reader.fieldnames or ()
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path}: not a CSV file in UTF-8: {error}") from error
+    if not set(columns) <= set(names) or any(row[name] is None for row in rows for name in columns):
+        raise ValueError(f"{path}: needs the columns {', '.join(columns)}")
     return rows
 
 

@@ -19,15 +19,21 @@ SETTINGS = (0x829A, 0x829D, 0x8827)  # EXIF's tags of exposure time, aperture an
 def find_scenes(folder: str | os.PathLike) -> list[tuple[str, list[str]]]:
     """Finds the scene folders in `folder`: (path, picture files), both in natural order.
 
-    Sub-folders without pictures are not scenes. Raises OSError where the folder cannot be listed,
-    ValueError where it has no scene.
+    Hidden sub-folders and those without pictures are not scenes. Raises OSError where the folder
+    cannot be listed, ValueError where it has no scene.
     """
-    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder), key=natural)]
-    scenes = [(path, find_pictures(path)) for path in paths if os.path.isdir(path)]
+    scenes = [(path, find_pictures(path)) for path in find_folders(folder)]
     scenes = [(path, files) for path, files in scenes if files]
     if not scenes:
         raise ValueError(f"{folder}: has no sub-folder with pictures (one folder a scene)")
     return scenes
+
+
+def find_folders(folder: str | os.PathLike) -> list[str]:
+    """Finds the sub-folders of a folder, in natural order, but no hidden ones."""
+    names = sorted(os.listdir(folder), key=natural)
+    paths = [os.path.join(folder, name) for name in names if not name.startswith(".")]
+    return [path for path in paths if os.path.isdir(path)]
 
 
 def find_pictures(folder: str | os.PathLike) -> list[str]:
@@ -87,8 +93,8 @@ def find_all_brackets(
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Finds the brackets of a folder: {scene: picture files}.
 
-    Every sub-folder with pictures is a scene, except the folder of the results. The folder's own
-    pictures make scenes of `group` files each or, where `group` is None, the groups of
+    Every sub-folder with pictures is a scene, except hidden ones and the folder of the results. The
+    folder's own pictures make scenes of `group` files each or, where `group` is None, the groups of
     group_by_exif; such a scene has the name of its first file. Returns the scenes, and a message
     for each file or folder that cannot be used. Raises ValueError where there is nothing to fuse or
     two scenes have one name.
@@ -108,16 +114,15 @@ def find_all_brackets(
         parts, problems = group_by_exif(flat)
     for files in parts:
         add(os.path.splitext(os.path.basename(files[0]))[0], files)
-    for name in sorted(os.listdir(folder), key=natural):
-        path = os.path.join(folder, name)
-        if os.path.isdir(path) and not (os.path.isdir(results) and os.path.samefile(path, results)):
+    for path in find_folders(folder):
+        if not (os.path.isdir(results) and os.path.samefile(path, results)):
             try:
                 files = find_pictures(path)
             except OSError as error:
                 problems.append(one_line(error))
                 continue
             if files:
-                add(name, files)
+                add(os.path.basename(path), files)
     if not scenes:
         reason = problems[0] if problems else f"{folder}: holds no pictures, nor do its sub-folders"
         raise ValueError(reason)

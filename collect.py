@@ -6,10 +6,12 @@ told by their content.
 
 import argparse
 import csv
+import glob
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -25,7 +27,7 @@ from opts import CollectOptions, one_line, run
 HOST = "https://github.com"
 FOLDERS = ("train", "val")  # where scenes go
 # Folders of under- and of over-exposed pictures that lie side by side.
-PARTNERS = {"under": "over", "ue_ds": "oe_ds", "testA": "testB"}
+PARTNERS = {"under": "over", "ue_ds": "oe_ds", "testA": "testB", "trainA": "trainB"}
 THUMBNAIL = 96  # pixels; longer side of the pictures that are compared
 SEEN = (8, 247)  # levels of 255 between which a pixel is neither black nor white
 SHARED = 0.05  # share of the pixels that two exposures both show, at least
@@ -211,30 +213,48 @@ def choose_exposures(exposures: Sequence[Exposure], count: int) -> list[Exposure
 def write_scene(files: Iterable[str], folder: str) -> None:
     """Writes a scene's pictures as 1.jpg, 2.jpg ..., 8-bit and of LONGEST pixels at most.
 
-    Replaces a folder of an earlier run. Raises OSError or ValueError as reading and writing do.
+    Replaces a folder of an earlier run once all are written. Raises OSError or ValueError as
+    reading and writing do.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    for number, file in enumerate(files, start=1):
-        image = utils.to_8_bit(utils.read_image(file))
-        image = utils.reduce(image, min(1, LONGEST / max(image.shape[:2])))
-        utils.write_image(os.path.join(folder, f"{number}.jpg"), image)
+    parent, name = os.path.split(folder)
+    os.makedirs(parent, exist_ok=True)
+    # Nothing takes a hidden folder for a scene, even if this process is killed.
+    with tempfile.TemporaryDirectory(prefix=".", dir=parent) as unfinished:
+        new = os.path.join(unfinished, name)
+        os.mkdir(new)
+        for number, file in enumerate(files, start=1):
+            image = utils.to_8_bit(utils.read_image(file))
+            image = utils.reduce(image, min(1, LONGEST / max(image.shape[:2])))
+            utils.write_image(os.path.join(new, f"{number}.jpg"), image)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(new, folder)
 
 
 def collect_source(source: Source, clones: str, results: str) -> Counter:
     """Writes a source's scenes, and returns how many went to each of FOLDERS.
 
-    Of a source with scenes in both, the last ones go to val, as many as are listed. Raises OSError
-    or ValueError where the source cannot be used.
+    Of a source with scenes in both, the last ones go to val, as many as are listed. A scene that
+    cannot be read is left out, with a warning, and scenes that an earlier run found beyond these
+    are removed. Raises OSError or ValueError where the source cannot be used.
     """
     scenes = scenes_of(source, clones)
     name = f"{source.repository}/{source.path}".replace("/", "_").strip("_.")
     counts: Counter = Counter()
+    places = set()
     for number, files in enumerate(scenes, start=1):
         last = number > len(scenes) - source.val
         folder = "val" if last or not source.train else "train"
-        write_scene(files, os.path.join(results, folder, f"{name}_{number}"))
-        counts[folder] += 1
+        place = os.path.join(results, folder, f"{name}_{number}")
+        places.add(place)
+        try:
+            write_scene(files, place)
+            counts[folder] += 1
+        except (OSError, ValueError) as error:
+            warnings.warn(f"{place}: not collected: {one_line(error)}", stacklevel=2)
+    for place in glob.glob(os.path.join(glob.escape(results), "*", f"{name}_*")):
+        ending = os.path.basename(place)[len(name) + 1 :]
+        if place not in places and ending.isdecimal():
+            shutil.rmtree(place)
     return counts
 
 

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -92,7 +91,7 @@ class Studio:
         """Reads photos; ValueError where there are fewer than two, or they are of several kinds."""
         if len(files) < 2:
             raise ValueError("drop two or more exposures of one scene")
-        photos.check_memory(files)
+        photos.check_memory(files, photos.known_headers(files))
         balance = raw.common_white_balance(files)
         reduced = []
         for file in files:
@@ -263,7 +262,7 @@ def said_in_the_page(studio: Studio, work: Callable) -> Callable:
         try:
             with warnings.catch_warnings(record=True) as told:
                 result = work(*arguments)
-        except photos.FAILURES as error:
+        except utils.FAILURES as error:
             message = studio.without_folders(one_line(error))
             raise gradio.Error(message, print_exception=False) from error
         for warning in told:
@@ -281,9 +280,6 @@ def demo(options: argparse.Namespace) -> None:
     """
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the page needs gradio: pip install -r requirements-demo.txt")
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # Else files would be left behind.
-            signal.signal(getattr(signal, name), lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="deepfuse_") as folder:
         studio = Studio(os.path.realpath(folder), options.device)
         page = start(studio, options.host, options.port, options.quiet)

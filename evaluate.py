@@ -5,6 +5,7 @@ run. Every result is rounded to 8 bits, as in a picture file, before it is score
 """
 
 import argparse
+import contextlib
 import csv
 import functools
 import math
@@ -41,8 +42,6 @@ from scores import (
     to_grey,
     vif,
 )
-
-FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
 
 Scores = dict[str, dict[str, dict[str, float]]]  # method -> scene -> score -> value
 
@@ -95,7 +94,7 @@ def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
             images = [utils.to_8_bit(image) for image in utils.read_images(scene.files)]
             fusion.check_images(images)
             row = score_scene(scene, images, methods, options.score_size, device, blind)
-        except FAILURES as error:
+        except utils.FAILURES as error:
             failed[scene.name] = one_line(error)
             with tqdm.external_write_mode():
                 print(f"evaluate.py: {scene.folder}: {failed[scene.name]}", file=sys.stderr)
@@ -133,8 +132,11 @@ def computed_methods(options: argparse.Namespace, device: torch.device) -> dict[
     if options.jpeg:
         methods = {name: as_jpeg(method, options.jpeg) for name, method in methods.items()}
     if options.save:
-        for name, method in methods.items():
-            methods[name] = saving(method, os.path.join(options.save, folder_name(name)))
+        folders = {name: os.path.join(options.save, folder_name(name)) for name in methods}
+        for name, folder in folders.items():
+            if list(folders.values()).count(folder) > 1:
+                raise ValueError(f"{folder}: would hold the pictures of several checkpoints")
+            methods[name] = saving(methods[name], folder)
     return methods
 
 
@@ -229,7 +231,11 @@ def check_sizes(scenes: Sequence[Scene], score_size: int | None) -> None:
     A picture whose size is unknown is no mistake here; its scene may fail when it is read.
     """
     for scene in scenes:
-        sizes = [size for size in map(utils.upright_size, scene.files) if size]
+        sizes = []
+        for file in scene.files:
+            with contextlib.suppress(OSError, ValueError):
+                size = utils.upright_size(file)
+                sizes += [size] if size else []
         try:
             for size in sizes[1:]:
                 fusion.check_same_size(size, sizes[0])

@@ -613,11 +613,13 @@ def check_images(images: Sequence[np.ndarray], one_size: bool = True) -> None:
             check_same_size(image.shape[:2], shape[:2])
         if image.ndim != len(shape):
             raise ValueError("some pictures are grey and some in colour")
-        if image.dtype.kind == "f":
-            if not (image.min() >= 0 and image.max() <= 1):  # This is false for NaN too.
-                raise ValueError("float pictures must lie in [0, 1]")
-        elif image.dtype not in (np.uint8, np.uint16):
-            raise ValueError(f"pictures must be uint8, uint16 or float, not {image.dtype}")
+        if image.dtype not in utils.DTYPES:
+            raise ValueError(
+                f"pictures must be uint8, uint16, float32 or float64, not {image.dtype}"
+            )
+        # The comparison is false for NaN, too.
+        if image.dtype.kind == "f" and not (image.min() >= 0 and image.max() <= 1):
+            raise ValueError("float pictures must lie in [0, 1]")
 
 
 def check_same_size(size: tuple[int, ...], first: tuple[int, ...]) -> None:

@@ -46,14 +46,14 @@ def inference(options: argparse.Namespace) -> int:
         from checkpoint import summary
 
         for path in (options.model, options.colour):
-            if path:
+            if path is not None:
                 print("\n".join(summary(path)))
         return 0
     recipe = photos.recipe_of(options)
     load = functools.partial(
         photos.load_networks, options.model, options.colour, options.device, options.precision
     )
-    if options.folder:
+    if options.folder is not None:
         return fuse_folder(options, recipe, load)
     photos.check_results(options.res, options.images, recipe)
     originals = set(map(os.path.realpath, options.images))
@@ -77,7 +77,11 @@ def fuse_folder(options: argparse.Namespace, recipe: Recipe, load: Callable[[], 
     with made_folder(options.res):
         work = plan_results(scenes, options.folder, options.res, options.name, recipe)
         if options.skip_existing:
-            work = [(files, path) for files, path in work if not os.path.exists(path)]
+            work = [
+                (files, path)
+                for files, path in work
+                if not all(map(os.path.exists, written_files(path, recipe)))
+            ]
         jobs = 1 if options.steady else options.jobs or possible_jobs(work, recipe, options.device)
         if jobs > 1:
             threads = max(usable_cores() // jobs, 1)
@@ -164,7 +168,8 @@ def possible_jobs(work: Sequence[Job], recipe: Recipe, device: str) -> int:
             return sum(os.path.getsize(file) for file in job[0] if os.path.exists(file))
 
         with contextlib.suppress(OSError, ValueError):  # Reading says which file is unusable.
-            *_, needed = photos.needed_memory(max(work, key=size)[0], recipe.copies)
+            files = max(work, key=size)[0]
+            needed = photos.needed_memory(files, photos.known_headers(files), recipe)
             # Every scene is fused only where there is room for PyTorch's memory once more.
             count = min(count, int((free - photos.REST) / needed))
     return max(count, 1)
@@ -208,7 +213,7 @@ def attempt(step: Callable, *arguments) -> tuple[Any, str | None]:
     """Returns (what a step of fusing a scene returned, None), or (None, why it failed)."""
     try:
         return step(*arguments), None
-    except photos.FAILURES as error:
+    except utils.FAILURES as error:
         return None, one_line(error)
 
 
@@ -265,7 +270,8 @@ def finish_folder(
     ):
         for (_, path), failure in fused:
             if isinstance(failure, ChildProcessError):
-                utils.remove_unfinished(path)
+                for file in (path, photos.preview_path(path)):
+                    utils.remove_unfinished(file)
             if failure is not None:
                 fail(f"{path}: not made: {failure}")
             progress.update()

@@ -45,6 +45,7 @@ THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # tags of offset and size: of
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8}  # bytes of a value by its EXIF type
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the marker that ends the data of a scan
 XMP_THUMBNAILS = re.compile(rb"<([\w.-]+:Thumbnails)\b[^>]*(?<!/)>.*?</\1\s*>", re.DOTALL)
+XMP_ORIENTATION = re.compile(rb"""(\btiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""")
 XMP_JPEG = re.compile(rb"/9j/(?:[A-Za-z0-9+/=\s]|&#x[AaDd];){60,}")  # base64; FF D8 FF is /9j/
 PIXEL_LIMIT = threading.Lock()  # held while Pillow's limit of pixels is lifted
 
@@ -327,13 +328,19 @@ def tiff_with(data: bytes, metadata: dict[str, bytes]) -> bytes:
 def updated(metadata: dict[str, bytes], shape: tuple[int, ...]) -> dict[str, bytes]:
     """Returns the metadata for an upright picture of a shape (H, W, ...), without thumbnails.
 
-    A thumbnail would show one whole exposure, though the result may be cropped or deghosted.
+    A thumbnail would show one whole exposure, though the result may be cropped or deghosted. An ICC
+    profile of other channels, such as CMYK, does not fit the pixels that are read.
     """
     changed = dict(metadata)
+    channels = {b"RGB "} if len(shape) == 3 else {b"RGB ", b"GRAY"}
+    if "ICC" in metadata and metadata["ICC"][16:20] not in channels:  # ICC.1, 7.2.6
+        del changed["ICC"]
     if "EXIF" in metadata:
         changed["EXIF"] = updated_exif(metadata["EXIF"], shape)
     if "XMP" in metadata:
         changed["XMP"] = XMP_JPEG.sub(b"", XMP_THUMBNAILS.sub(b"", metadata["XMP"]))
+        if "EXIF" in metadata:  # Its orientation is the one by which the picture was turned.
+            changed["XMP"] = XMP_ORIENTATION.sub(rb"\g<1>1", changed["XMP"])
     return changed
 
 

@@ -7,7 +7,9 @@ import ctypes
 import gc
 import math
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -284,6 +286,8 @@ class TestOptions:
             error("give --image1 and --image2, or --images, or --folder")
         if options.folder is None and (options.group or options.skip_existing or options.jobs):
             error("--group, --skip_existing and --jobs are for --folder")
+        if options.folder is None and options.name != self.parser.get_default("name"):
+            error("--name is for --folder; --res names a single result")
         if "{scene}" not in options.name or os.path.basename(options.name) != options.name:
             error(f"--name {options.name}: must be a file name with {{scene}} in it")
         if options.panel and options.preview:
@@ -544,6 +548,8 @@ class EvaluateOptions:
         options = self.parser.parse_args(argv)
         if (options.folder is None) == (options.judged is None):
             self.parser.error("give --folder, or --judged")
+        if options.finish != 1 and not options.photo:
+            self.parser.error("--finish is for --photo")
         return options
 
 
@@ -687,6 +693,7 @@ def run(script: str, work: Callable, options: argparse.Namespace, keep_large: bo
     An OSError or ValueError is a mistake that the user can mend, and gives one line on stderr and
     status 2. So does a lack of memory. A warning gives one line too.
     """
+    unwind_at_signals()
     keep_freed_memory(keep_large)
     limit_spinning()
     atexit.register(gc.freeze)  # Otherwise the collector searches PyTorch at exit, for 0.4 s.
@@ -702,6 +709,20 @@ def run(script: str, work: Callable, options: argparse.Namespace, keep_large: bo
             return 2
         except KeyboardInterrupt:
             return 130  # as shells report SIGINT
+
+
+def unwind_at_signals() -> None:
+    """Makes SIGTERM and SIGHUP end this process as an exception does, with their usual status.
+
+    Else they would leave its other processes at work, and unfinished files. A signal that is
+    ignored, as nohup asks for, stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python allows it in the main thread alone.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def warn_in_lines(script: str) -> None:

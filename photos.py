@@ -27,7 +27,6 @@ import utils
 if TYPE_CHECKING:
     from model import ColourNetwork, LumaNetwork
 
-FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
 DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files at a time
 REST = 0.7e9  # bytes of memory for PyTorch and the network's features
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
@@ -68,7 +67,7 @@ class Recipe(NamedTuple):
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """Returns the Recipe that the options of inference.py ask for."""
-    result = options.name if options.folder else options.res
+    result = options.res if options.folder is None else options.name
     dtype = TYPES.get(options.depth)
     if dtype is None and result.lower().endswith(utils.FLOATS_ALONE):
         dtype = np.float32
@@ -83,7 +82,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         quality=options.quality,
         verbose=options.verbose,
         fuse={
-            "progress": not options.quiet and not options.folder,
+            "progress": not options.quiet and options.folder is None,
             "look": options.look,
             "finish": options.finish,
             "fast": options.fast,
@@ -140,7 +139,9 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
 
     Raises ValueError, before any file is decoded, where memory is too small, and as read_picture.
     """
-    headers, largest = check_memory(files, recipe.copies)
+    headers = known_headers(files)
+    check_memory(files, headers, recipe)
+    largest = max((header.size for header in headers), default=0)
     balance = raw.common_white_balance(files)
     half = all(shows_half(header, recipe.size) for header in headers)  # counts for RAW alone
     read = functools.partial(utils.read_picture, balance=balance, half=half)
@@ -150,30 +151,49 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
         return list(pool.map(read, files))
 
 
-def check_memory(files: Sequence[str], copies: int = 1) -> tuple[list[metadata.Header], int]:
-    """Raises ValueError where decoded files, `copies` of each, would not fit into memory.
+def known_headers(files: Sequence[str]) -> list[metadata.Header]:
+    """Returns the Headers of files, as far as they are known; OSError where one is missing."""
+    return [header for header in map(utils.header_of, files) if header]
 
-    Returns the files' Headers, as far as they are known, and the bytes of the largest picture.
-    """
-    headers, largest, needed = needed_memory(files, copies)
-    free = available_memory()
+
+def check_memory(
+    files: Sequence[str], headers: Sequence[metadata.Header], recipe: Recipe | None = None
+) -> None:
+    """Raises ValueError where files of these Headers could not be fused in the free memory."""
+    needed, free = needed_memory(files, headers, recipe), available_memory()
     if free is not None and needed > free and headers:
+        pictures = f"pictures of {headers[0].width}x{headers[0].height} pixels"
+        if recipe and recipe.size:
+            pictures += f", resized to {recipe.size[1]}x{recipe.size[0]},"
         raise ValueError(
-            f"{' and '.join(map(str, files))}: pictures of {headers[0].width}x{headers[0].height} "
-            f"pixels need some {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+            f"{' and '.join(map(str, files))}: {pictures} need some {needed / 1e9:.1f} GB of "
+            f"memory, {free / 1e9:.1f} GB are free"
         )
-    return headers, largest
 
 
 def needed_memory(
-    files: Sequence[str], copies: int = 1
-) -> tuple[list[metadata.Header], int, float]:
-    """Returns what check_memory does, and the bytes of memory that fusing the files needs."""
-    headers = [header for header in map(utils.header_of, files) if header]
+    files: Sequence[str], headers: Sequence[metadata.Header], recipe: Recipe | None = None
+) -> float:
+    """Returns the bytes of memory that it takes to read files and to fuse them.
+
+    headers: of the files. recipe: None where the pictures are only held.
+    """
     sizes = [header.size for header in headers]
-    largest = max(sizes, default=0)
-    developing = DEVELOPING if any(map(raw.is_raw, files)) else 1
-    return headers, largest, REST + sum(sizes) * copies + largest * developing
+    held, spare = sum(sizes), max(sizes, default=0)
+    if any(map(raw.is_raw, files)):
+        spare *= DEVELOPING
+    if recipe:
+        shown = headers
+        if recipe.size:
+            height, width = recipe.size
+            shown = [header._replace(height=height, width=width) for header in headers]
+        held = sum(header.size for header in shown) * recipe.copies
+        if recipe.size:
+            held += sum(sizes)
+        dtype = recipe.fuse["dtype"]
+        results = [h._replace(dtype=np.dtype(dtype or h.dtype)).size for h in shown]
+        spare = max([spare, *results])
+    return REST + held + spare
 
 
 def shows_half(header: metadata.Header, size: tuple[int, int] | None) -> bool:
@@ -222,7 +242,8 @@ def fuse_scene(
     if recipe.size:
         images = [resize(image, *recipe.size) for image in images]
         alpha = None if alpha is None else resize(alpha, *recipe.size)
-    reference = choose_reference(images, recipe.reference)
+    with np.errstate(invalid="ignore"):  # Numbers that are none are refused with their files.
+        reference = choose_reference(images, recipe.reference)
     described = pictures[reference].metadata
     try:
         images, alpha = align_and_deghost(files, images, alpha, reference, recipe)
@@ -339,10 +360,10 @@ def write_result(
     quality: int,
     sheet: np.ndarray | None,
 ) -> None:
-    """Writes a result and, where there is one, its contact sheet beside it."""
-    utils.write_image(path, result, alpha, described, quality)
+    """Writes a result after its contact sheet, so that a result that is there is complete."""
     if sheet is not None:
         utils.write_image(preview_path(path), sheet)
+    utils.write_image(path, result, alpha, described, quality)
 
 
 def common_alpha(pictures: Sequence[utils.Picture], path: str) -> np.ndarray | None:

@@ -106,11 +106,10 @@ def in_processes(
                 worker = workers[ready]
                 starts, task, result = not worker.started, worker.task, worker.answer()
                 failed = isinstance(result, Exception)
-                if failed and not any_started:
-                    raise result
                 if failed and starts:
                     failure = result
-                any_started = worker.started = True
+                else:
+                    any_started = worker.started = True
                 if waiting and not failed:
                     worker.give(waiting.popleft())
                 else:
@@ -120,6 +119,8 @@ def in_processes(
                     start()
                 if not starts:
                     yield task, result
+        if failure and not any_started:
+            raise failure
         yield from ((task, failure) for task in waiting)  # No process is left for these.
     finally:
         stop(processes)
@@ -154,7 +155,11 @@ def serve(prepare: Callable[[], Callable], connection: Connection) -> None:
                 task = connection.recv()
             except (EOFError, ConnectionError):
                 break
-            connection.send(work(task))
+            result = work(task)
+            try:
+                connection.send(result)
+            except ConnectionError:  # Whoever asked has ended.
+                break
     except KeyboardInterrupt:
         pass
     os._exit(0)  # Unloading PyTorch would take another 0.15 s.

@@ -57,6 +57,7 @@ QUALITY = 95  # default quality of JPEG, WebP and AVIF, 1 to 100
 THUMBNAIL = 240  # width on contact sheets, in pixels
 CAPTION = 20  # height of the text below a thumbnail, in pixels
 DEEP = (".png", ".tif", ".tiff", ".jp2")  # formats that are written with 16 bits
+FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
 FLOATS_ALONE = (".exr", ".hdr", ".pfm")  # formats that hold floats alone
 FLOAT = (".tif", ".tiff", *FLOATS_ALONE)  # formats that are written with floats
 TRANSPARENT = (".png", ".tif", ".tiff", ".webp", ".avif", ".exr")  # those written with alpha
@@ -237,7 +238,8 @@ def check_writable(path: str | os.PathLike) -> None:
         raise OSError(f"{path}: there is no folder {folder}")
     if os.path.isdir(path):
         raise OSError(f"{path}: is a folder")
-    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+    # A file is written beside `path`, and then takes its place.
+    if not all(os.access(place, os.W_OK) for place in (folder, path) if os.path.exists(place)):
         raise OSError(f"{path}: no permission to write")
 
 
@@ -291,14 +293,15 @@ def replacing(
     `path` is whole even after a power failure. Raises OSError naming `path`, not the
     temporary file.
     """
-    temporary = f"{path}.tmp{os.getpid()}"
+    target = os.path.realpath(path)  # A link stays one.
+    temporary = f"{target}.tmp{os.getpid()}"
     try:
         with open(temporary, mode, **options) as file:
             yield file
             if flush:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(temporary)
@@ -309,9 +312,10 @@ def replacing(
 
 def remove_unfinished(path: str | os.PathLike) -> None:
     """Removes what a process that has died in `replacing` has left of a file."""
-    for temporary in glob.glob(f"{glob.escape(os.fspath(path))}.tmp*"):
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
+    for temporary in glob.glob(f"{glob.escape(os.path.realpath(path))}.tmp*"):
+        if temporary.rpartition(".tmp")[2].isdecimal():
+            with contextlib.suppress(OSError):
+                os.remove(temporary)
 
 
 def write_image(
@@ -537,6 +541,7 @@ def contact_sheet_row(
     """
     cells = []
     for picture, caption in zip(pictures, captions, strict=True):
+        caption = caption.encode(errors="replace").decode()  # OpenCV crashes on broken letters.
         label = np.full((CAPTION, width, 3), 255, np.uint8)
         cv2.putText(label, caption, (2, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0))
         cells.append(np.concatenate([thumbnail(picture, width), label]))

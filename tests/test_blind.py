@@ -80,6 +80,28 @@ def test_verdicts_that_do_not_fit(tmp_path, verdicts, message, capsys):
     assert capsys.readouterr().err == f"evaluate.py: {path}: {message}\n"
 
 
+@pytest.mark.parametrize(
+    ("key", "verdicts", "message"),
+    [
+        ("scene,left,right\n", "scene,preferred\n", "the key beside it has 0 methods, not two"),
+        ("scene,left,right\nx,a,a\n", "scene,preferred\n", "the key beside it has 1 methods"),
+        ("scene,left,right\nx,a,b\n", "foo,bar\n", "needs the columns scene, preferred"),
+        ("scene,left,right\nx,a,b\n", "", "needs the columns scene, preferred"),
+        (
+            "scene,left,right\nx,a,b\n",
+            "scene,preferred".encode("utf-16"),
+            "not a CSV file in UTF-8",
+        ),
+    ],
+)
+def test_files_that_are_no_verdicts(tmp_path, key, verdicts, message, capsys):
+    (tmp_path / "key.csv").write_text(key)
+    path = tmp_path / "verdicts.csv"
+    path.write_bytes(verdicts if isinstance(verdicts, bytes) else verdicts.encode())
+    assert evaluate.main(["--judged", str(path)]) == 2
+    assert capsys.readouterr().err.startswith(f"evaluate.py: {path}: {message}")
+
+
 def test_an_old_key_is_not_overwritten(tmp_path):
     BlindComparison(str(tmp_path), "a", "b")
     (tmp_path / "key.csv").write_text("scene,left,right\n")

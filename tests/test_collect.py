@@ -107,10 +107,31 @@ def test_pairs_without_partners_cost_their_source(tmp_path, capfd):
 
 
 def test_another_run_replaces_scenes(tmp_path):
-    write_row(tmp_path / "clones" / "a" / "b", range(1))
-    for count in (5, 2):
-        assert run(tmp_path, [("train", count, "a/b", ".")], "--quiet") == 0
+    write_row(tmp_path / "clones" / "a" / "b", range(2))
+    for name in ("a_b_1_2", "other"):
+        (tmp_path / "out" / "train" / name).mkdir(parents=True)
+    for rows, count, names in [(2, 5, ["a_b_1", "a_b_2"]), (1, 2, ["a_b_1"])]:
+        assert run(tmp_path, [("train", count, "a/b", ".")] * rows, "--quiet") == 0
+        assert sorted(os.listdir(tmp_path / "out" / "train")) == sorted(
+            [*names, "a_b_1_2", "other"]
+        )
         assert len(os.listdir(tmp_path / "out" / "train" / "a_b_1")) == count
+
+
+def test_a_scene_that_cannot_be_read_costs_no_other(tmp_path, capfd):
+    """Nor what an earlier run has made of it."""
+    folder = tmp_path / "clones" / "a" / "b"
+    for name, gain in (("under", 0.05), ("over", 30.0)):
+        write_row(folder / name, range(3), [gain])
+    rows = [("train", 2, "a/b", "under")] * 3
+    for _ in range(2):
+        assert run(tmp_path, rows) == 0
+        scenes = find_scenes(tmp_path / "out" / "train")
+        assert [len(files) for _, files in scenes] == [2, 2, 2]
+        (folder / "over" / "2.png").write_bytes(b"damaged")
+    captured = capfd.readouterr()
+    assert captured.err.count("under_2: not collected: ") == 1
+    assert captured.out.splitlines()[2] == "train: 2 scenes, val: 0 scenes"
 
 
 def test_likeness():

@@ -192,6 +192,16 @@ def test_folder_names():
     assert evaluate.folder_name("a.pth +10") == "a_10"
 
 
+def test_two_checkpoints_do_not_share_a_folder(folder, tmp_path, capsys):
+    paths = [tmp_path / name for name in ("a/best.pth", "a_best.pth")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        torch.save({"model": DeepFuse().state_dict()}, path)
+    argv = ["--folder", str(folder), "--model", *map(str, paths), "--save", str(tmp_path / "s")]
+    assert evaluate.main(argv) == 2
+    assert "_a_best: would hold the pictures of several checkpoints" in capsys.readouterr().err
+
+
 def test_average_is_rounded():
     images = [np.full((2, 2, 3), level, np.uint8) for level in (1, 4)]
     assert (evaluate.average(images) == 2).all()  # 2.5, to even
@@ -314,6 +324,13 @@ def test_sizes_are_checked_before_anything_is_fused(folder, tmp_path, capsys):
     utils.write_image(str(folder / "b" / "3.png"), np.zeros((40, 60), np.uint8))
     assert evaluate.main(["--folder", str(folder), "--model", "--quiet"]) == 2
     assert f"{folder / 'b'}: MEF-SSIM at 3 scale(s) needs" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_costs_its_scene(folder, capsys):
+    (folder / "a" / "3.png").unlink()
+    (folder / "a" / "3.png").symlink_to("nowhere")
+    assert evaluate.main(["--folder", str(folder), "--model", "--quiet"]) == 1
+    assert "1 of 2 scenes were not scored" in capsys.readouterr().err
 
 
 def test_a_result_without_its_sources_orientation_is_told(folder, tmp_path, capsys):

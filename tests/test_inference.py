@@ -20,6 +20,7 @@ import align
 import fusion
 import ghosts
 import inference
+import metadata
 import model
 import opts
 import photos
@@ -289,6 +290,7 @@ def test_bad_flags_get_one_line(files, flags, capsys):
         (["--image1", "a.png"], "--image2"),
         (["--images", "a.png", "b.png", "c.png", "--panel"], "two exposures"),
         (["--folder", "photos", "--name", "x.jpg"], "{scene}"),
+        (["--images", "a.png", "b.png", "--name", "{scene}.png"], "--name is for --folder"),
         (["--folder", "photos", "--name", "a/{scene}.jpg"], "{scene}"),
         (["--images", "a.png", "b.png", "--panel", "--preview"], "--panel and --preview"),
     ],
@@ -302,7 +304,10 @@ def test_flags_that_say_too_little(flags, reason, capsys):
     assert err.count("\n") == 1
 
 
-def test_sizes_that_cannot_be_had(files, capfd):
+def test_sizes_that_cannot_be_had(files, capfd, monkeypatch):
+    assert run(files, "--H", "1000000", "--W", "1000000") == 2
+    assert ", resized to 1000000x1000000, need some 9000.7 GB" in capfd.readouterr().err
+    monkeypatch.setattr(photos, "available_memory", lambda: None)
     assert run(files, "--H", "1000000", "--W", "1000000") == 2
     err = capfd.readouterr().err
     assert err.startswith("inference.py: --H 1000000 --W 1000000: ")
@@ -321,6 +326,24 @@ def test_too_little_memory_is_said_before_the_work(tmp_path, files, capfd, monke
     assert run(files) == 0
     assert run({**files, "--image1": huge}) == 2
     assert "damaged or cut short" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "pictures"),
+    [
+        ([], 2 + 1),  # both, and what a decoder needs
+        (["--align"], 4 + 1),
+        (["--H", "200", "--W", "300"], 2 + 100 * (2 + 1)),
+        (["--H", "200", "--W", "300", "--deghost"], 2 + 100 * (4 + 1)),
+        (["--depth", "float"], 2 + 4),
+    ],
+)
+def test_memory_that_fusing_needs(files, flags, pictures):
+    paths = [files["--image1"], files["--image2"]]
+    headers = [metadata.Header(20, 30, 3, np.dtype(np.uint8), False)] * 2
+    recipe = photos.recipe_of(opts.TestOptions().parse(["--images", *paths, *flags]))
+    assert photos.needed_memory(paths, headers, recipe) == photos.REST + pictures * 20 * 30 * 3
+    assert photos.needed_memory(paths, [], recipe) == photos.REST
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are not asked")
@@ -752,10 +775,14 @@ def test_several_processes_without_a_network(brackets, tmp_path, files, capfd):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are others on Windows")
-def test_ctrl_c_stops_all_processes(tmp_path, files):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_signals_stop_all_processes(tmp_path, files, number, status):
+    """Ctrl-C reaches all processes of a terminal; the others, only the one that was started."""
     folder, results = tmp_path / "in", tmp_path / "out"
-    for number in range(60):
-        write_bracket(folder / str(number), 300, 400, gains=(0.3, 1.0, 8.0))
+    for scene in range(60):
+        write_bracket(folder / str(scene), 300, 400, gains=(0.3, 1.0, 8.0))
     command = [sys.executable, str(ROOT / "inference.py"), "--model", files["--model"]]
     command += ["--folder", str(folder), "--res", str(results), "--jobs", "2", "--device", "cpu"]
     with subprocess.Popen(
@@ -768,11 +795,19 @@ def test_ctrl_c_stops_all_processes(tmp_path, files):
         end = time.monotonic() + 60
         while not list(results.glob("*_fused.jpg")) and time.monotonic() < end:
             time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        assert process.wait(20) == 130
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        assert process.wait(20) == status
+        with pytest.raises(ProcessLookupError):
+            while time.monotonic() < end:
+                os.killpg(process.pid, 0)
+                time.sleep(0.01)
         assert "Traceback" not in process.stderr.read()
     fused = [name for name in os.listdir(results) if name.endswith("_fused.jpg")]
     assert 0 < len(fused) < 60
+    assert fused == os.listdir(results)
     for name in fused:
         assert utils.read_image(str(results / name)).shape == (300, 400, 3)
 
@@ -781,7 +816,8 @@ def test_processes_are_as_many_as_cores_and_memory_allow(brackets, tmp_path, fil
     options = ["--folder", str(brackets), "--model", files["--model"], "--align"]
     recipe = photos.recipe_of(opts.TestOptions().parse(options))
     scenes = [(find_pictures(brackets / scene), scene) for scene in os.listdir(brackets)]
-    *_, needed = photos.needed_memory(max(scenes, key=lambda scene: len(scene[0]))[0], 2)
+    largest = max(scenes, key=lambda scene: len(scene[0]))[0]
+    needed = photos.needed_memory(largest, photos.known_headers(largest), recipe)
     for cores, free, count, expected in [
         (4, None, 12, 4),
         (16, None, 60, inference.BLIND),
@@ -833,14 +869,14 @@ def test_a_photo_is_no_result_of_its_own(files, capfd):
 
 
 def test_what_a_killed_process_leaves_is_removed(tmp_path, capfd):
-    unfinished, other = tmp_path / "a[1].jpg.tmp77", tmp_path / "a1.jpg.tmp77"
-    for path in (unfinished, other):
-        path.touch()
+    kept = ["a1.jpg.tmp77", "a[1].jpg.tmp_mine"]
+    for name in ("a[1].jpg.tmp77", "a[1]_preview.jpg.tmp77", *kept):
+        (tmp_path / name).touch()
     task = (["1.jpg", "2.jpg"], str(tmp_path / "a[1].jpg"))
     fused = (done for done in [(task, ChildProcessError("its process ended"))])
     assert inference.finish_folder(fused, 1, [], bar=False) == 1
     assert "a[1].jpg: not made: its process ended" in capfd.readouterr().err
-    assert os.listdir(tmp_path) == [other.name]
+    assert sorted(os.listdir(tmp_path)) == kept
 
 
 def test_what_cannot_be_read_costs_no_other_bracket(tmp_path, files, capfd):
@@ -913,3 +949,39 @@ def test_floats_are_checked_before_they_are_aligned(tmp_path, files, pair, capfd
         cv2.imwrite(str(path), image.astype(np.float32) / 128)
     assert fuse_files(files, paths, "--align") == 2
     assert "float pictures must lie in [0, 1]" in capfd.readouterr().err
+
+
+def test_an_empty_name_is_no_folder(files, capfd):
+    """As an unset variable of a shell gives it."""
+    assert inference.main(["--folder", ""]) == 2
+    assert inference.main(["--describe", "--model", ""]) == 2
+    assert capfd.readouterr().err == "inference.py: : No such file or directory\n" * 2
+
+
+def test_a_result_that_is_there_has_its_preview(tmp_path, files):
+    """Otherwise, --skip_existing would take the scene for done."""
+    result, path = np.zeros((5, 6, 3), np.uint8), tmp_path / "a.png"
+    tall = np.zeros((70_000, 1, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"a_preview\.jpg"):
+        photos.write_result(str(path), result, None, {}, 95, tall)
+    assert not path.exists()
+    write_bracket(tmp_path / "in" / "a")
+    for flags in ([], ["--preview"]):
+        flags += ["--quiet", "--skip_existing"]
+        assert fuse_folder(files, tmp_path / "in", tmp_path / "out", *flags) == 0
+    assert sorted(os.listdir(tmp_path / "out")) == ["a_fused.jpg", "a_fused_preview.jpg"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other names")
+def test_previews_of_names_in_another_code(tmp_path, files):
+    image = os.fsencode(tmp_path) + b"/d\xe9.png"
+    shutil.copy(files["--image1"], image)
+    files["--image1"] = os.fsdecode(image)
+    assert run(files, "--preview") == 0
+
+
+def test_hidden_folders_are_no_brackets(tmp_path, files):
+    for name in ("a", ".thumbs"):
+        write_bracket(tmp_path / "in" / name)
+    assert fuse_folder(files, tmp_path / "in", tmp_path / "out", "--quiet") == 0
+    assert os.listdir(tmp_path / "out") == ["a_fused.jpg"]

@@ -181,6 +181,26 @@ def test_xmp_without_pictures_is_kept():
         assert metadata.updated({"XMP": chunk}, (5, 6)) == {"XMP": chunk}
 
 
+@pytest.mark.parametrize(
+    "form", [b'tiff:Orientation="%b"', b"<tiff:Orientation>%b</tiff:Orientation>"]
+)
+def test_orientation_in_xmp_is_that_of_exif(form):
+    chunk = XMP.replace(b"</x:xmpmeta>", form % b"6" + b"</x:xmpmeta>")
+    held = metadata.updated({"EXIF": exif(6), "XMP": chunk}, (5, 6))
+    assert held["XMP"] == XMP.replace(b"</x:xmpmeta>", form % b"1" + b"</x:xmpmeta>")
+    assert metadata.updated({"XMP": chunk}, (5, 6)) == {"XMP": chunk}  # Nothing was turned.
+
+
+@pytest.mark.parametrize(
+    ("channels", "shapes"),
+    [(b"RGB ", {(5, 6), (5, 6, 3)}), (b"GRAY", {(5, 6)}), (b"CMYK", set()), (b"Lab ", set())],
+)
+def test_profiles_of_other_channels_are_not_kept(channels, shapes):
+    profile = icc()[:16] + channels + icc()[20:]
+    kept = {s for s in ((5, 6), (5, 6, 3)) if metadata.updated({"ICC": profile}, s)}
+    assert kept == shapes
+
+
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".avif"])
 def test_metadata_round_trip(tmp_path, extension):
     held = {"EXIF": exif(1), "ICC": icc(), "XMP": XMP}

@@ -53,6 +53,16 @@ def prepare_once(place):
     return square
 
 
+def prepare_all_but_one(place):
+    """Fails at once in the first process, and works a little later in the others."""
+    try:
+        (place / "first").mkdir()
+    except FileExistsError:
+        time.sleep(0.3)
+        return square
+    os._exit(3)
+
+
 @pytest.fixture(autouse=True)
 def no_process_is_left():
     yield
@@ -110,6 +120,11 @@ def test_what_a_process_cannot_prepare_is_raised(error):
 def test_processes_that_do_not_start():
     with pytest.raises(ChildProcessError, match="ended with status 3"):
         list(in_processes(functools.partial(prepare, "die"), range(3), 2))
+
+
+def test_one_process_that_does_not_start_costs_no_task(tmp_path):
+    done = dict(in_processes(functools.partial(prepare_all_but_one, tmp_path), range(4), 3))
+    assert {task: result for task, (_, result) in done.items()} == {0: 0, 1: 1, 2: 4, 3: 9}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

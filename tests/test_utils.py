@@ -317,6 +317,16 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, flush):
     assert os.listdir(tmp_path) == ["x.txt"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right of their own on Windows")
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "x.txt").symlink_to(tmp_path / "disk" / "x.txt")
+    with utils.replacing(tmp_path / "x.txt", "w") as file:
+        file.write("new")
+    assert (tmp_path / "x.txt").is_symlink()
+    assert (tmp_path / "disk" / "x.txt").read_text() == "new"
+
+
 def failing(_):
     raise OSError(28, "disk full")
 
