@@ -22,6 +22,8 @@ NOISE = 6.0  # levels; a colour may leave the usual one so far, and by
 UNUSUAL = 2.0  # times the mean distance by which its colour leaves it elsewhere
 STRANGE = 6.0  # levels beyond these two, as an area's mean, without which nothing is proven
 ODD = 2.0  # levels beyond these two that show movement next to a proven one
+DISSENT = 2.0  # times these two, for a colour in which another source and the reference differ
+CLIPPED, UNKNOWN = 2.0, 15.0  # levels from black or white; by which these may be farther off
 EXTENT = 9  # pixels of reduced pictures; side of an area that is checked for movement
 SOFT = 4.0  # width of the soft border of replaced areas, in pixels of reduced pictures
 GRID = 33  # colours a channel of a ColourGrid; a power of 2, and 1
@@ -50,8 +52,9 @@ def deghost(
     """Replaces what moved in aligned exposures by what the reference shows there.
 
     Where an exposure shows something else than the reference's scene, it gets what it would show
-    of that scene, see Rendering. The replaced area thus has the exposure's brightness and
-    colours, and a soft border, so that fusing finds no step there.
+    of that scene, see Source. The replaced area thus has the exposure's brightness and
+    colours, and a soft border, so that fusing finds no step there. The exposures that are next to
+    it in brightness tell more of the scene than the reference alone, where they show it too.
 
     images: two or more pictures of one size, all grey or all RGB.
     reference: index of the picture whose scene is shown; best_reference by default.
@@ -60,17 +63,23 @@ def deghost(
     if reference is None:
         reference = best_reference(images)
     small = [small_8_bit(image, COARSE) for image in images]
-    result, shares = [], []
-    for k, image in enumerate(images):
-        moved = np.zeros(small[k].shape[:2], bool)
+    moved = [np.zeros(other.shape[:2], bool) for other in small]
+    for k, other in enumerate(small):
         if k != reference:
-            moved = movement(small[reference], small[k])
-        if moved.any():
-            rendering = Rendering.learn(small[reference], small[k], or_all(~moved))
-            image = replace(image, images[reference], moved, rendering)
+            moved[k] = movement(small[reference], other)
+    order = by_brightness(images)
+    result = []
+    for k, image in enumerate(images):
+        if moved[k].any():
+            place = order.index(k)
+            near = [s for s in order[max(place - 1, 0) : place + 2] if s not in (k, reference)]
+            sources = [
+                Source.learn(images[s], small[s], small[k], moved[s], moved[k])
+                for s in (reference, *near)
+            ]
+            image = replace(image, moved[k], sources)
         result.append(image)
-        shares.append(float(moved.mean()))
-    return result, shares
+    return result, [float(mask.mean()) for mask in moved]
 
 
 def best_reference(images: Sequence[np.ndarray]) -> int:
@@ -222,8 +231,7 @@ def colour_evidence(reference: np.ndarray, other: np.ndarray, static: np.ndarray
     """
     rendering = Rendering.learn(reference, other, static)
     colours, known = flat(reference), static.ravel()
-    places = rendering.places(colours)
-    distance = np.abs(flat(other) - rendering.of(colours, places))
+    places, distance = rendering.distances(colours, flat(other))
     usual = ColourGrid.fit(places.where(known), distance[known]).at(places)
     excess = (distance - NOISE - UNUSUAL * usual).max(axis=1).reshape(reference.shape[:2])
     return cv2.blur(np.maximum(excess, 0).astype(np.float32), (EXTENT, EXTENT))
@@ -389,6 +397,11 @@ class Rendering(NamedTuple):
         offsets = self.offsets.at(places or self.places(colours))
         return np.clip(between_levels(self.levels, colours) + offsets, 0, 255)
 
+    def distances(self, colours: np.ndarray, others: np.ndarray) -> tuple[Places, np.ndarray]:
+        """Returns the places of colours, and how far another exposure's leave theirs, (P, C)."""
+        places = self.places(colours)
+        return places, np.abs(others - self.of(colours, places))
+
 
 def between_levels(table: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Returns what tables of levels (C, 256) say of colours (P, C) in levels of 255."""
@@ -398,32 +411,94 @@ def between_levels(table: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(channel, np.arange(256), row) for row, channel in pairs], 1)
 
 
-def replace(
-    image: np.ndarray, reference: np.ndarray, moved: np.ndarray, rendering: Rendering
-) -> np.ndarray:
-    """Returns a picture that shows the reference's scene in a mask, with a soft border.
+class Source(NamedTuple):
+    """A picture of the scene that is kept, and what another exposure would show of it.
+
+    picture: of full size. moved: mask, bool, of reduced size: where it shows something else.
+    rendering: its colours in the exposure. usual: the mean distances, by colour, by which the
+    exposure leaves them where both show the scene. brighter: True for a picture brighter than it.
+    """
+
+    picture: np.ndarray
+    moved: np.ndarray
+    rendering: Rendering
+    usual: ColourGrid
+    brighter: bool
+
+    @classmethod
+    def learn(
+        cls,
+        picture: np.ndarray,
+        small: np.ndarray,
+        other: np.ndarray,
+        moved: np.ndarray,
+        other_moved: np.ndarray,
+    ) -> "Source":
+        """Learns from where neither mask is True; small, other: both pictures, reduced, 8-bit."""
+        static = or_all(~(moved | other_moved))
+        rendering, known = Rendering.learn(small, other, static), static.ravel()
+        places, distance = rendering.distances(flat(small)[known], flat(other)[known])
+        usual = ColourGrid.fit(places, distance)
+        return cls(picture, moved, rendering, usual, bool(small.mean() > other.mean()))
+
+    def colours(self, rows: slice, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the exposure's colours (P, C) in levels of 255, and their usual distances.
+
+        rows: a strip of the full picture. at: mask of its pixels.
+        """
+        colours = flat(self.picture[rows])[at.ravel()]
+        white = utils.white_level(self.picture.dtype)
+        if white != 255:
+            colours = colours * (255 / white)
+        places = self.rendering.places(colours)
+        # White of a brighter picture, and black of a darker one, can be anything in the exposure.
+        room = 255 - colours.max(axis=1) if self.brighter else colours.min(axis=1)
+        usual = self.usual.at(places) + UNKNOWN * (room < CLIPPED)[:, None]
+        return self.rendering.of(colours, places), usual
+
+
+def replace(image: np.ndarray, moved: np.ndarray, sources: Sequence[Source]) -> np.ndarray:
+    """Returns a picture that shows the sources' scene in a mask, with a soft border.
+
+    It shows their mean, in which each has the weight of its usual distance's inverse square. The
+    first is the reference; another one counts where it agrees with it, as far as both usually do.
+    So it tells most where the reference is black or noisy.
 
     moved: the mask, bool, of reduced size.
     """
     height, width = image.shape[:2]
-    soft = cv2.GaussianBlur(moved.astype(np.float32), (0, 0), SOFT)
-    # The border lies outside of the mask, so that nothing of the ghost is left inside.
-    soft = np.clip(soft * 2, 0, 1)
-    soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
-    white, reference_white = utils.white_level(image.dtype), utils.white_level(reference.dtype)
+    soft = softened(moved, width, height)
+    hidden = [softened(source.moved, width, height) for source in sources]
+    white = utils.white_level(image.dtype)
     result = image.copy()
     for start in range(0, height, 64):  # Strips keep the memory for floats small.
         rows = slice(start, start + 64)
         at = soft[rows] > 0
         if not at.any():
             continue
-        share = soft[rows][at][:, None]
-        colours, own = (x[rows][at].reshape(len(share), -1) for x in (reference, image))
-        if reference_white != 255:
-            colours = colours * (255 / reference_white)
-        blend = own / white * (1 - share) + rendering.of(colours) / 255 * share
+        share, own = soft[rows][at][:, None], flat(image[rows])[at.ravel()]
+        first, first_usual = sources[0].colours(rows, at)
+        weight = 1 / (first_usual**2 + 1)
+        total, weights = weight * first, weight
+        for source, elsewhere in zip(sources[1:], hidden[1:], strict=True):
+            colours, usual = source.colours(rows, at)
+            limits = DISSENT * (NOISE + UNUSUAL * (usual + first_usual))
+            agrees = (np.abs(colours - first) <= limits).all(axis=1, keepdims=True)
+            weight = agrees * (1 - elsewhere[rows][at][:, None]) / (usual**2 + 1)
+            total, weights = total + weight * colours, weights + weight
+        blend = own / white * (1 - share) + total / weights / 255 * share
         result[rows][at] = utils.quantise(blend, image.dtype).reshape(-1, *image.shape[2:])
     return result
+
+
+def softened(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Returns a mask of reduced size as shares, float32 (height, width), with a soft border.
+
+    The border lies outside of the mask, so that nothing of a ghost is left inside.
+    """
+    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), SOFT)
+    soft = np.clip(soft * 2, 0, 1)
+    return cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def show_elsewhere(image: np.ndarray, reference: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -431,5 +506,6 @@ def show_elsewhere(image: np.ndarray, reference: np.ndarray, inside: np.ndarray)
     small, small_reference = (small_8_bit(x, COARSE) for x in (image, reference))
     size = small.shape[1::-1]
     shown = cv2.resize(inside.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    rendering = Rendering.learn(small_reference, small, or_all(shown))
-    return replace(image, reference, ~shown, rendering)
+    nowhere = np.zeros_like(shown)
+    source = Source.learn(reference, small_reference, small, nowhere, ~shown)
+    return replace(image, ~shown, [source])

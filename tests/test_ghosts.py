@@ -150,3 +150,62 @@ def test_an_exposure_of_another_scene_is_replaced_whole(radiance):
     result, shares = ghosts.deghost(images, 1)
     assert shares[2] > 0.5
     assert result[2].shape == images[2].shape
+
+
+def with_shadow(radiance):
+    """Five exposures; a square of them is so dark that the middle one shows little of it."""
+    view = see(radiance, np.eye(3))
+    square = np.zeros(view.shape[:2], bool)
+    square[80:200, 100:260] = True
+    view[square] *= 0.01
+    noise = np.random.default_rng(0).normal(0, 1.5, (5, *view.shape))
+    images = [
+        np.clip(expose(view, gain) + grain, 0, 255).astype(np.uint8)
+        for gain, grain in zip((0.06, 0.25, 1, 4, 16), noise, strict=True)
+    ]
+    place = slice(110, 170), slice(140, 220)
+    things = [expose(radiance[-60:, -80:] + 0.2, gain) for gain in (1, 16)]
+    return images, place, things
+
+
+def trace(result, images, place):
+    return np.abs(result[place].astype(float) - images[place]).mean()
+
+
+def test_another_exposure_tells_what_is_black_in_the_reference(radiance):
+    images, place, things = with_shadow(radiance)
+    ghost = [image.copy() for image in images]
+    ghost[3][place] = things[0]
+    alone = trace(ghosts.deghost([ghost[2], ghost[3]], 0)[0][1], images[3], place)
+    both = trace(ghosts.deghost(ghost, 2)[0][3], images[3], place)
+    assert both < 0.7 * alone
+    assert alone < 0.3 * trace(ghost[3], images[3], place)
+
+
+def test_what_moved_in_two_exposures_is_taken_from_neither(radiance):
+    images, place, things = with_shadow(radiance)
+    ghost = [image.copy() for image in images]
+    for k, thing in zip((3, 4), things, strict=True):
+        ghost[k][place] = thing
+    result, shares = ghosts.deghost(ghost, 2)
+    assert [share > 0 for share in shares] == [False, False, False, True, True]
+    for k in (3, 4):
+        assert trace(result[k], images[k], place) < 0.3 * trace(ghost[k], images[k], place)
+
+
+def test_what_disagrees_with_the_reference_does_not_count(radiance):
+    """Movement that was not found in another source is not copied from there."""
+    images, place, things = with_shadow(radiance)
+    small = [image.copy() for image in images]
+    changed = images[4].copy()
+    changed[place] = things[0]
+    nothing = np.zeros(images[0].shape[:2], bool)
+    moved = nothing.copy()
+    moved[place] = True
+    sources = [
+        ghosts.Source.learn(picture, small[k], small[3], nothing, moved)
+        for k, picture in ((2, images[2]), (4, changed))
+    ]
+    alone = ghosts.replace(images[3], moved, sources[:1])
+    both = ghosts.replace(images[3], moved, sources)
+    assert trace(both, images[3], place) < trace(alone, images[3], place) + 2
