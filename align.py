@@ -5,6 +5,7 @@ Pictures are (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1]. A h
 (0, 0) is the centre of the first pixel.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,6 +27,9 @@ LEAST_CONTRAST = 2.0  # levels of 255; standard deviation of a patch that can be
 LEAST_CORRELATION = 0.8  # correlation of two patches that show the same
 LEAST_PATCHES = 8  # patches that must agree
 LEAST_SHARE = 0.15  # share of the compared patches that must agree
+GLANCE = 512  # pixels; longer side of the reduced pictures whose shift is estimated
+SMALLEST_GLANCE = 200  # pixels; shorter side of these below which no shift is estimated
+LEAST_RESPONSE = 0.1  # of phase correlation; below it, two pictures have too little in common
 STILL = 0.1  # pixels; a smaller movement is not worth the loss by interpolation
 
 
@@ -80,6 +84,38 @@ def align(
                 resampled = ghosts.show_elsewhere(resampled, images[reference], inside)
         aligned.append(resampled[area])
     return aligned, registrations, area
+
+
+def apparent_shift(picture: np.ndarray, other: np.ndarray) -> float:
+    """Estimates how far two exposures of one scene lie apart, as a share of their longer side.
+
+    Phase correlation of their edges tells, in some milliseconds (C. Kuglin, D. Hines, "The Phase
+    Correlation Image Alignment Method", IEEE Conference on Cybernetics and Society, 1975). Levels
+    are equalised first, since exposures keep their order.
+
+    Returns 0 where the pictures differ in size, are small, or have too little in common.
+    """
+    factor = -(-max(picture.shape[:2]) // GLANCE)
+    height, width = (side // factor for side in picture.shape[:2])
+    if picture.shape[:2] != other.shape[:2] or min(height, width) < SMALLEST_GLANCE:
+        return 0.0
+    window = cv2.createHanningWindow((width, height), cv2.CV_32F)
+    edges, other_edges = visible_edges(picture, factor), visible_edges(other, factor)
+    shift, response = cv2.phaseCorrelate(edges, other_edges, window)
+    return math.hypot(*shift) / max(height, width) if response > LEAST_RESPONSE else 0.0
+
+
+def visible_edges(picture: np.ndarray, factor: int) -> np.ndarray:
+    """Returns the strength of edges in a picture reduced by a whole factor, float32 (h, w).
+
+    It is logarithmic, as seeing is.
+    """
+    height, width = (side // factor * factor for side in picture.shape[:2])
+    # OpenCV reduces by whole factors three times as fast as by others.
+    grey = utils.as_grey(utils.reduce(picture[:height, :width], 1 / factor))
+    smooth = cv2.GaussianBlur(cv2.equalizeHist(grey), (0, 0), 1)
+    slopes = [cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))]
+    return np.log1p(cv2.magnitude(*slopes))
 
 
 def register_all(greys: Sequence[np.ndarray], reference: int) -> list[Registration]:

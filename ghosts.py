@@ -22,7 +22,7 @@ NOISE = 6.0  # levels; a colour may leave the usual one so far, and by
 UNUSUAL = 2.0  # times the mean distance by which its colour leaves it elsewhere
 STRANGE = 6.0  # levels beyond these two, as an area's mean, without which nothing is proven
 ODD = 2.0  # levels beyond these two that show movement next to a proven one
-DISSENT = 2.0  # times these two, for a colour in which another source and the reference differ
+DISSENT = 2.0  # times these two, for a colour in which another witness and the reference differ
 CLIPPED, UNKNOWN = 2.0, 15.0  # levels from black or white; by which these may be farther off
 EXTENT = 9  # pixels of reduced pictures; side of an area that is checked for movement
 SOFT = 4.0  # width of the soft border of replaced areas, in pixels of reduced pictures
@@ -52,7 +52,7 @@ def deghost(
     """Replaces what moved in aligned exposures by what the reference shows there.
 
     Where an exposure shows something else than the reference's scene, it gets what it would show
-    of that scene, see Source. The replaced area thus has the exposure's brightness and
+    of that scene, see Witness. The replaced area thus has the exposure's brightness and
     colours, and a soft border, so that fusing finds no step there. The exposures that are next to
     it in brightness tell more of the scene than the reference alone, where they show it too.
 
@@ -73,11 +73,11 @@ def deghost(
         if moved[k].any():
             place = order.index(k)
             near = [s for s in order[max(place - 1, 0) : place + 2] if s not in (k, reference)]
-            sources = [
-                Source.learn(images[s], small[s], small[k], moved[s], moved[k])
+            witnesses = [
+                Witness.learn(images[s], small[s], small[k], moved[s], moved[k])
                 for s in (reference, *near)
             ]
-            image = replace(image, moved[k], sources)
+            image = replace(image, moved[k], witnesses)
         result.append(image)
     return result, [float(mask.mean()) for mask in moved]
 
@@ -411,7 +411,7 @@ def between_levels(table: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(channel, np.arange(256), row) for row, channel in pairs], 1)
 
 
-class Source(NamedTuple):
+class Witness(NamedTuple):
     """A picture of the scene that is kept, and what another exposure would show of it.
 
     picture: of full size. moved: mask, bool, of reduced size: where it shows something else.
@@ -433,7 +433,7 @@ class Source(NamedTuple):
         other: np.ndarray,
         moved: np.ndarray,
         other_moved: np.ndarray,
-    ) -> "Source":
+    ) -> "Witness":
         """Learns from where neither mask is True; small, other: both pictures, reduced, 8-bit."""
         static = or_all(~(moved | other_moved))
         rendering, known = Rendering.learn(small, other, static), static.ravel()
@@ -457,8 +457,8 @@ class Source(NamedTuple):
         return self.rendering.of(colours, places), usual
 
 
-def replace(image: np.ndarray, moved: np.ndarray, sources: Sequence[Source]) -> np.ndarray:
-    """Returns a picture that shows the sources' scene in a mask, with a soft border.
+def replace(image: np.ndarray, moved: np.ndarray, witnesses: Sequence[Witness]) -> np.ndarray:
+    """Returns a picture that shows the witnesses' scene in a mask, with a soft border.
 
     It shows their mean, in which each has the weight of its usual distance's inverse square. The
     first is the reference; another one counts where it agrees with it, as far as both usually do.
@@ -468,7 +468,7 @@ def replace(image: np.ndarray, moved: np.ndarray, sources: Sequence[Source]) -> 
     """
     height, width = image.shape[:2]
     soft = softened(moved, width, height)
-    hidden = [softened(source.moved, width, height) for source in sources]
+    hidden = [softened(witness.moved, width, height) for witness in witnesses]
     white = utils.white_level(image.dtype)
     result = image.copy()
     for start in range(0, height, 64):  # Strips keep the memory for floats small.
@@ -477,11 +477,11 @@ def replace(image: np.ndarray, moved: np.ndarray, sources: Sequence[Source]) -> 
         if not at.any():
             continue
         share, own = soft[rows][at][:, None], flat(image[rows])[at.ravel()]
-        first, first_usual = sources[0].colours(rows, at)
+        first, first_usual = witnesses[0].colours(rows, at)
         weight = 1 / (first_usual**2 + 1)
         total, weights = weight * first, weight
-        for source, elsewhere in zip(sources[1:], hidden[1:], strict=True):
-            colours, usual = source.colours(rows, at)
+        for witness, elsewhere in zip(witnesses[1:], hidden[1:], strict=True):
+            colours, usual = witness.colours(rows, at)
             limits = DISSENT * (NOISE + UNUSUAL * (usual + first_usual))
             agrees = (np.abs(colours - first) <= limits).all(axis=1, keepdims=True)
             weight = agrees * (1 - elsewhere[rows][at][:, None]) / (usual**2 + 1)
@@ -507,5 +507,5 @@ def show_elsewhere(image: np.ndarray, reference: np.ndarray, inside: np.ndarray)
     size = small.shape[1::-1]
     shown = cv2.resize(inside.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     nowhere = np.zeros_like(shown)
-    source = Source.learn(reference, small_reference, small, nowhere, ~shown)
-    return replace(image, ~shown, [source])
+    witness = Witness.learn(reference, small_reference, small, nowhere, ~shown)
+    return replace(image, ~shown, [witness])

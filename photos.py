@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import functools
 import gc
+import itertools
 import os
 import sys
 import warnings
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files at a time
 REST = 0.7e9  # bytes of memory for PyTorch and the network's features
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
+SHIFTED = 0.0025  # of the longer side; exposures that seem to lie farther apart need --align
 CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2)
 
 
@@ -148,7 +150,25 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
     few = 2 if any(map(raw.is_raw, files)) else None
     # A decoder can need memory for another picture of the same size.
     with ThreadPoolExecutor(1 if largest > utils.LARGE else few) as pool:
-        return list(pool.map(read, files))
+        pictures = list(pool.map(read, files))
+    if not recipe.align:
+        warn_of_shifts(files, [picture.pixels for picture in pictures])
+    return pictures
+
+
+def warn_of_shifts(files: Sequence[str], images: Sequence[np.ndarray]) -> None:
+    """Warns of a scene whose exposures seem to need --align."""
+    with np.errstate(invalid="ignore"):  # NaN is refused later.
+        order = ghosts.by_brightness(images)
+        pairs = list(itertools.pairwise(order))
+        shifts = [align.apparent_shift(images[k], images[after]) for k, after in pairs]
+    if max(shifts, default=0) > SHIFTED:
+        k, after = pairs[int(np.argmax(shifts))]
+        warnings.warn(
+            f"{files[k]} and {files[after]}: seem to lie {max(shifts) * max(images[k].shape):.0f} "
+            "pixels apart; --align brings exposures into register",
+            stacklevel=2,
+        )
 
 
 def known_headers(files: Sequence[str]) -> list[metadata.Header]:

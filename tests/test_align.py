@@ -1,11 +1,14 @@
 """Registration and movement, on scenes whose motion is known."""
 
+import math
+
 import numpy as np
 import pytest
 from conftest import SIZE, blocks, expose, motion, see
 
 import align
 import ghosts
+import inference
 import utils
 
 
@@ -140,3 +143,35 @@ def test_exposures_without_a_common_area():
     apart = motion(shift=(SIZE[1] + 5, 0))
     with pytest.raises(ValueError, match="no area in common"):
         align.common_area([np.eye(3), apart], [SIZE, SIZE])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shift", [(0, 0), (12, -9), (0, 30)])
+def test_apparent_shift(dtype, shift):
+    radiance = blocks(700, 1000, seed=1)
+    exposures = []
+    for gain, (x, y) in ((0.3, (0, 0)), (4, shift)):
+        view = radiance[40 + y : 640 + y, 40 + x : 940 + x]
+        exposures.append(utils.as_type(expose(view, gain), dtype))
+    found = align.apparent_shift(*exposures) * 900
+    assert found == pytest.approx(math.hypot(*shift), abs=1)
+
+
+def test_no_shift_is_seen_where_there_is_nothing_to_compare():
+    black, white = np.zeros((300, 400, 3), np.uint8), np.full((300, 400, 3), 255, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (2, 300, 400), np.uint8)
+    for pair in ((black, white), (black[:40], black[:40]), (black, black[1:]), noise):
+        assert align.apparent_shift(*pair) == 0
+
+
+def test_a_shift_is_said_once_a_scene(tmp_path, capfd):
+    radiance = blocks(400, 500, seed=1)
+    paths = [str(tmp_path / f"{name}.png") for name in "abc"]
+    for path, gain, x in zip(paths, (0.3, 1, 4), (0, 4, 20), strict=True):
+        utils.write_image(path, expose(radiance[:300, x : x + 400], gain))
+    flags = ["--images", *paths, "--res", str(tmp_path / "fused.png"), "--quiet"]
+    assert inference.main(flags) == 0
+    text = f"{paths[1]} and {paths[2]}: seem to lie 16 pixels apart; --align brings exposures"
+    assert capfd.readouterr().err == f"inference.py: {text} into register\n"
+    assert inference.main([*flags, "--align"]) == 0
+    assert capfd.readouterr().err == ""

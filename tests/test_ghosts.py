@@ -194,7 +194,7 @@ def test_what_moved_in_two_exposures_is_taken_from_neither(radiance):
 
 
 def test_what_disagrees_with_the_reference_does_not_count(radiance):
-    """Movement that was not found in another source is not copied from there."""
+    """Movement that was not found in another witness is not copied from there."""
     images, place, things = with_shadow(radiance)
     small = [image.copy() for image in images]
     changed = images[4].copy()
@@ -202,10 +202,10 @@ def test_what_disagrees_with_the_reference_does_not_count(radiance):
     nothing = np.zeros(images[0].shape[:2], bool)
     moved = nothing.copy()
     moved[place] = True
-    sources = [
-        ghosts.Source.learn(picture, small[k], small[3], nothing, moved)
+    witnesses = [
+        ghosts.Witness.learn(picture, small[k], small[3], nothing, moved)
         for k, picture in ((2, images[2]), (4, changed))
     ]
-    alone = ghosts.replace(images[3], moved, sources[:1])
-    both = ghosts.replace(images[3], moved, sources)
+    alone = ghosts.replace(images[3], moved, witnesses[:1])
+    both = ghosts.replace(images[3], moved, witnesses)
     assert trace(both, images[3], place) < trace(alone, images[3], place) + 2
