@@ -25,7 +25,6 @@ import shlex
 import shutil
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -178,10 +177,12 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 
 def is_released(path: str | os.PathLike) -> bool:
     """Returns True for a file of NumPy's arrays, .npz, whatever its name is; OSError as open."""
-    with open(path, "rb") as file, contextlib.suppress(zipfile.BadZipFile):
-        names = zipfile.ZipFile(file).namelist()
+    with open(path, "rb") as file:
+        try:
+            names = zipfile.ZipFile(file).namelist()
+        except Exception:  # It raises many types on damaged files.
+            return False
         return bool(names) and all(name.endswith(".npy") for name in names)
-    return False
 
 
 def read_released(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -200,7 +201,7 @@ def read_released(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         for i, (name, shape) in enumerate(shapes.items(), start=1):
             try:
                 kernel = arrays[name]
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            except Exception as error:  # NumPy raises many types on damaged files.
                 raise ValueError(f"{path}: {name} is damaged ({short(error)})") from error
             if kernel.shape != shape or kernel.dtype.kind != "f":
                 found = f"{kernel.dtype} of shape {kernel.shape}"
@@ -264,10 +265,13 @@ def model_from_checkpoint(
         model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: does not fit the network: {short(error)}") from error
-    if not is_finite(model):
-        raise ValueError(f"{path}: has weights that are not finite")
     model.eval()
-    return fold_batch_norm(model) if original and isinstance(model, DeepFuse) else model
+    folded = model
+    if isinstance(model, DeepFuse) and model.settings.get("batch_norm"):
+        folded = fold_batch_norm(model)  # It takes roots of variances, which may be negative.
+    if not (is_finite(model) and is_finite(folded)):
+        raise ValueError(f"{path}: has weights that are not finite")
+    return folded if original else model
 
 
 def rename_original(key: object) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -325,7 +326,7 @@ def cached(path: str) -> np.ndarray | None:
         return None
     try:
         return np.load(path, mmap_mode="r")
-    except (ValueError, EOFError):
+    except (ValueError, EOFError, zipfile.BadZipFile):
         os.remove(path)
         return None
 
@@ -439,11 +440,13 @@ def by_count(samples: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def ignore_signals(_worker: int) -> None:
-    """Makes a worker leave Ctrl-C and a cluster's SIGTERM to the main process, which saves.
+    """Makes a worker leave Ctrl-C, SIGHUP and a cluster's SIGTERM to the main process, which saves.
 
     A SIGTERM that the main process sends still ends the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=obey_parent, daemon=True).start()

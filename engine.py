@@ -19,6 +19,7 @@ import fusion
 import loss
 import utils
 from checkpoint import State
+from dataset import as_8_bit_rgb
 from model import ColourNetwork, DeepFuse, choose_device, device_of, is_finite, prepare
 from muon import Muon
 from scores import mefb_score
@@ -103,21 +104,23 @@ class Processes:
 
 
 class StopOnSignal:
-    """A context in which SIGTERM or a first SIGINT asks to stop; a second SIGINT interrupts.
+    """A context in which SIGTERM, SIGHUP or a first SIGINT asks to stop; a second one interrupts.
+
+    A SIGHUP that is ignored, as nohup asks for, stays so.
 
     requested: True once a signal has asked to stop.
     """
 
     def __enter__(self) -> "StopOnSignal":
         self.requested = False
-        self.previous = {
-            number: signal.signal(number, self.request)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        self.previous = {number: signal.signal(number, self.request) for number in numbers}
         return self
 
     def request(self, number: int, _frame: object) -> None:
-        """Handles SIGINT and SIGTERM."""
+        """Handles the signals."""
         self.requested = True
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -430,7 +433,8 @@ def validate_colour(
     model = prepare(model, precision)
     scores = []
     for paths in tqdm(scenes, "validating", leave=False, disable=True if quiet else None):
-        images = sorted(utils.read_images(paths), key=lambda image: image.mean())
+        images = [as_8_bit_rgb(image) for image in utils.read_images(paths)]
+        images.sort(key=lambda image: image.mean())
         shown = (images[0], images[-1], images[len(images) // 2])
         *pair, teacher = (utils.to_ycbcr(image).to(device) for image in shown)
         with torch.inference_mode():

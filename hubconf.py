@@ -2,6 +2,9 @@
 
 network = torch.hub.load(".", "photo", source="local")
 fused = network.fuse([under, over])
+
+It imports modules of this folder by names such as model and utils. A program that has imported
+modules of its own under these names has to load it first.
 """
 
 import numpy as np

@@ -7,6 +7,7 @@ network that the authors released, which is another one.
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -453,8 +454,9 @@ class ShiftedSum(nn.Module):
 
 
 def is_finite(model: nn.Module) -> bool:
-    """Returns True where all parameters are finite numbers."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    """Returns True where all parameters and statistics are finite numbers."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -5,6 +5,7 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import io
 import math
 import os
 import signal
@@ -37,6 +38,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
+
+    def parse_args(self, *arguments, **more):
+        """Returns the options; refuses empty texts, as unset variables of a shell give them."""
+        options = super().parse_args(*arguments, **more)
+        for name, value in vars(options).items():
+            if value == "" or (isinstance(value, list) and "" in value):
+                self.error(f"--{name} is empty")
+        return options
 
     def error(self, message: str):
         """Prints the mistake and ends the program with status 2."""
@@ -97,7 +106,8 @@ class TrainOptions:
             "--stacks",
             type=number(float, 0, 1),
             default=0.0,
-            help="share of draws that are three to five exposures instead of a pair",
+            help="share of draws that are three to five exposures instead of a pair, or with "
+            "--network colour, more than three",
         )
         data.add_argument(
             "--zoom",
@@ -156,7 +166,10 @@ class TrainOptions:
             help="write DET/tensorboard too; needs the package tensorboard",
         )
         run.add_argument(
-            "--seed", type=number(int, 0), default=0, help="seed of the weights and crops"
+            "--seed",
+            type=number(int, 0, 2**63 - 1),
+            default=0,
+            help="seed of the weights and crops",
         )
         add_machine_options(run)
         add_precision_option(run)
@@ -693,6 +706,9 @@ def run(script: str, work: Callable, options: argparse.Namespace, keep_large: bo
     An OSError or ValueError is a mistake that the user can mend, and gives one line on stderr and
     status 2. So does a lack of memory. A warning gives one line too.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # File names can have letters that it lacks.
+            stream.reconfigure(errors="backslashreplace")
     unwind_at_signals()
     keep_freed_memory(keep_large)
     limit_spinning()

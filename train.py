@@ -25,6 +25,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import cv2
@@ -60,8 +61,12 @@ from engine import (
 from loss import ColourLoss, MEF_SSIM_Loss
 from model import ColourNetwork, DeepFuse, PyramidDeepFuse, choose_precision, device_of
 from opts import TrainOptions, run
+from tiles import is_out_of_memory
 
 LOG_FIELDS = ("epoch", "loss", "val_score", "lr", "seconds")
+NOT_FOR_COLOUR = ("loss", "scales", "luminance_weight", "uncentred", "batch_norm")  # options
+RECORD = "run.json"  # below --det
+LATER = "latest.pth has all epochs but this one; --resume continues it"
 SHOWN = 3  # validation scenes in a figure, at most
 
 
@@ -81,13 +86,18 @@ def train(options: argparse.Namespace) -> list[float]:
             raise TrainingError(
                 f"the other processes cannot be reached ({short(error)})"
             ) from error
+        if "DataLoader worker" in str(error):
+            reason = f"a process that prepares crops has ended, perhaps for lack of memory; {LATER}"
+            raise TrainingError(reason) from error
+        if is_out_of_memory(error):
+            raise MemoryError(f"{short(error)}; {LATER}") from error
         raise
 
 
 def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
     """Trains as `train` does, in one of the processes."""
     check_options(options, processes)
-    options = with_restart(options, processes.attempt)
+    options = with_restart(options, processes)
     validation = find_validation(options.val_folder, options.network)
     learner = make_learner(options, processes)
     dataset = make_dataset(options, processes)
@@ -123,10 +133,12 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
 
 def check_options(options: argparse.Namespace, processes: Processes) -> None:
     """Raises ValueError where options contradict each other or do not suit this machine."""
+    if options.network == ColourNetwork.name:
+        for name in NOT_FOR_COLOUR:
+            if getattr(options, name) != TrainOptions().parser.get_default(name):
+                raise ValueError(f"--{name}: not for --network colour")
     if options.loss == "global" and options.stacks:
         raise ValueError("--loss global is defined for pairs, not with --stacks")
-    if options.batch_norm and options.network == ColourNetwork.name:
-        raise ValueError("--batch_norm: the colour network has none")
     if options.batch_norm and processes.count > 1 and processes.device.type != "cuda":
         # SyncBatchNorm needs CUDA; without it, N processes would not train as one.
         raise ValueError("--batch_norm: in several processes on GPUs only")
@@ -134,17 +146,27 @@ def check_options(options: argparse.Namespace, processes: Processes) -> None:
         summary_writer()
 
 
-def with_restart(options: argparse.Namespace, attempt: int) -> argparse.Namespace:
+def with_restart(options: argparse.Namespace, processes: Processes) -> argparse.Namespace:
     """Returns the options, with --resume set where torchrun has restarted the run.
 
-    attempt: how often it has. A restart repeats the command that started the run.
+    A restart repeats the command that started the run.
     """
-    latest = os.path.join(options.det, "model", "latest.pth")
-    # A latest.pth older than run.json is from an earlier run in the same folder.
-    if attempt > 0 and is_newer(latest, os.path.join(options.det, "run.json")):
+    latest, record = (os.path.join(options.det, *x) for x in (("model", "latest.pth"), (RECORD,)))
+    # A record of another launcher, or a latest.pth older than it, is of an earlier run.
+    ours = processes.first and launcher_of(record) == os.getppid() and is_newer(latest, record)
+    if processes.attempt > 0 and processes.any(ours):
         options = copy.copy(options)
         options.resume = latest
     return options
+
+
+def launcher_of(record: str) -> int | None:
+    """Returns the process that started the run of a run.json, by its number; None if unknown."""
+    try:
+        with open(record) as file:
+            return json.load(file).get("launcher")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def is_newer(path: str, other: str) -> bool:
@@ -340,11 +362,13 @@ class Outputs:
             return
         for name in ("model", "image"):
             os.makedirs(self.path(name), exist_ok=True)
+        self.keep_former()
         for unfinished in glob.glob(os.path.join(glob.escape(self.path("model")), "*.tmp*")):
             os.remove(unfinished)  # left by a run that was killed
         if processes.attempt == 0:
-            with utils.replacing(self.path("run.json"), "w") as file:
-                record = {**self.record, "options": vars(options), "data": state.data}
+            with utils.replacing(self.path(RECORD), "w") as file:
+                launcher = {"launcher": os.getppid()}
+                record = {**self.record, **launcher, "options": vars(options), "data": state.data}
                 json.dump(record, file, indent=1)
         if not options.quiet:
             print(self.record["command"], flush=True)
@@ -352,6 +376,16 @@ class Outputs:
         self.tensorboard = None
         if options.tensorboard:
             self.tensorboard = summary_writer()(self.path("tensorboard"))
+
+    def keep_former(self) -> None:
+        """Renames the checkpoints of another run in --det, which a new one would overwrite."""
+        if self.options.resume:
+            return
+        for name in ("latest.pth", "best.pth"):
+            path, kept = self.path("model", name), self.path("model", f"former_{name}")
+            if os.path.exists(path):
+                os.replace(path, kept)
+                warnings.warn(f"{path}: of another run; kept as {kept}", stacklevel=2)
 
     def path(self, *names: str) -> str:
         """Returns a path below --det."""
@@ -362,11 +396,14 @@ class Outputs:
         if not self.enabled:
             return
         state = learner.state
-        if finished:
-            if is_best(state, self.options.epoch, bool(self.options.val_folder)):
-                self.store(save_best, "best.pth", learner)
-            self.draw(learner)
-        self.save(learner)
+        if finished and is_best(state, self.options.epoch, bool(self.options.val_folder)):
+            self.store(save_best, "best.pth", learner)
+        # Resuming repeats an epoch that is not in latest.pth, so that what is due is made.
+        try:
+            if finished:
+                self.draw(learner)
+        finally:
+            self.save(learner)
         if finished:
             self.log.write(state)
             if self.tensorboard:

@@ -9,7 +9,9 @@ import contextlib
 import glob
 import importlib.util
 import os
+import re
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -294,7 +296,7 @@ def replacing(
     temporary file.
     """
     target = os.path.realpath(path)  # A link stays one.
-    temporary = f"{target}.tmp{os.getpid()}"
+    temporary = f"{target}.tmp{os.getpid()}_{threading.get_ident()}"
     try:
         with open(temporary, mode, **options) as file:
             yield file
@@ -313,7 +315,7 @@ def replacing(
 def remove_unfinished(path: str | os.PathLike) -> None:
     """Removes what a process that has died in `replacing` has left of a file."""
     for temporary in glob.glob(f"{glob.escape(os.path.realpath(path))}.tmp*"):
-        if temporary.rpartition(".tmp")[2].isdecimal():
+        if re.fullmatch(r"\d+_\d+", temporary.rpartition(".tmp")[2]):
             with contextlib.suppress(OSError):
                 os.remove(temporary)
 

@@ -133,7 +133,7 @@ PLOTS = {
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draw the plots of docs/ from CSV files.")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder to write to")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder to write to")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, (draw, data, size) in PLOTS.items():

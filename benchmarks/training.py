@@ -26,21 +26,21 @@ from dataset import BracketedDataset, EpochBatches, make_loader  # noqa: E402
 from engine import Learner, Processes, Schedule  # noqa: E402
 from loss import MEF_SSIM_Loss  # noqa: E402
 from model import build, choose_device, choose_precision  # noqa: E402
-from opts import keep_freed_memory  # noqa: E402
+from opts import keep_freed_memory, number  # noqa: E402
 
 
 def write_scenes(folder, count, height=600, width=900):
     """Brackets of three exposures, noise of all scales."""
     rng = np.random.default_rng(0)
-    for number in range(count):
+    for i in range(count):
         radiance = torch.zeros(1, 3, height, width)
         for side in (4, 30, 200, 600):
             noise = torch.from_numpy(rng.random((1, 3, side, side), np.float32))
             radiance += F.interpolate(noise, size=(height, width), mode="bilinear")
-        os.makedirs(os.path.join(folder, str(number)))
+        os.makedirs(os.path.join(folder, str(i)))
         for k, gain in enumerate((0.1, 0.3, 1.0)):
             picture = (radiance[0].permute(1, 2, 0).numpy() * gain).clip(0, 1)
-            path = os.path.join(folder, str(number), f"{k}.jpg")
+            path = os.path.join(folder, str(i), f"{k}.jpg")
             utils.write_image(path, utils.quantise(picture, np.uint8))
 
 
@@ -125,7 +125,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--crop_size", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=number(int, 2), default=8)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args(argv)

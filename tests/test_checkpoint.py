@@ -1,6 +1,7 @@
 """Checkpoint files of ours, of the earlier implementation and of neither."""
 
 import collections
+import math
 import os
 import pickle
 
@@ -265,3 +266,26 @@ def test_summary_of_a_file_of_the_earlier_implementation(original, tmp_path):
     assert lines[0] == f"file: {path}"
     assert lines[1].startswith("network: DeepFuse (name deepfuse, batch_norm False, padding zeros")
     assert lines[2:] == ["training loss of the last epoch: 0.2500"]
+
+
+@pytest.mark.parametrize("value", [math.nan, -1.0])
+def test_statistics_that_make_no_network_are_refused(original, tmp_path, value):
+    path = tmp_path / "bad.pth"
+    for state in (original.state_dict(), DeepFuse(batch_norm=True).state_dict()):
+        (key, *_) = (key for key in state if key.endswith("running_var"))
+        state[key][0] = value
+        ours = not any(key.startswith("layer") for key in state)
+        torch.save({"model": state, **({"network": {"batch_norm": True}} if ours else {})}, path)
+        with pytest.raises(ValueError, match=r"bad\.pth: has weights that are not finite"):
+            load_model(path)
+
+
+def test_zip_files_of_unknown_kinds_are_no_checkpoints(tmp_path):
+    path = tmp_path / "x.pth"
+    np.savez(path.with_suffix(".npz"), arr_0=np.zeros(3))
+    data = bytearray(path.with_suffix(".npz").read_bytes())
+    place = data.index(b"PK\x01\x02")
+    data[place + 6 : place + 8] = (244).to_bytes(2, "little")  # the version that it needs
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"x\.pth: "):
+        load_model(path)

@@ -174,7 +174,7 @@ def test_weights_that_are_not_finite_stop_training():
         learner.step(batches[1], schedule)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_during_a_step_stops_after_it(number):
     schedule = Schedule(scenes=9, batch=3, epochs=1, lr=1e-3)
     learner = make_learner()

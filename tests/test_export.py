@@ -55,6 +55,18 @@ def test_a_pyramid_has_the_levels_of_its_size(tmp_path):
     assert fused(path, luma(1, 2, 500, 400)).shape == (1, 1, 500, 400)
 
 
+@needs_packages
+def test_a_network_without_finite_results_is_refused(tmp_path, capsys):
+    network = DeepFuse()
+    for parameter in network.parameters():
+        parameter.data *= 1e25
+    torch.save({"model": network.state_dict()}, tmp_path / "huge.pth")
+    path = tmp_path / "network.onnx"
+    assert run("--model", tmp_path / "huge.pth", "--res", path, "--side", 64) == 2
+    assert "huge.pth: ONNX differs from PyTorch by up to inf" in capsys.readouterr().err
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(("side", "levels"), [(63, 1), (64, 2), (127, 3), (128, 3), (512, 5)])
 def test_levels(side, levels):
     assert export.levels_for(PyramidDeepFuse(), side) == levels

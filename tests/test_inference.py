@@ -879,7 +879,7 @@ def test_a_photo_is_no_result_of_its_own(files, capfd):
 
 def test_what_a_killed_process_leaves_is_removed(tmp_path, capfd):
     kept = ["a1.jpg.tmp77", "a[1].jpg.tmp_mine"]
-    for name in ("a[1].jpg.tmp77", "a[1]_preview.jpg.tmp77", *kept):
+    for name in ("a[1].jpg.tmp77_1", "a[1]_preview.jpg.tmp77_5", *kept):
         (tmp_path / name).touch()
     task = (["1.jpg", "2.jpg"], str(tmp_path / "a[1].jpg"))
     fused = (done for done in [(task, ChildProcessError("its process ended"))])
@@ -960,11 +960,13 @@ def test_floats_are_checked_before_they_are_aligned(tmp_path, files, pair, capfd
     assert "float pictures must lie in [0, 1]" in capfd.readouterr().err
 
 
-def test_an_empty_name_is_no_folder(files, capfd):
+def test_an_empty_name_is_refused(capfd):
     """As an unset variable of a shell gives it."""
-    assert inference.main(["--folder", ""]) == 2
-    assert inference.main(["--describe", "--model", ""]) == 2
-    assert capfd.readouterr().err == "inference.py: : No such file or directory\n" * 2
+    for flags in (["--folder", ""], ["--images", "a.png", ""], ["--describe", "--model", ""]):
+        with pytest.raises(SystemExit) as caught:
+            inference.main(flags)
+        assert caught.value.code == 2
+        assert " is empty (--help" in capfd.readouterr().err
 
 
 def test_a_result_that_is_there_has_its_preview(tmp_path, files):

@@ -26,7 +26,7 @@ import scores
 import train
 import utils
 from checkpoint import State, load_checkpoint, load_colour, load_model
-from engine import Learner
+from engine import Learner, Processes
 from loss import ColourLoss
 from model import DeepFuse, prepare
 from opts import TrainOptions
@@ -137,7 +137,7 @@ def test_a_colour_networks_loss_goes_down(brackets, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"batch_norm": None}, "--batch_norm: the colour"), ({"val_folder": "pairs"}, "no scene has")],
+    [({"batch_norm": None}, "--batch_norm: not for"), ({"val_folder": "pairs"}, "no scene has")],
 )
 def test_what_a_colour_network_cannot_do(brackets, tmp_path, capsys, changes, message):
     write_bracket(tmp_path / "pairs" / "scene", gains=(0.3, 8.0))
@@ -280,7 +280,7 @@ def test_seed_decides(brackets, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_save_and_exit_cleanly(brackets, tmp_path, number):
     """To the whole process group, the workers too: as terminals send Ctrl-C, clusters SIGTERM."""
     det = tmp_path / "det"
@@ -567,6 +567,9 @@ def cases(brackets, tmp_path):
     torch.save({"model": DeepFuse().state_dict()}, other)
     message = f"{other}: holds another network than the one to train"
     yield "init of another network", {"init": other, "network": "pyramid"}, message
+    for flag, value in (("loss", "global"), ("scales", 1), ("luminance_weight", 5)):
+        message = f"--{flag}: not for --network colour"
+        yield f"{flag} of colour", {"network": "colour", flag: value}, message
     message = "--loss global is defined for pairs"
     yield "stacks", {"stacks": 0.5, "loss": "global"}, message
     message = "a batch needs 4 scenes, and there are 3"
@@ -680,16 +683,88 @@ def test_training_on_cuda(brackets, tmp_path):
 def test_a_restarted_run_resumes_its_own_checkpoint(tmp_path):
     """Not that of an earlier run in the same folder."""
     options = TrainOptions().parse(["--folder", "x", "--det", str(tmp_path)])
-    assert train.with_restart(options, attempt=1).resume is None
+    processes = Processes("cpu")
+    processes.attempt = 1
+    assert train.with_restart(options, processes).resume is None
     (tmp_path / "model").mkdir()
     latest, record = tmp_path / "model" / "latest.pth", tmp_path / "run.json"
     latest.touch()
-    record.touch()
-    for age, resumed in ((60, None), (-60, str(latest))):
+    ours, another = os.getppid(), os.getppid() + 1
+    for launcher, age, resumed in (
+        (ours, 60, None),
+        (ours, -60, str(latest)),
+        (another, -60, None),
+        ("damaged", -60, None),
+    ):
+        record.write_text(f'{{"launcher": {launcher}}}')
         os.utime(latest, (time.time() - age,) * 2)
-        assert train.with_restart(options, attempt=1).resume == resumed
-    assert train.with_restart(options, attempt=0).resume is None
+        assert train.with_restart(options, processes).resume == resumed
+    record.write_text(f'{{"launcher": {ours}}}')
+    os.utime(latest, (time.time() + 60,) * 2)
+    processes.attempt = 0
+    assert train.with_restart(options, processes).resume is None
     assert options.resume is None
+
+
+def test_another_run_does_not_overwrite_checkpoints(brackets, tmp_path, capfd):
+    det = tmp_path / "det"
+    run(brackets, det, epoch=1)
+    before = {name: (det / "model" / name).read_bytes() for name in ("latest.pth", "best.pth")}
+    run(brackets, det, epoch=2, resume=det / "model" / "latest.pth")
+    assert capfd.readouterr().err == ""
+    after = {name: (det / "model" / name).read_bytes() for name in before}
+    assert after != before
+    run(brackets, det, epoch=1, seed=1)
+    assert capfd.readouterr().err.count(": of another run; kept as ") == 2
+    for name, data in after.items():
+        assert (det / "model" / f"former_{name}").read_bytes() == data
+
+
+def test_a_figure_that_cannot_be_written_costs_no_epoch(brackets, tmp_path, capfd):
+    det = tmp_path / "det"
+    (det / "image" / "2.png").mkdir(parents=True)
+    assert train.main(arguments(brackets, det, epoch=3, record_epoch=2)) == 2
+    assert "2.png: is a folder" in capfd.readouterr().err
+    assert load_checkpoint(str(det / "model" / "latest.pth"))["epoch"] == 2
+
+
+def test_a_lack_of_memory_gets_one_line(brackets, tmp_path, capfd):
+    assert train.main(arguments(brackets, tmp_path / "det", epoch=1, width=10**9)) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("train.py: not enough memory: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_that_is_killed_gets_one_line(brackets, tmp_path):
+    det = tmp_path / "det"
+    argv = arguments(brackets, det, epoch=100000, workers=1)
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *argv], stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (det / "model" / "latest.pth").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+        assert process.wait(60) == 1
+        err = process.stderr.read()
+    assert err.startswith("train.py: a process that prepares crops has ended")
+    assert err.count("\n") == 1
+
+
+def test_colour_is_validated_on_grey_pictures_too(tmp_path):
+    """Of several depths: the darkest exposure is the one that looks darkest."""
+    for name in ("a", "b"):
+        write_bracket(tmp_path / "data" / name)
+    for k, path in enumerate(write_bracket(tmp_path / "val" / "c")):
+        grey = utils.read_image(str(path))[..., 1]
+        utils.write_image(str(path), utils.as_type(grey, np.uint16) if k == 0 else grey)
+    options = {"network": "colour", "width": 8, "epoch": 1, "val_folder": tmp_path / "val"}
+    state = run(tmp_path / "data", tmp_path / "det", val_epoch=1, **options)
+    assert state["val"][1] == pytest.approx(1, abs=1e-3)  # Grey has no colour to miss.
 
 
 @pytest.mark.parametrize(
