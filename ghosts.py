@@ -468,7 +468,8 @@ def replace(image: np.ndarray, moved: np.ndarray, witnesses: Sequence[Witness]) 
     """
     height, width = image.shape[:2]
     soft = softened(moved, width, height)
-    hidden = [softened(witness.moved, width, height) for witness in witnesses]
+    reference, *others = witnesses
+    hidden = [softened(witness.moved, width, height) for witness in others]
     white = utils.white_level(image.dtype)
     result = image.copy()
     for start in range(0, height, 64):  # Strips keep the memory for floats small.
@@ -477,10 +478,10 @@ def replace(image: np.ndarray, moved: np.ndarray, witnesses: Sequence[Witness]) 
         if not at.any():
             continue
         share, own = soft[rows][at][:, None], flat(image[rows])[at.ravel()]
-        first, first_usual = witnesses[0].colours(rows, at)
+        first, first_usual = reference.colours(rows, at)
         weight = 1 / (first_usual**2 + 1)
         total, weights = weight * first, weight
-        for witness, elsewhere in zip(witnesses[1:], hidden[1:], strict=True):
+        for witness, elsewhere in zip(others, hidden, strict=True):
             colours, usual = witness.colours(rows, at)
             limits = DISSENT * (NOISE + UNUSUAL * (usual + first_usual))
             agrees = (np.abs(colours - first) <= limits).all(axis=1, keepdims=True)
