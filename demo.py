@@ -305,16 +305,18 @@ def start(
         title="DeepFuse", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)
     ) as page:
         wire(lay_out(), studio)
-    page.launch(
+    _, address, _ = page.launch(
         server_name=host,
         server_port=port,
         share=False,
-        quiet=quiet,
+        quiet=True,  # It would offer a public link.
         prevent_thread_lock=True,
         allowed_paths=[os.path.dirname(SAMPLES[0])],
         footer_links=[],
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
+    if not quiet:
+        print(f"Running on {address}", flush=True)
     return page
 
 

@@ -252,7 +252,8 @@ def finish_folder(
     """Works off a folder's scenes, and says which have failed; returns the exit status, 1 if any.
 
     fused: yields (Job, None or the reason of failure) for `count` scenes.
-    problems: messages on unusable files and folders; each counts as a scene. bar: shows progress.
+    problems: messages on unusable files and folders; each counts as a scene. bar: shows progress,
+    and says at the end how many there were.
     """
     failures: list[str] = []
 
@@ -275,9 +276,11 @@ def finish_folder(
             if failure is not None:
                 fail(f"{path}: not made: {failure}")
             progress.update()
+    total = count + len(problems)
     if failures:
-        total = count + len(problems)
         print(f"inference.py: {len(failures)} of {total} scenes were not fused", file=sys.stderr)
+    elif bar:
+        print(f"{total} scenes fused")
     return 1 if failures else 0
 
 

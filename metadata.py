@@ -37,8 +37,9 @@ TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC}
 BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0115, 0x0153
 PALETTE, FLOATS = 3, 3  # values of PHOTOMETRIC and of SAMPLE_FORMAT
 ORIENTATION, EXIF_DIRECTORY, GPS_DIRECTORY = 0x0112, 0x8769, 0x8825
+SOFTWARE = 0x0131
 # Tags of description, maker, model, software, date, artist and copyright.
-DESCRIPTIONS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
+DESCRIPTIONS = (0x010E, 0x010F, 0x0110, SOFTWARE, 0x0132, 0x013B, 0x8298)
 OFFSETS = (0x927C, 0xA005)  # tags of the Exif directory that hold offsets, MakerNote first
 WIDTHS, HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
 THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # tags of offset and size: of a JPEG, of strips
@@ -297,7 +298,8 @@ def tiff_exif(file: IO[bytes], directory: bytes | None = None) -> bytes:
         exif.get_ifd(EXIF_DIRECTORY).update({k: values[k] for k in values if k not in OFFSETS})
         if GPS_DIRECTORY in tiff:
             exif.get_ifd(GPS_DIRECTORY).update(tiff.get_ifd(GPS_DIRECTORY))
-        return exif.tobytes().removeprefix(b"Exif\0\0") if values else b""
+        described = bool(values) or len(exif) > (SOFTWARE in exif)  # Every program writes its name.
+        return exif.tobytes().removeprefix(b"Exif\0\0") if described else b""
     return b""
 
 

@@ -49,6 +49,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Prints the mistake and ends the program with status 2."""
+        if message.startswith("unrecognized arguments: ") and " -" not in message:
+            message += "; every value follows an option that names it"
         self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
 
 
@@ -275,7 +277,9 @@ class TestOptions:
         self.add_fusion_options()
         add_machine_options(self.parser)
         self.parser.add_argument(
-            "--verbose", action="store_true", help="say what --align and --deghost did"
+            "--verbose",
+            action="store_true",
+            help="say what --align and --deghost did, and which files each result is made from",
         )
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -480,7 +484,8 @@ class EvaluateOptions:
         self.parser = parser = Parser(
             "Score fusion on a folder of scenes by multi-scale MEF-SSIM and other scores, on 8-bit "
             "pictures of native size, beside a plain average and OpenCV's MergeMertens. A scene's "
-            "pair is its first and its last file, or <scene>_A.* and <scene>_B.* as in MEFB."
+            "pair is its first and its last file, or <scene>_A.* and <scene>_B.* as in MEFB. "
+            "docs/results.md says what the columns mean."
         )
         parser.add_argument("--folder", help="folder with one sub-folder a scene")
         parser.add_argument(

@@ -127,6 +127,10 @@ def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:
     grey = bool(headers) and headers[0].grey
     alpha = bool(headers) and headers[0].channels == 4 and not recipe.panel
     utils.check_picture_writable(path, dtype, grey, alpha)
+    extension = os.path.splitext(path)[1].lower()
+    asked = recipe.fuse["dtype"]
+    if asked and utils.as_storable(np.zeros((1, 1), asked), extension).dtype != asked:
+        warnings.warn(f"{path}: {extension} cannot hold the asked --depth", stacklevel=2)
     if recipe.preview:
         utils.check_picture_writable(preview_path(path))
 
@@ -271,6 +275,8 @@ def fuse_scene(
     except (ValueError, cv2.error) as error:
         reason = error.err if isinstance(error, cv2.error) else error
         raise ValueError(f"{' and '.join(map(str, files))}: {reason}") from error
+    if recipe.verbose:
+        print(f"{path}: fused from {', '.join(map(os.path.basename, files))}", file=sys.stderr)
     sheet = None
     if recipe.preview:
         captions = [os.path.basename(file) for file in files]

@@ -630,7 +630,8 @@ def hand_held(tmp_path_factory):
 def test_alignment(hand_held, tmp_path, files, capfd):
     assert fuse_files(files, hand_held, "--align", "--verbose") == 0
     lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
+    assert lines[3].endswith(": fused from 0.png, 1.png, 2.png")
     assert lines[1].endswith("1.png: the reference")
     assert "moved by 6.0" in lines[0] or "moved by 5.9" in lines[0]
     result = utils.read_image(files["--res"])
@@ -686,7 +687,7 @@ def test_movement(tmp_path, files, capfd):
     assert fuse_files(files, paths, "--deghost", "--verbose") == 0
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == f"{paths[1]}: its scene is shown"
-    assert [line.endswith(": 0.0% replaced as moved") for line in lines[1:]] == [True, True, False]
+    assert [line.endswith(": 0.0% replaced as moved") for line in lines[1:4]] == [True, True, False]
     expected = fusion.fuse(network(files), ghosts.deghost(images)[0])
     assert np.array_equal(utils.read_image(files["--res"]), expected)
 
@@ -996,3 +997,24 @@ def test_hidden_folders_are_no_brackets(tmp_path, files):
         write_bracket(tmp_path / "in" / name)
     assert fuse_folder(files, tmp_path / "in", tmp_path / "out", "--quiet") == 0
     assert os.listdir(tmp_path / "out") == ["a_fused.jpg"]
+
+
+def test_a_folder_says_how_many_scenes_it_had(brackets, tmp_path, files, capfd):
+    for flags, text in ((["--verbose"], "3 scenes fused\n"), (["--quiet"], "")):
+        assert fuse_folder(files, brackets, tmp_path / "out", *flags) == 0
+        captured = capfd.readouterr()
+        assert captured.out == text
+        assert ("scene2_fused.jpg: fused from 1.png, 2.png, 3.png\n" in captured.err) == bool(text)
+
+
+def test_a_depth_that_a_format_has_not_is_said(files, capfd):
+    files["--res"] = files["--res"].replace(".png", ".jpg")
+    assert run(files, "--depth", "16") == 0
+    text = f"inference.py: {files['--res']}: .jpg cannot hold the asked --depth\n"
+    assert capfd.readouterr().err == text
+
+
+def test_pictures_without_an_option_are_explained(capsys):
+    with pytest.raises(SystemExit):
+        inference.main(["a.jpg", "b.jpg"])
+    assert "a.jpg b.jpg; every value follows an option" in capsys.readouterr().err

@@ -476,3 +476,13 @@ def test_damaged_files_have_no_header(tmp_path, start):
     assert metadata.read_header(path) is None
     path.write_bytes(start + bytes(8))
     assert metadata.read_header(path) is None
+
+
+def test_descriptions_of_tiff_need_no_exif_directory(tmp_path):
+    path, plain = str(tmp_path / "a.tif"), str(tmp_path / "b.tif")
+    tags = {0x010F: "Maker", 0x0132: "2026:11:24 12:00:00", 0x0131: "a program"}
+    Image.fromarray(picture()).save(path, tiffinfo=tags)
+    Image.fromarray(picture()).save(plain, tiffinfo={0x0131: "a program"})
+    values = metadata.exif_values(utils.read_picture(path).metadata["EXIF"])
+    assert {tag: values[tag] for tag in tags} == tags
+    assert "EXIF" not in utils.read_picture(plain).metadata
