@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import cv2
 import torch
+from torch.nn import functional as F
 
+import utils
 from model import ColourNetwork, device_of
 from tiles import NETWORK_TILES, Area, in_tiles, to_device
 
@@ -32,6 +34,7 @@ SMOOTHING_WINDOW = 5  # pixels; side of the windows in which chroma is smoothed 
 SMOOTHING_HALO = 2 * (SMOOTHING_WINDOW // 2)  # pixels around a tile that smoothing needs
 SMOOTHING_RIDGE = 1e-3  # squared contrast of luma below which chroma does not follow it
 BLACK = 0.008  # luma at which half of an exposure's chroma is believed
+FEW = 5e-4  # share of the pixels; if fewer have colours that do not fit, these only lose chroma
 ASKED = (0.43, 0.3)  # luma that the network is asked for, at mid-grey, and its slope by the luma
 
 
@@ -200,15 +203,42 @@ def colour_factors(network: ColourNetwork, stack: torch.Tensor, y: torch.Tensor)
     """Returns factors and tint of the network for a whole reduced picture, (1, K + 2, h, w).
 
     The network is asked for the colours of a luma nearer to mid-grey: those of a well-exposed
-    picture, which neither clipping nor noise has made pale, are what people choose. It is not asked
-    for less than the darkest exposure has: lamps keep the colour that this one shows. Chroma of
-    what is nearly black in an exposure counts less, because it is that of noise and JPEG.
+    picture, which neither clipping nor noise has made pale, are what people choose. Where these do
+    not fit the luma, it is asked for the colours of the luma itself, and both are mixed so that
+    they just fit: a golden sky would otherwise become pink, the pale red of a darker one.
 
     stack: exposures (K, 3, h, w) of Y, Cb, Cr; y: finished luma (1, 1, h, w); on the CPU.
     """
+    planes = factors_for_luma(network, stack, ASKED[0] + ASKED[1] * (y - 0.5))
+    offset = rgb_offset(taught_chroma(stack[:, 1:], planes))
+    outside = (offset > 1 - y[0]) | (offset < -y[0])
+    if outside.any(dim=0).float().mean() < FEW:
+        return planes
+    halves = [F.avg_pool2d(whole, 2, ceil_mode=True) for whole in (stack, y)]  # for speed
+    natural = F.interpolate(factors_for_luma(network, *halves), y.shape[-2:], mode="bilinear")
+    change = rgb_offset(taught_chroma(stack[:, 1:], natural)) - offset
+    room = torch.where(offset > 0, 1 - y[0], -y[0])
+    nearer = outside & (change * offset < 0)  # The luma's own colours are nearer to fitting.
+    share = torch.where(nearer, (room - offset) / change, 0).clamp(0, 1)
+    return planes.lerp_(natural, share.amax(dim=0))
+
+
+def rgb_offset(cbcr: torch.Tensor) -> torch.Tensor:
+    """Returns what chroma (2, h, w) adds to luma in R, G and B, (3, h, w)."""
+    matrix = torch.from_numpy(utils.FROM_YCBCR[:, 1:3]).to(cbcr.dtype)
+    return torch.einsum("ij,jhw->ihw", matrix, cbcr - utils.NEUTRAL)
+
+
+def factors_for_luma(network: ColourNetwork, stack: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Returns what colour_factors does for the colours of a luma (1, 1, h, w).
+
+    The network is not asked for less than the darkest exposure has: lamps keep the colour that this
+    one shows. Chroma of what is nearly black in an exposure counts less, because it is that of
+    noise and JPEG.
+    """
     device = device_of(network)
     lumas = stack[:, :1]
-    wanted = torch.maximum(ASKED[0] + ASKED[1] * (y - 0.5), lumas.amin(dim=0, keepdim=True))
+    wanted = torch.maximum(y, lumas.amin(dim=0, keepdim=True))
     belief = lumas.square() / (lumas.square() + BLACK**2)  # (K, 1, h, w)
     stack = torch.cat([lumas, (stack[:, 1:] - 0.5) * belief + 0.5], dim=1)
     planes = torch.empty(1, len(stack) + 2, *y.shape[-2:])

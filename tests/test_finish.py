@@ -195,9 +195,13 @@ def test_colours_out_of_range_keep_their_hue_and_luma():
 
 
 def test_taught_chroma_is_the_networks_answer(colour):
-    """But for what is nearly black, and what the darkest exposure shows brighter than asked for."""
+    """But for what is nearly black, and what the darkest exposure shows brighter than asked for.
+
+    The colours are pale enough to fit their luma.
+    """
     stack = utils.to_ycbcr(*exposures())
     stack[:, 0] = 0.15 + 0.3 * stack[:, 0]
+    stack[:, 1:] = 0.5 + 0.4 * (stack[:, 1:] - 0.5)
     y = stack[:, :1].mean(dim=0, keepdim=True)
     planes = finish.colour_factors(colour, stack, y)
     middle, slope = finish.ASKED
@@ -224,6 +228,40 @@ def test_a_lamp_keeps_its_colour(colour):
     kept = (finish.taught_chroma(stack[:, 1:], planes) - 0.5)[0] / (stack[0, 1] - 0.5)
     assert kept.min() > 0.45  # 0.33 where the network is asked for less than the lamp has
     assert kept.max() < 1.2
+
+
+def test_a_golden_sky_remains_golden(colour):
+    """Its colour at mid-grey is a deep orange, which, as bright as the sky, would be pink."""
+    sky = [np.full((64, 64, 3), rgb, np.uint8) for rgb in ((109, 32, 10), (247, 169, 71), 255)]
+    stack = utils.to_ycbcr(*sky)
+    y = torch.full((1, 1, 64, 64), 0.75)
+    middle, slope = finish.ASKED
+    with torch.inference_mode():
+        asked = finish.factors_for_luma(colour, stack, middle + slope * (y - 0.5))
+        found = finish.colour_factors(colour, stack, y)
+    pink, golden = (
+        utils.from_ycbcr(
+            torch.cat([y, finish.taught_chroma(stack[:, 1:], planes)[None]], 1), np.float32, True
+        ).mean(axis=(0, 1))
+        for planes in (asked, found)
+    )
+    _, green, blue = sky[1][0, 0] / 255.0
+    assert golden[1] == pytest.approx(green, abs=0.05)
+    assert abs(golden[2] - blue) < 0.7 * abs(pink[2] - blue)
+
+
+def test_few_colours_that_do_not_fit_are_left(colour):
+    """Where hardly any pixel is outside, the network is not asked again."""
+    stack = utils.to_ycbcr(*exposures())
+    stack[:, 1:] = 0.5 + 0.4 * (stack[:, 1:] - 0.5)
+    y = stack[:, :1].mean(dim=0, keepdim=True)
+    y[..., 0, 0] = 1
+    middle, slope = finish.ASKED
+    with torch.inference_mode():
+        asked = finish.factors_for_luma(colour, stack, middle + slope * (y - 0.5))
+        assert torch.equal(finish.colour_factors(colour, stack, y), asked)
+        offset = finish.rgb_offset(finish.taught_chroma(stack[:, 1:], asked))
+    assert 0 < (y[0] + offset > 1).any(dim=0).sum() < 9
 
 
 def test_smoothing_calms_noise_and_keeps_edges_of_luma():

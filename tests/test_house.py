@@ -16,9 +16,9 @@ ROOT = Path(__file__).parent.parent
 # Files import files of lower floors alone, so that no circle is possible.
 FLOORS = (
     ("opts", "model", "loss", "tiles", "metadata", "muon", "processes"),
-    ("raw", "refinement", "finish"),
+    ("raw", "refinement"),
     ("utils",),
-    ("ghosts",),
+    ("ghosts", "finish"),
     ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
     ("fusion", "dataset"),
     ("photos", "engine"),
