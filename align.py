@@ -5,6 +5,7 @@ Pictures are (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1]. A h
 (0, 0) is the centre of the first pixel.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -86,23 +87,28 @@ def align(
     return aligned, registrations, area
 
 
-def apparent_shift(picture: np.ndarray, other: np.ndarray) -> float:
-    """Estimates how far two exposures of one scene lie apart, as a share of their longer side.
+def apparent_shifts(images: Sequence[np.ndarray]) -> list[float]:
+    """Estimates how far each exposure of a scene and the next lie apart, by their longer side.
 
     Phase correlation of their edges tells, in some milliseconds (C. Kuglin, D. Hines, "The Phase
     Correlation Image Alignment Method", IEEE Conference on Cybernetics and Society, 1975). Levels
     are equalised first, since exposures keep their order.
 
-    Returns 0 where the pictures differ in size, are small, or have too little in common.
+    images: two or more. The share is 0 where two have too little in common, and all are where
+    pictures are small or differ in size.
     """
-    factor = -(-max(picture.shape[:2]) // GLANCE)
-    height, width = (side // factor for side in picture.shape[:2])
-    if picture.shape[:2] != other.shape[:2] or min(height, width) < SMALLEST_GLANCE:
-        return 0.0
+    shape = images[0].shape[:2]
+    factor = -(-max(shape) // GLANCE)
+    height, width = (side // factor for side in shape)
+    if min(height, width) < SMALLEST_GLANCE or any(image.shape[:2] != shape for image in images):
+        return [0.0] * (len(images) - 1)
     window = cv2.createHanningWindow((width, height), cv2.CV_32F)
-    edges, other_edges = visible_edges(picture, factor), visible_edges(other, factor)
-    shift, response = cv2.phaseCorrelate(edges, other_edges, window)
-    return math.hypot(*shift) / max(height, width) if response > LEAST_RESPONSE else 0.0
+    shares = []
+    for pair in itertools.pairwise(visible_edges(image, factor) for image in images):
+        shift, response = cv2.phaseCorrelate(*pair, window)
+        share = math.hypot(*shift) / max(height, width)
+        shares.append(share if response > LEAST_RESPONSE else 0.0)
+    return shares
 
 
 def visible_edges(picture: np.ndarray, factor: int) -> np.ndarray:

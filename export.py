@@ -86,8 +86,8 @@ def largest_difference(
 ) -> float:
     """Returns the largest difference of an ONNX file's luma from PyTorch's, on random pictures.
 
-    It is infinite where the luma is no number.
-    The pictures are smooth as well as noisy. sizes: their (height, width).
+    The pictures are smooth as well as noisy. sizes: their (height, width). The difference is
+    infinite where the luma is no number.
     """
     import onnxruntime
 
@@ -101,9 +101,9 @@ def largest_difference(
         with torch.no_grad():
             expected = network(*exposures.split(1, dim=1)).numpy()
         (found,) = session.run(["fused"], {"exposures": exposures.numpy()})
-        worst = max(worst, float(np.abs(found - expected).max()))
         if not np.isfinite(found).all():
             return math.inf
+        worst = max(worst, float(np.abs(found - expected).max()))
     return worst
 
 

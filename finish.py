@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import cv2
 import torch
-from torch.nn import functional as F
 
+import loss
 import utils
 from model import ColourNetwork, device_of
-from tiles import NETWORK_TILES, Area, in_tiles, to_device
+from tiles import NETWORK_TILES, Area, enlarge, in_tiles, to_device
 
 DARKEST, BRIGHTEST = 1.0, 0.55  # weights of the roots of the darkest and brightest exposure's luma
 NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
@@ -214,8 +214,9 @@ def colour_factors(network: ColourNetwork, stack: torch.Tensor, y: torch.Tensor)
     outside = (offset > 1 - y[0]) | (offset < -y[0])
     if outside.any(dim=0).float().mean() < FEW:
         return planes
-    halves = [F.avg_pool2d(whole, 2, ceil_mode=True) for whole in (stack, y)]  # for speed
-    natural = F.interpolate(factors_for_luma(network, *halves), y.shape[-2:], mode="bilinear")
+    halves = map(loss.halve, (stack, y))  # for speed
+    whole = slice(0, y.shape[-2]), slice(0, y.shape[-1])
+    natural = enlarge(factors_for_luma(network, *halves), 2, whole)
     change = rgb_offset(taught_chroma(stack[:, 1:], natural)) - offset
     room = torch.where(offset > 0, 1 - y[0], -y[0])
     nearer = outside & (change * offset < 0)  # The luma's own colours are nearer to fitting.

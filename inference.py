@@ -71,7 +71,7 @@ def inference(options: argparse.Namespace) -> int:
 def fuse_folder(options: argparse.Namespace, recipe: Recipe, load: Callable[[], Networks]) -> int:
     """Fuses all brackets of a folder; returns and raises as inference does.
 
-    load: returns the networks. The folder of the results is made, and after an error removed again.
+    load: returns the networks. The folder of the results is made, see made_folder.
     """
     scenes, problems = find_all_brackets(options.folder, options.group, options.res)
     with made_folder(options.res):

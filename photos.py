@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import functools
 import gc
-import itertools
 import os
 import sys
 import warnings
@@ -162,14 +161,13 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
 
 def warn_of_shifts(files: Sequence[str], images: Sequence[np.ndarray]) -> None:
     """Warns of a scene whose exposures seem to need --align."""
-    with np.errstate(invalid="ignore"):  # NaN is refused later.
-        order = ghosts.by_brightness(images)
-        pairs = list(itertools.pairwise(order))
-        shifts = [align.apparent_shift(images[k], images[after]) for k, after in pairs]
+    order = ghosts.by_brightness(images)
+    shifts = align.apparent_shifts([images[k] for k in order])
     if max(shifts, default=0) > SHIFTED:
-        k, after = pairs[int(np.argmax(shifts))]
+        place = shifts.index(max(shifts))
+        one, other = (files[k] for k in order[place : place + 2])
         warnings.warn(
-            f"{files[k]} and {files[after]}: seem to lie {max(shifts) * max(images[k].shape):.0f} "
+            f"{one} and {other}: seem to lie {max(shifts) * max(images[0].shape):.0f} "
             "pixels apart; --align brings exposures into register",
             stacklevel=2,
         )
@@ -266,8 +264,7 @@ def fuse_scene(
     if recipe.size:
         images = [resize(image, *recipe.size) for image in images]
         alpha = None if alpha is None else resize(alpha, *recipe.size)
-    with np.errstate(invalid="ignore"):  # Numbers that are none are refused with their files.
-        reference = choose_reference(images, recipe.reference)
+    reference = choose_reference(images, recipe.reference)
     described = pictures[reference].metadata
     try:
         images, alpha = align_and_deghost(files, images, alpha, reference, recipe)

@@ -66,7 +66,7 @@ from tiles import is_out_of_memory
 LOG_FIELDS = ("epoch", "loss", "val_score", "lr", "seconds")
 NOT_FOR_COLOUR = ("loss", "scales", "luminance_weight", "uncentred", "batch_norm")  # options
 RECORD = "run.json"  # below --det
-LATER = "latest.pth has all epochs but this one; --resume continues it"
+LATER = "finished epochs are in latest.pth, from which --resume goes on"
 SHOWN = 3  # validation scenes in a figure, at most
 
 
@@ -134,8 +134,9 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
 def check_options(options: argparse.Namespace, processes: Processes) -> None:
     """Raises ValueError where options contradict each other or do not suit this machine."""
     if options.network == ColourNetwork.name:
+        default = TrainOptions().parser.get_default
         for name in NOT_FOR_COLOUR:
-            if getattr(options, name) != TrainOptions().parser.get_default(name):
+            if getattr(options, name) != default(name):
                 raise ValueError(f"--{name}: not for --network colour")
     if options.loss == "global" and options.stacks:
         raise ValueError("--loss global is defined for pairs, not with --stacks")
@@ -365,7 +366,7 @@ class Outputs:
         self.keep_former()
         for unfinished in glob.glob(os.path.join(glob.escape(self.path("model")), "*.tmp*")):
             os.remove(unfinished)  # left by a run that was killed
-        if processes.attempt == 0:
+        if processes.attempt == 0 or not options.resume:
             with utils.replacing(self.path(RECORD), "w") as file:
                 launcher = {"launcher": os.getppid()}
                 record = {**self.record, **launcher, "options": vars(options), "data": state.data}

@@ -198,7 +198,8 @@ def check_memory_sufficed(error: cv2.error) -> None:
 
 def as_grey(image: np.ndarray) -> np.ndarray:
     """Returns a picture as 8-bit grey (H, W)."""
-    image = to_8_bit(image)
+    with np.errstate(invalid="ignore"):  # Fusing says better what is wrong with NaN.
+        image = to_8_bit(image)
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 

@@ -782,3 +782,10 @@ def test_the_best_epoch(val, validated, best):
     assert train.is_best(State(epoch=4, val=val), 4, validated) == best
     if not val:
         assert not train.is_best(State(epoch=3), 4, validated)
+
+
+def test_a_restart_that_finds_nothing_to_resume_is_recorded(brackets, tmp_path, monkeypatch):
+    """The first attempt may end before it has left anything; the third resumes the second."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    run(brackets, tmp_path, epoch=1)
+    assert train.launcher_of(tmp_path / "run.json") == os.getppid()
