@@ -160,7 +160,7 @@ class BracketedDataset(Dataset):
             pixels[0], pixels[-1] = expose(pixels[0], -darker), expose(pixels[-1], brighter)
         if power != 1:
             pixels = [(image / np.float32(255)) ** np.float32(power) for image in pixels]
-        return utils.to_ycbcr(*pixels)
+        return torch.from_numpy(utils.to_ycbcr(*pixels))
 
     def crop(self, images: list[tv_tensors.Image]) -> list[tv_tensors.Image]:
         """Cuts the same random square out of all images (3, H, W), and resizes it to crop_size."""

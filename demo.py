@@ -82,9 +82,8 @@ class Studio:
     def networks(self, look: str) -> photos.Networks:
         """Returns the networks of a look; they are loaded once."""
         if look not in self.loaded:
-            options = TestOptions().parse(["--look", look, "--images", "a", "b"])
-            files = options.model, options.colour
-            self.loaded[look] = photos.load_networks(*files, self.device, "auto")
+            flags = ["--look", look, "--device", self.device, "--images", "a", "b"]
+            self.loaded[look] = photos.networks_for(TestOptions().parse(flags))
         return self.loaded[look]
 
     def read(self, files: Sequence[str]) -> Dropped:

@@ -1,6 +1,7 @@
 """How does a network get into other programs? As an ONNX file, checked against PyTorch.
 
-The file takes luma and returns luma; tone, colour and refinement are not in it.
+The file takes luma and returns luma; tone, colour and refinement are not in it. With --layers, it
+holds a network's layers alone, which portable.py runs.
 """
 
 import argparse
@@ -17,9 +18,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import utils
-from checkpoint import load_model
-from model import LumaNetwork, PyramidDeepFuse, tilted_mean
+from checkpoint import load_model, load_network
+from model import ColourNetwork, LumaNetwork, PyramidDeepFuse, fold_batch_norm
 from opts import ExportOptions, one_line, run
+from pyramid import is_coarsest, tilted_mean
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_DIFFERENCE = 1e-4  # from PyTorch's luma in [0, 1]; float rounding makes some 1e-6
@@ -54,7 +56,7 @@ class OfStack(nn.Module):
 def levels_for(network: LumaNetwork, side: int) -> int:
     """Returns the number of a pyramid's levels for pictures of a shorter side, else 1."""
     levels = 1
-    while isinstance(network, PyramidDeepFuse) and not network.is_coarsest(side, side):
+    while isinstance(network, PyramidDeepFuse) and not is_coarsest(side, side):
         side, levels = -(-side // 2), levels + 1
     return levels
 
@@ -107,6 +109,71 @@ def largest_difference(
     return worst
 
 
+def layers_to_onnx(network: PyramidDeepFuse | ColourNetwork) -> bytes:
+    """Returns the ONNX file of a network's layers, see portable.OnnxLayers.
+
+    Neither the input's padding nor what follows the last layer is in it. K streams' sum, scaled by
+    2/K, is twice their mean.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes: list = []
+    weights = [numpy_helper.from_array(np.array(2, np.float32), "two")]
+
+    def add(kind: str, *inputs: str, **attributes) -> str:
+        output = f"{kind}_{len(nodes)}"
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def layer(name: str, x: str) -> str:
+        for module in network.get_submodule(name).modules():
+            match module:
+                case nn.Conv2d():
+                    for part in ("weight", "bias"):
+                        values = module.get_parameter(part).detach().contiguous().numpy()
+                        weights.append(numpy_helper.from_array(values, f"{name}.{part}"))
+                    sides = list(module.kernel_size)
+                    x = add("Conv", x, f"{name}.weight", f"{name}.bias", kernel_shape=sides)
+                case nn.LeakyReLU():
+                    x = add("LeakyRelu", x, alpha=module.negative_slope)
+                case nn.ReLU():
+                    x = add("Relu", x)
+                case nn.Tanh():
+                    x = add("Tanh", x)
+        return x
+
+    features = layer("c2", layer("c1", "exposures"))
+    merged = add("Mul", add("ReduceMean", features, axes=[0], keepdims=1), "two")
+    merged = layer("c3", merged)
+    if isinstance(network, ColourNetwork):
+        merged = add("Add", features, merged)
+    answer = layer("c5", layer("c4", merged))
+    channels = network.get_parameter("c1.0.weight").shape[1]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "layers",
+        [value("exposures", TensorProto.FLOAT, ["K", channels, "H", "W"])],
+        [value(answer, TensorProto.FLOAT, ["N", "C", "h", "w"])],
+        weights,
+    )
+    opset = helper.make_opsetid("", 13)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+
+
+def export_layers(options: argparse.Namespace) -> None:
+    """Writes the layers of a network alone; raises as export does."""
+    network = load_network(options.model)
+    if not isinstance(network, ColourNetwork | PyramidDeepFuse):
+        raise ValueError(f"{options.model}: --layers is for pyramids and networks that colour")
+    if network.settings.get("padding") == "zeros":
+        raise ValueError(f"{options.model}: --layers is for networks with --padding replicate")
+    if isinstance(network, PyramidDeepFuse) and network.settings["batch_norm"]:
+        network = cast(PyramidDeepFuse, fold_batch_norm(network))
+    with utils.replacing(options.res) as file:
+        file.write(layers_to_onnx(network))
+
+
 def export(options: argparse.Namespace) -> None:
     """Writes the ONNX file that the options of export.py ask for.
 
@@ -117,6 +184,9 @@ def export(options: argparse.Namespace) -> None:
     if missing:
         raise ValueError(f"needs {' and '.join(missing)}: pip install -r requirements-export.txt")
     utils.check_writable(options.res)
+    if options.layers:
+        export_layers(options)
+        return
     network = load_model(options.model)
     levels = levels_for(network, options.side)
     sizes = [(options.side, options.side + 1), (options.side + 40, options.side)]

@@ -5,15 +5,14 @@ less than each exposure does. Tone gives that back. Colour follows: a network sa
 pixel would have in a photo that exposes it well.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
-import torch
+import numpy as np
 
-import loss
 import utils
-from model import ColourNetwork, device_of
-from tiles import NETWORK_TILES, Area, enlarge, in_tiles, to_device
+from arrays import Array, halve, local_mean, namespace
+from tiles import Area, enlarge, in_tiles, network_device, on_arrays, tile_size
 
 DARKEST, BRIGHTEST = 1.0, 0.55  # weights of the roots of the darkest and brightest exposure's luma
 NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
@@ -47,21 +46,21 @@ class Steady:
     """
 
     def __init__(self) -> None:
-        self.level: torch.Tensor | None = None
-        self.trend = torch.zeros(())
+        self.level: np.ndarray | None = None
+        self.trend = np.zeros(())
 
-    def smoothed(self, values: torch.Tensor) -> torch.Tensor:
+    def smoothed(self, values: np.ndarray) -> np.ndarray:
         """Returns the next picture's values, shape (n,), smoothed."""
         if self.level is None or self.level.shape != values.shape:
             jumps = True
         else:
-            jumps = bool((values - self.level - self.trend).abs().max() > JUMP)
+            jumps = bool(np.abs(values - self.level - self.trend).max() > JUMP)
         if self.level is None or jumps:
-            self.level, self.trend = values, torch.zeros_like(values)
+            self.level, self.trend = values, np.zeros_like(values)
             return values
         expected = self.level + self.trend
-        level = torch.lerp(expected, values, LEVEL_SHARE)
-        self.trend = torch.lerp(self.trend, level - self.level, TREND_SHARE)
+        level = expected + LEVEL_SHARE * (values - expected)
+        self.trend = self.trend + TREND_SHARE * (level - self.level - self.trend)
         self.level = level
         return level
 
@@ -75,14 +74,14 @@ class Tone(NamedTuple):
     amount: 1 for the whole correction, 0 for none.
     """
 
-    weights: torch.Tensor
+    weights: np.ndarray
     level: float
-    planes: torch.Tensor
+    planes: np.ndarray
     amount: float
 
 
 def fit_tone(
-    y_f: torch.Tensor, lumas: torch.Tensor, amount: float = 1.0, steady: Steady | None = None
+    y_f: np.ndarray, lumas: np.ndarray, amount: float = 1.0, steady: Steady | None = None
 ) -> Tone:
     """Returns the Tone of a scene from its reduced pictures.
 
@@ -95,13 +94,14 @@ def fit_tone(
 
     Both come from guided filters: K. He, J. Sun, X. Tang, "Guided Image Filtering", ECCV 2010.
 
-    y_f: fused luma (1, 1, h, w); lumas: those of K exposures, (K, 1, h, w); in [0, 1], on the CPU.
+    y_f: fused luma (1, 1, h, w); lumas: those of K exposures, (K, 1, h, w); in [0, 1].
     steady: of a sequence, whose next picture this is; it smooths weights and mean.
     """
-    level = torch.tensor([mean_and_spread(luma)[0] for luma in lumas]).reshape(-1, 1, 1, 1)
+    level = np.array([mean_and_spread(luma)[0] for luma in lumas]).reshape(-1, 1, 1, 1)
     darkest, brightest = level.min(), level.max()
-    place = (level - (darkest + brightest) / 2) / (brightest - darkest).clamp(min=1e-3)
+    place = (level - (darkest + brightest) / 2) / max(brightest - darkest, 1e-3)
     weights = ((DARKEST + BRIGHTEST) / 2 - (DARKEST - BRIGHTEST) * place) * (2 / len(lumas))
+    weights = weights.astype(np.float32)
     spread = max(mean_and_spread(scene_tone(lumas, weights))[1], 1e-3)
     factor = min(max((SPREAD / spread) ** 2, SMALLEST), STRETCH)
     mean, fused_spread = mean_and_spread(y_f)
@@ -109,8 +109,8 @@ def fit_tone(
     largest = LARGEST_SHIFT * 4 * mean * (1 - mean)  # none for black and white pictures
     mean += min(max((NATURAL_MEAN - mean) / 2, -largest), largest)
     if steady:
-        *scaled, mean = steady.smoothed(torch.tensor([*weights.flatten(), mean])).tolist()
-        weights = torch.tensor(scaled).reshape(weights.shape)
+        smoothed = steady.smoothed(np.array([*weights.flat, mean], np.float32))
+        weights, mean = smoothed[:-1].reshape(weights.shape), smoothed[-1].item()
     tone = scene_tone(lumas, weights)
     offset = mean - mean_and_spread(tone)[0]
     tone = tone + offset
@@ -118,88 +118,72 @@ def fit_tone(
     wide = guided(tone, limited(tone - y_f, y_f, lumas), side, RIDGE)
     # A guided filter of y_f by itself keeps its edges; what it takes away is detail.
     near = guided(y_f, y_f, DETAIL_WINDOW, DETAIL_RIDGE)
-    kept = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
-    return Tone(weights, offset, torch.cat([wide, (kept - near) * DETAIL], dim=1), amount)
+    kept = np.array([1, 0], np.float32).reshape(1, 2, 1, 1)
+    planes = np.concatenate([wide, (kept - near) * np.float32(DETAIL)], axis=1)
+    return Tone(weights, offset, planes, amount)
 
 
-def mean_and_spread(image: torch.Tensor) -> tuple[float, float]:
-    """Returns the mean and the standard deviation of all values of a tensor on the CPU.
-
-    They are the same however many threads there are, unlike PyTorch's.
-    """
-    mean, spread = cv2.meanStdDev(image.reshape(image.shape[-2:]).numpy())
+def mean_and_spread(image: np.ndarray) -> tuple[float, float]:
+    """Returns the mean and the standard deviation of all values of one plane."""
+    mean, spread = cv2.meanStdDev(image.reshape(image.shape[-2:]))
     return mean.item(), spread.item()
 
 
-def guided(guide: torch.Tensor, image: torch.Tensor, side: int, ridge: float) -> torch.Tensor:
+def guided(guide: np.ndarray, image: np.ndarray, side: int, ridge: float) -> np.ndarray:
     """Returns the guided filter of an image as factors of the guide and constants, (1, 2, h, w).
 
-    guide, image: (1, 1, h, w) on the CPU. side: pixels a side of the windows. ridge: squared
+    guide, image: (1, 1, h, w). side: pixels a side of the windows. ridge: squared
     contrast of the guide below which it is not followed.
     """
-    maps = torch.cat([guide, image, guide * guide, guide * image], dim=1)
-    mean, mean_image, square, product = window_mean(maps, side).split(1, dim=1)
+    maps = np.concatenate([guide, image, guide * guide, guide * image], axis=1)
+    mean, mean_image, square, product = np.split(local_mean(maps, side), 4, axis=1)
     factor = (product - mean * mean_image) / (square - mean * mean + ridge)
-    return window_mean(torch.cat([factor, mean_image - factor * mean], dim=1), side)
+    return local_mean(np.concatenate([factor, mean_image - factor * mean], axis=1), side)
 
 
-def apply_tone(
-    tone: Tone, y_f: torch.Tensor, lumas: torch.Tensor, planes: torch.Tensor
-) -> torch.Tensor:
+def apply_tone(tone: Tone, y_f: np.ndarray, lumas: np.ndarray, planes: np.ndarray) -> np.ndarray:
     """Returns the finished luma of a part of a picture, (1, 1, h, w) in [0, 1].
 
     y_f, lumas: fused luma and exposures as in fit_tone, here of that part. planes: the Tone's for
     that part, (1, 4, h, w).
     """
     scene = scene_tone(lumas, tone.weights) + tone.level
-    slope, constant, detail, detail_constant = planes.split(1, dim=1)
+    slope, constant, detail, detail_constant = np.split(planes, 4, axis=1)
     correction = slope * scene + constant + detail * y_f + detail_constant
     correction = limited(correction, y_f, lumas) + ends(y_f, lumas)
-    return torch.add(y_f, correction, alpha=tone.amount).clamp_(0, 1)
+    return (y_f + tone.amount * correction).clip(0, 1)
 
 
-def ends(y: torch.Tensor, lumas: torch.Tensor) -> torch.Tensor:
+def ends(y: np.ndarray, lumas: np.ndarray) -> np.ndarray:
     """Returns what keeps luma off black and white, (1, 1, h, w).
 
     It lifts black by END where some exposure is brighter than a quarter, and lowers white by END
     where some exposure is as much darker; in between it falls as the eighth power.
     """
-    y = y.clamp(0, 1)
-    white, black = (x.square().square().square() for x in (y, 1 - y))  # The power's own is slow.
-    lift = (4 * lumas.amax(dim=0, keepdim=True)).clamp_(max=1) * black
-    drop = (4 - 4 * lumas.amin(dim=0, keepdim=True)).clamp_(max=1) * white
+    y = y.clip(0, 1)
+    white, black = (((x**2) ** 2) ** 2 for x in (y, 1 - y))  # The eighth power itself is slow.
+    lift = (4 * lumas.max(axis=0, keepdims=True)).clip(max=1) * black
+    drop = (4 - 4 * lumas.min(axis=0, keepdims=True)).clip(max=1) * white
     return (lift - drop) * END
 
 
-def scene_tone(lumas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def scene_tone(lumas: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns the weighted sum of the exposures' roots, (1, 1, h, w)."""
-    return (lumas.sqrt() * weights).sum(dim=0, keepdim=True)
+    return (np.sqrt(lumas) * weights).sum(axis=0, keepdims=True)
 
 
-def limited(correction: torch.Tensor, y_f: torch.Tensor, lumas: torch.Tensor) -> torch.Tensor:
+def limited(correction: np.ndarray, y_f: np.ndarray, lumas: np.ndarray) -> np.ndarray:
     """Bounds a correction so that nothing becomes black or white, and no order is reversed.
 
     What is black or white in all exposures stays so: it is brightened by the brightest exposure's
     luma at most, and darkened by the darkest one's distance from white.
     """
-    lowest = torch.maximum((TOE - y_f).clamp(max=0) * ROOM, lumas.amin(dim=0, keepdim=True) - 1)
-    highest = torch.minimum((1 - TOE - y_f).clamp(min=0) * ROOM, lumas.amax(dim=0, keepdim=True))
-    return torch.minimum(torch.maximum(correction, lowest), highest)
+    lowest = np.maximum((TOE - y_f).clip(max=0) * ROOM, lumas.min(axis=0, keepdims=True) - 1)
+    highest = np.minimum((1 - TOE - y_f).clip(min=0) * ROOM, lumas.max(axis=0, keepdims=True))
+    return np.minimum(np.maximum(correction, lowest), highest)
 
 
-def window_mean(image: torch.Tensor, side: int) -> torch.Tensor:
-    """Returns the mean over the window around every pixel, borders repeated.
-
-    image: (1, C, H, W) on the CPU. side: pixels a side of the window. Returns (1, C, H, W).
-    """
-    window = (side, side)
-    means = torch.empty(image.shape, dtype=image.dtype)
-    for plane, out in zip(image[0].numpy(), means[0].numpy(), strict=True):
-        cv2.blur(plane, window, dst=out, borderType=cv2.BORDER_REPLICATE)
-    return means
-
-
-def colour_factors(network: ColourNetwork, stack: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def colour_factors(network: Any, stack: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns factors and tint of the network for a whole reduced picture, (1, K + 2, h, w).
 
     The network is asked for the colours of a luma nearer to mid-grey: those of a well-exposed
@@ -207,72 +191,77 @@ def colour_factors(network: ColourNetwork, stack: torch.Tensor, y: torch.Tensor)
     not fit the luma, it is asked for the colours of the luma itself, and both are mixed so that
     they just fit: a golden sky would otherwise become pink, the pale red of a darker one.
 
-    stack: exposures (K, 3, h, w) of Y, Cb, Cr; y: finished luma (1, 1, h, w); on the CPU.
+    stack: exposures (K, 3, h, w) of Y, Cb, Cr; y: finished luma (1, 1, h, w).
     """
     planes = factors_for_luma(network, stack, ASKED[0] + ASKED[1] * (y - 0.5))
     offset = rgb_offset(taught_chroma(stack[:, 1:], planes))
     outside = (offset > 1 - y[0]) | (offset < -y[0])
-    if outside.any(dim=0).float().mean() < FEW:
+    if outside.any(axis=0).mean() < FEW:
         return planes
-    halves = map(loss.halve, (stack, y))  # for speed
+    halves = map(halve, (stack, y))  # for speed
     whole = slice(0, y.shape[-2]), slice(0, y.shape[-1])
     natural = enlarge(factors_for_luma(network, *halves), 2, whole)
     change = rgb_offset(taught_chroma(stack[:, 1:], natural)) - offset
-    room = torch.where(offset > 0, 1 - y[0], -y[0])
+    room = np.where(offset > 0, 1 - y[0], -y[0])
     nearer = outside & (change * offset < 0)  # The luma's own colours are nearer to fitting.
-    share = torch.where(nearer, (room - offset) / change, 0).clamp(0, 1)
-    return planes.lerp_(natural, share.amax(dim=0))
+    share = np.divide(room - offset, change, out=np.zeros_like(change), where=nearer)
+    return planes + (natural - planes) * share.clip(0, 1).max(axis=0)
 
 
-def rgb_offset(cbcr: torch.Tensor) -> torch.Tensor:
+def rgb_offset(cbcr: np.ndarray) -> np.ndarray:
     """Returns what chroma (2, h, w) adds to luma in R, G and B, (3, h, w)."""
-    matrix = torch.from_numpy(utils.FROM_YCBCR[:, 1:3]).to(cbcr.dtype)
-    return torch.einsum("ij,jhw->ihw", matrix, cbcr - utils.NEUTRAL)
+    cb, cr = cbcr - utils.NEUTRAL
+    # A matrix product would leave BLAS's threads waiting in a loop, on cores that others need.
+    return np.stack([float(b) * cb + float(r) * cr for b, r in utils.FROM_YCBCR[:, 1:3]])
 
 
-def factors_for_luma(network: ColourNetwork, stack: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def factors_for_luma(network: Any, stack: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns what colour_factors does for the colours of a luma (1, 1, h, w).
 
     The network is not asked for less than the darkest exposure has: lamps keep the colour that this
     one shows. Chroma of what is nearly black in an exposure counts less, because it is that of
     noise and JPEG.
     """
-    device = device_of(network)
+    device = network_device(network)
     lumas = stack[:, :1]
-    wanted = torch.maximum(y, lumas.amin(dim=0, keepdim=True))
-    belief = lumas.square() / (lumas.square() + BLACK**2)  # (K, 1, h, w)
-    stack = torch.cat([lumas, (stack[:, 1:] - 0.5) * belief + 0.5], dim=1)
-    planes = torch.empty(1, len(stack) + 2, *y.shape[-2:])
+    wanted = np.maximum(y, lumas.min(axis=0, keepdims=True))
+    belief = lumas**2 / (lumas**2 + BLACK**2)  # (K, 1, h, w)
+    stack = np.concatenate([lumas, (stack[:, 1:] - 0.5) * belief + 0.5], axis=1)
+    planes = np.empty((1, len(stack) + 2, *y.shape[-2:]), np.float32)
+
+    def factors_and_tint(stack: Array, y: Array) -> Array:
+        factors, tint = network.factors(stack, y)
+        return namespace(tint).concatenate([factors[:, :, 0], tint], axis=1)
+
+    answer = on_arrays(factors_and_tint, device)
 
     def work(outer: Area, inner: Area, place: Area) -> None:
-        seen = to_device(stack[None, ..., outer[0], outer[1]], device)
-        factors, tint = network.factors(seen, to_device(wanted[(..., *outer)], device))
-        part = torch.cat([factors[:, :, 0], tint], dim=1).cpu()
+        part = answer(stack[None, ..., outer[0], outer[1]], wanted[(..., *outer)])
         planes[(..., *place)] = part[(..., *inner)]
 
-    in_tiles(work, y.shape[-2:], NETWORK_TILES[4], network.radius, device)
+    in_tiles(work, y.shape[-2:], tile_size(network), network.radius, device, workers=1)
     planes[0, :-2] *= belief[:, 0]
     return planes
 
 
-def taught_chroma(chroma: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
+def taught_chroma(chroma: np.ndarray, planes: np.ndarray) -> np.ndarray:
     """Returns the chroma of a part of a picture, (2, h, w), around 1/2.
 
     chroma: Cb and Cr of the exposures, (K, 2, h, w). planes: colour_factors of that part.
     """
-    total = planes[0, -2:].clone()
-    for offset, factor in zip(chroma - 0.5, planes[0, :-2], strict=True):
-        total.addcmul_(offset, factor[None])
-    return total.add_(0.5)
+    total = planes[0, -2:] + np.float32(0.5)
+    for offset, factor in zip(chroma - np.float32(0.5), planes[0, :-2], strict=True):
+        total += offset * factor
+    return total
 
 
-def smooth_chroma(cbcr: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def smooth_chroma(cbcr: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Smooths chroma along luma's edges (guided filter), to calm noise and JPEG's blocks.
 
-    cbcr: (2, h, w); y: (1, 1, h, w); on the CPU. Returns (2, h, w).
+    cbcr: (2, h, w); y: (1, 1, h, w). Returns (2, h, w).
     """
     planes = []
     for plane in cbcr:
         factor, constant = guided(y, plane[None, None], SMOOTHING_WINDOW, SMOOTHING_RIDGE)[0]
         planes.append(factor * y[0, 0] + constant)
-    return torch.stack(planes)
+    return np.stack(planes)

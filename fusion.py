@@ -7,17 +7,16 @@ not with the features of the network.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import DTypeLike
-from torch.nn import functional as F
 
 import earlier
-import loss
 import utils
+import windows
+from arrays import Array, halve, local_mean
 from finish import (
     SMOOTHING_HALO,
     Steady,
@@ -26,28 +25,29 @@ from finish import (
     fit_tone,
     smooth_chroma,
     taught_chroma,
-    window_mean,
 )
-from model import (
-    ColourNetwork,
-    LumaNetwork,
-    PyramidDeepFuse,
-    ReleasedDeepFuse,
-    device_of,
-    stretched,
-)
+from pyramid import is_coarsest, tilted_mean
 from refinement import refine_luma
 from tiles import (
-    CPU,
     PLAIN_TILE,
     WHOLE,
     WORKERS,
     Area,
     enlarge,
     in_tiles,
+    network_device,
+    on_arrays,
     tile_size,
-    to_device,
 )
+
+if TYPE_CHECKING:
+    import torch
+
+    from model import ColourNetwork, LumaNetwork
+    from portable import OnnxColour, OnnxPyramid
+
+    Luma = LumaNetwork | OnnxPyramid
+    Colour = ColourNetwork | OnnxColour
 
 LOOKS = ("paper", "photo", "earlier")
 REFINEMENT_TILE = 2048  # pixels a side of a tile
@@ -55,21 +55,20 @@ REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves
 PHOTO_STEPS = 10  # steps of refinement of a photo
 REDUCED_FROM = 4_000_000  # pixels; larger photos score higher when they are refined reduced
 REDUCED = 1000  # pixels; approximate longer side of reduced pictures
-SEEN = 250  # pixels; approximate longer side of those that the network sees before refinement
+SEEN = 125  # pixels; approximate longer side of those that the network sees before refinement
 WINDOW = 17  # pixels of reduced pictures; side of the windows of fast fusion's linear models
 HALF_WINDOW = 5  # the same for pictures of half the size
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
 
 
-@torch.inference_mode()
 def fuse(
-    model: LumaNetwork,
+    model: "Luma",
     images: Sequence[np.ndarray],
     tile: int | None = None,
     progress: bool = False,
     look: str = "paper",
     finish: float = 1.0,
-    colour: ColourNetwork | None = None,
+    colour: "Colour | None" = None,
     refine: int | None = None,
     fast: bool | None = None,
     strength: float = 1.0,
@@ -79,7 +78,8 @@ def fuse(
 ) -> np.ndarray:
     """Fuses two or more exposures of one scene, in any order.
 
-    model: any network but ColourNetwork, in eval mode, on any device; see model.prepare.
+    model: any network that fuses luma, of model.py in eval mode and on any device, see
+        model.prepare, or of portable.py.
     images: arrays of one size, (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1].
     tile: pixels a side of the tiles in which the network works, by default as suits the device.
         Tiles are halved where memory runs out. They overlap by the network's receptive radius, so
@@ -129,15 +129,16 @@ def fuse(
         stack = plan.read(*(image[outer] for image in images))  # (K, 3 or 1, h, w)
         y_f = plan.fuse_luma(stack[:, :1], outer)
         if strength != 1:
-            y_f = torch.lerp(stack[:, :1].mean(dim=0, keepdim=True), y_f, strength)
+            mean = stack[:, :1].mean(axis=0, keepdims=True)
+            y_f = mean + strength * (y_f - mean)
         if photo:
-            y_f = y_f.clamp_(0, 1)
+            y_f = y_f.clip(0, 1)
         cbcr = plan.fuse_chroma(stack[:, 1:], y_f, outer)
-        ycbcr = torch.cat([y_f, cbcr[None]], dim=1)[(..., *inner)]
+        ycbcr = np.concatenate([y_f, cbcr[None]], axis=1)[(..., *inner)]
         fused[place] = plan.write(ycbcr, fused.dtype)
 
     shape = images[0].shape[:2]
-    in_tiles(work, shape, plan.tile, plan.halo, device_of(model), progress, plan.workers)
+    in_tiles(work, shape, plan.tile, plan.halo, network_device(model), progress, plan.workers)
     if out is None or out is fused:
         return fused
     out[...] = fused
@@ -165,24 +166,24 @@ class How(NamedTuple):
     fast: bool
     refine: int
     finish: float
-    colour: ColourNetwork | None
+    colour: "Colour | None"
     progress: bool = False
     steady: Steady | None = None
 
 
-def fuse_chroma(chroma: torch.Tensor) -> torch.Tensor:
+def fuse_chroma(chroma: np.ndarray) -> np.ndarray:
     """Fuses chroma, weighting every exposure by its distance from grey, pixel by pixel.
 
     DeepFuse, eq. 6: c = sum_k c_k |c_k - tau| / sum_k |c_k - tau|, and tau where all equal tau.
     Takes shape (K, ...) in [0, 1], returns shape (...).
     """
     offset = chroma - utils.NEUTRAL
-    weight = offset.abs()
-    total = weight.sum(dim=0).clamp_(min=torch.finfo(weight.dtype).tiny)
-    return (offset * weight).sum(dim=0).div_(total).add_(utils.NEUTRAL)
+    weight = np.abs(offset)
+    total = np.maximum(weight.sum(axis=0), np.finfo(weight.dtype).tiny)
+    return (offset * weight).sum(axis=0) / total + utils.NEUTRAL
 
 
-def paper_chroma(chroma: torch.Tensor, _y_f: torch.Tensor, _place: Area) -> torch.Tensor:
+def paper_chroma(chroma: np.ndarray, _y_f: np.ndarray, _place: Area) -> np.ndarray:
     """Returns fuse_chroma as a Plan calls it; it needs neither the fused luma nor the place."""
     return fuse_chroma(chroma)
 
@@ -190,7 +191,7 @@ def paper_chroma(chroma: torch.Tensor, _y_f: torch.Tensor, _place: Area) -> torc
 class Plan(NamedTuple):
     """A way of fusing a picture tile by tile.
 
-    fuse_luma: takes a tile's luma, (K, 1, h, w) in [0, 1] on the CPU, and its Area in the picture;
+    fuse_luma: takes a tile's luma, (K, 1, h, w) in [0, 1], and its Area in the picture;
         returns the fused luma, (1, 1, h, w).
     tile, halo: pixels a side of a tile, and pixels around it that both functions need.
     workers: tiles worked on at a time, at most.
@@ -199,16 +200,16 @@ class Plan(NamedTuple):
     read, write: from pixels to YCbCr and back, see earlier.Program.
     """
 
-    fuse_luma: Callable[[torch.Tensor, Area], torch.Tensor]
+    fuse_luma: Callable[[np.ndarray, Area], np.ndarray]
     tile: int
     halo: int
     workers: int = WORKERS
-    fuse_chroma: Callable[[torch.Tensor, torch.Tensor, Area], torch.Tensor] = paper_chroma
-    read: Callable[..., torch.Tensor] = utils.to_ycbcr
-    write: Callable[[torch.Tensor, np.dtype], np.ndarray] = utils.from_ycbcr
+    fuse_chroma: Callable[[np.ndarray, np.ndarray, Area], np.ndarray] = paper_chroma
+    read: Callable[..., np.ndarray] = utils.to_ycbcr
+    write: Callable[[np.ndarray, np.dtype], np.ndarray] = utils.from_ycbcr
 
 
-def choose_plan(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+def choose_plan(model: Any, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan for a way of fusing."""
     if how.fast and (is_large(images) or not how.refine):
         return plan_fast(model, images, tile, how)
@@ -218,7 +219,7 @@ def choose_plan(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how
         return plan_halved(model, images, tile, how)
     if how.refine:
         return plan_refined(model, images, tile, how)
-    if isinstance(model, ReleasedDeepFuse) and how.look == "paper" and images[0].ndim == 3:
+    if model.name == "released" and how.look == "paper" and images[0].ndim == 3:
         return plan_released(model, images, tile, how.progress)
     return plan_full(model, images, tile, how.progress)
 
@@ -228,69 +229,72 @@ def is_large(images: Sequence[np.ndarray]) -> bool:
     return images[0].shape[0] * images[0].shape[1] >= REDUCED_FROM
 
 
-def plan_full(
-    model: LumaNetwork, images: Sequence[np.ndarray], tile: int, progress: bool = False
-) -> Plan:
+def plan_full(model: Any, images: Sequence[np.ndarray], tile: int, progress: bool = False) -> Plan:
     """Returns the Plan that runs the network on every pixel.
 
     A pyramid's coarser levels are computed here; the Plan computes the finest, tile by tile. The
     released network's luma is computed here, because the whole picture is stretched. progress:
     shows a bar meanwhile.
     """
-    device = device_of(model)
-    if isinstance(model, ReleasedDeepFuse):
-        plane = stretched(whole_luma(plan_unstretched(model, tile), images, device, progress))
+    device = network_device(model)
+    if model.name == "released":
+        plane = whole_luma(plan_unstretched(model, tile), images, device, progress)
+        lowest, highest = plane.min(), plane.max()
+        plane = (plane - lowest) / max(highest - lowest, np.finfo(plane.dtype).tiny)
         return Plan(lambda _, place: plane[(..., *place)], PLAIN_TILE, 0)
-    if not isinstance(model, PyramidDeepFuse):
-        return Plan(
-            lambda lumas, _: model(*to_device(lumas, device).split(1)).cpu(), tile, model.radius
-        )
+    if model.name == "deepfuse":
+        fuse_luma = on_arrays(lambda lumas: model(*each_of(lumas)), device)
+        return Plan(lambda lumas, _: fuse_luma(lumas), tile, model.radius)
+    fuse_level = on_arrays(lambda lumas, context: model.fuse_level(each_of(lumas), context), device)
 
-    def fuse_level(lumas: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        stack = to_device(lumas, device).split(1)
-        return model.fuse_level(stack, to_device(context, device)).cpu()
-
-    def fuse_in_tiles(stack: Sequence[torch.Tensor], context: torch.Tensor) -> torch.Tensor:
-        fused, lumas = torch.empty_like(context), torch.cat(list(stack))
+    def fuse_in_tiles(lumas: np.ndarray) -> np.ndarray:
+        """Returns what the network makes of one level's lumas, and of all coarser ones."""
+        fused, context = np.empty_like(lumas[:1]), context_of(lumas)
 
         def work(outer: Area, inner: Area, place: Area) -> None:
             part = fuse_level(lumas[(..., *outer)], context[(..., *outer)])
             fused[(..., *place)] = part[(..., *inner)]
 
-        in_tiles(work, context.shape[-2:], tile, model.radius, device)
+        in_tiles(work, lumas.shape[-2:], tile, model.radius, device)
         return fused
 
-    if model.is_coarsest(*images[0].shape[:2]):
-        context = model.context(read_lumas(images, WHOLE).split(1), fuse_in_tiles)
+    def context_of(lumas: np.ndarray) -> np.ndarray:
+        """Returns the luma that the next coarser level has fused, at the size of `lumas`."""
+        if is_coarsest(*lumas.shape[-2:]):
+            return tilted_mean(each_of(lumas))
+        whole = slice(0, lumas.shape[-2]), slice(0, lumas.shape[-1])
+        return enlarge(fuse_in_tiles(halve(lumas)), 2, whole)
+
+    if is_coarsest(*images[0].shape[:2]):
+        context = context_of(read_lumas(images, WHOLE))
         return Plan(
             lambda lumas, place: fuse_level(lumas, context[(..., *place)]), tile, model.radius
         )
-    coarser = halve_pictures(images, 1).split(1)
-    fused = fuse_in_tiles(coarser, model.context(coarser, fuse_in_tiles))
+    fused = fuse_in_tiles(halve_pictures(images, 1))
     return Plan(
         lambda lumas, place: fuse_level(lumas, enlarge(fused, 2, place)), tile, model.radius
     )
 
 
-def plan_unstretched(model: ReleasedDeepFuse, tile: int) -> Plan:
+def each_of(lumas: Array) -> list[Array]:
+    """Returns K exposures' lumas, (K, 1, h, w), one by one, each (1, 1, h, w)."""
+    return [lumas[k : k + 1] for k in range(len(lumas))]
+
+
+def plan_unstretched(model: Any, tile: int) -> Plan:
     """Returns the Plan of the released network's luma before the stretch."""
-    device = device_of(model)
-    return Plan(
-        lambda lumas, _: model.unstretched(*to_device(lumas, device).split(1)).cpu(),
-        tile,
-        model.radius,
-    )
+    device = network_device(model)
+    fuse_luma = on_arrays(lambda lumas: model.unstretched(*each_of(lumas)), device)
+    return Plan(lambda lumas, _: fuse_luma(lumas), tile, model.radius)
 
 
-def plan_released(
-    model: ReleasedDeepFuse, images: Sequence[np.ndarray], tile: int, progress: bool
-) -> Plan:
+def plan_released(model: Any, images: Sequence[np.ndarray], tile: int, progress: bool) -> Plan:
     """Returns the Plan of colour pictures that are made as the authors' program makes them.
 
     The luma is stretched once more. Luma and chroma (fuse_chroma) are held in 8-bit levels.
     """
     plan = plan_full(model, images, tile, progress)
-    plane = earlier.adjusted(whole_luma(plan, images, CPU))
+    plane = earlier.adjusted(whole_luma(plan, images))
     return plan._replace(
         fuse_luma=lambda _, place: plane[(..., *place)], **earlier.RELEASED._asdict()
     )
@@ -301,7 +305,7 @@ def as_earlier(plan: Plan, images: Sequence[np.ndarray]) -> Plan:
     read = earlier.EARLIER.read
     distances = mean_of_tiles(
         images,
-        lambda place: (read(*(image[place] for image in images))[:, 1:] - utils.NEUTRAL).abs(),
+        lambda place: np.abs(read(*(image[place] for image in images))[:, 1:] - utils.NEUTRAL),
     )
     return plan._replace(
         fuse_chroma=lambda chroma, *_: earlier.global_chroma(chroma, distances),
@@ -309,34 +313,34 @@ def as_earlier(plan: Plan, images: Sequence[np.ndarray]) -> Plan:
     )
 
 
-def plan_refined(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+def plan_refined(model: Any, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan that refines, tile by tile, the network's luma of the full pictures."""
-    device = device_of(model)
+    device = network_device(model)
     plane = whole_luma(plan_full(model, images, tile), images, device, how.progress)
-    image_means = mean_lumas(images).to(device)
+    image_means = mean_lumas(images)
+    refine = refiner(device, how.refine)
 
-    def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
-        y_f, lumas = (to_device(part, device) for part in (plane[(..., *place)], lumas))
-        return refine_luma(y_f, lumas.transpose(0, 1), how.refine, image_means).cpu()
+    def fuse_luma(lumas: np.ndarray, place: Area) -> np.ndarray:
+        return refine(plane[(..., *place)], lumas.swapaxes(0, 1), image_means)
 
     # A tile needs much memory here, and the arithmetic has several threads of its own.
     return Plan(fuse_luma, max(tile, REFINEMENT_TILE), REFINEMENT_HALO, workers=1)
 
 
-def plan_finished(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+def plan_finished(model: Any, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan that finishes the luma of the Plan without finish, which it computes.
 
     Tone and colour are found on reduced pictures, and applied to the full ones.
     """
     plan = choose_plan(model, images, tile, how._replace(finish=0.0))
-    plane = whole_luma(plan, images, device_of(model), how.progress)
+    plane = whole_luma(plan, images, network_device(model), how.progress)
     factor = reduction(images, REDUCED)
     reduced = reduce_pictures(images, factor)
     lumas = read_lumas(reduced, WHOLE)
-    y_f = F.avg_pool2d(plane, factor, ceil_mode=True) if factor > 1 else plane
+    y_f = reduce_plane(plane, factor)
     tone = fit_tone(y_f, lumas, how.finish, how.steady)
 
-    def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
+    def fuse_luma(lumas: np.ndarray, place: Area) -> np.ndarray:
         planes = enlarge(tone.planes, factor, place)
         return apply_tone(tone, plane[(..., *place)], lumas, planes)
 
@@ -345,7 +349,7 @@ def plan_finished(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, h
     return Plan(fuse_luma, PLAIN_TILE, SMOOTHING_HALO, fuse_chroma=fuse_chroma)
 
 
-def plan_fast(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+def plan_fast(model: Any, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan that applies to full pictures what the network does to reduced ones.
 
     The network fuses pictures reduced to about REDUCED pixels; the result is refined and finished,
@@ -361,7 +365,7 @@ def plan_fast(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: 
     reduced = reduce_pictures(images, factor)
     lumas = read_lumas(reduced, WHOLE)
     plan = plan_halved(model, reduced, tile, how) if how.refine else plan_full(model, reduced, tile)
-    y_f = whole_luma(plan, reduced, device_of(model), how.progress)
+    y_f = whole_luma(plan, reduced, network_device(model), how.progress)
     if how.finish:
         tone = fit_tone(y_f, lumas, how.finish, how.steady)
         y_f = apply_tone(tone, y_f, lumas, tone.planes)
@@ -369,58 +373,72 @@ def plan_fast(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: 
     return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(reduced, y_f, factor, how))
 
 
-def plan_halved(model: LumaNetwork, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+def plan_halved(model: Any, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
     """Returns the Plan that refines the network's luma of small pictures, at half size.
 
     The network sees pictures that are halved to about SEEN pixels; refinement finds the detail by
     itself. A pyramid halves them likewise, so that it sees what its coarser levels would see of the
     whole.
     """
-    device = device_of(model)
+    device = network_device(model)
     lumas = halve_pictures(images, 1)
     seen, factor = lumas, 1
     while max(seen.shape[-2:]) > SEEN * 2**0.5:
-        seen, factor = loss.halve(seen), 2 * factor
-    planes, small = ([luma[0].numpy() for luma in stack] for stack in (lumas, seen))
+        seen, factor = halve(seen), 2 * factor
+    planes, small = ([luma[0] for luma in stack] for stack in (lumas, seen))
     y_f = whole_luma(plan_full(model, small, tile), small, device)
     if factor > 1:
         plan = Plan(enlarged_luma(seen, y_f, factor), PLAIN_TILE, 0)
-        y_f = whole_luma(plan, planes, CPU)
-    y_f = refine_luma(y_f.to(device), lumas.transpose(0, 1).to(device), how.refine, finest=1).cpu()
+        y_f = whole_luma(plan, planes)
+    y_f = refiner(device, how.refine, finest=1)(y_f, lumas.swapaxes(0, 1))
     fuse_luma = enlarged_luma(lumas, y_f, 2, HALF_WINDOW)
-    return Plan(lambda lumas, place: fuse_luma(lumas, place).clamp_(0, 1), PLAIN_TILE, 0)
+    return Plan(lambda lumas, place: fuse_luma(lumas, place).clip(0, 1), PLAIN_TILE, 0)
+
+
+def refiner(device: "torch.device | None", steps: int, finest: int = 0) -> Callable:
+    """Returns refine_luma as a function of arrays, computed on a GPU or else without PyTorch.
+
+    device: of the network. The function takes y_f, sources and, where they are parts of larger
+    pictures, image_means.
+    """
+    gpu = device if device is not None and device.type == "cuda" else None
+
+    def refine(y_f: Array, sources: Array, image_means: Array | None = None) -> Array:
+        return refine_luma(y_f, sources, steps, image_means, finest)
+
+    return on_arrays(refine, gpu)
 
 
 def enlarged_luma(
-    lumas: torch.Tensor, y_f: torch.Tensor, factor: int, window: int = WINDOW
-) -> Callable[[torch.Tensor, Area], torch.Tensor]:
+    lumas: np.ndarray, y_f: np.ndarray, factor: int, window: int = WINDOW
+) -> Callable[[np.ndarray, Area], np.ndarray]:
     """Returns the fuse_luma of a Plan that applies to full pictures what was done to reduced ones.
 
     lumas: those of the reduced exposures, (K, 1, h, w); y_f: their fused luma, (1, 1, h, w).
     window: pixels of these, see linear_models.
     """
-    sources = lumas.transpose(0, 1)  # (1, K, h, w)
-    coefficients = torch.empty(1, len(lumas) + 1, *y_f.shape[-2:])
+    sources = lumas.swapaxes(0, 1)  # (1, K, h, w)
+    coefficients = np.empty((1, len(lumas) + 1, *y_f.shape[-2:]), np.float32)
 
     def work(outer: Area, inner: Area, place: Area) -> None:
         part = linear_models(sources[(..., *outer)], y_f[(..., *outer)], window)
         coefficients[(..., *place)] = part[(..., *inner)]
 
-    in_tiles(work, y_f.shape[-2:], PLAIN_TILE, 2 * (window // 2), CPU)
+    in_tiles(work, y_f.shape[-2:], PLAIN_TILE, 2 * (window // 2))
 
-    def fuse_luma(lumas: torch.Tensor, place: Area) -> torch.Tensor:
+    def fuse_luma(lumas: np.ndarray, place: Area) -> np.ndarray:
         gain = enlarge(coefficients, factor, place)  # (1, K + 1, h, w)
         y = gain[:, -1:]
         for k, luma in enumerate(lumas):
-            y = torch.addcmul(y, gain[:, k : k + 1], luma)
+            y = y + gain[:, k : k + 1] * luma
         return y
 
     return fuse_luma
 
 
 def choose_chroma(
-    reduced: Sequence[np.ndarray], y: torch.Tensor, factor: int, how: How, smooth: bool = False
-) -> Callable[[torch.Tensor, torch.Tensor, Area], torch.Tensor]:
+    reduced: Sequence[np.ndarray], y: np.ndarray, factor: int, how: How, smooth: bool = False
+) -> Callable[[np.ndarray, np.ndarray, Area], np.ndarray]:
     """Returns the fuse_chroma of a Plan: that of the network that colours, or the paper's formula.
 
     The network sees pictures of half the size.
@@ -430,22 +448,28 @@ def choose_chroma(
     """
     if not how.finish or how.colour is None or reduced[0].ndim == 2:
         return paper_chroma
-    planes = colour_factors(how.colour, halve_pictures(reduced, 3), loss.halve(y))
+    planes = colour_factors(how.colour, halve_pictures(reduced, 3), halve(y))
 
-    def fuse(chroma: torch.Tensor, y_f: torch.Tensor, place: Area) -> torch.Tensor:
+    def fuse(chroma: np.ndarray, y_f: np.ndarray, place: Area) -> np.ndarray:
         taught = taught_chroma(chroma, enlarge(planes, 2 * factor, place))
         if smooth:
             taught = smooth_chroma(taught, y_f)
-        return taught if how.finish == 1 else fuse_chroma(chroma).lerp_(taught, how.finish)
+        if how.finish == 1:
+            return taught
+        paper = fuse_chroma(chroma)
+        return paper + how.finish * (taught - paper)
 
     return fuse
 
 
 def whole_luma(
-    plan: Plan, images: Sequence[np.ndarray], device: torch.device, progress: bool = False
-) -> torch.Tensor:
-    """Returns a Plan's luma of whole pictures, (1, 1, H, W), on the CPU."""
-    plane = torch.empty(1, 1, *images[0].shape[:2])
+    plan: Plan,
+    images: Sequence[np.ndarray],
+    device: "torch.device | None" = None,
+    progress: bool = False,
+) -> np.ndarray:
+    """Returns a Plan's luma of whole pictures, (1, 1, H, W)."""
+    plane = np.empty((1, 1, *images[0].shape[:2]), np.float32)
 
     def work(outer: Area, inner: Area, place: Area) -> None:
         plane[(..., *place)] = plan.fuse_luma(read_lumas(images, outer), outer)[(..., *inner)]
@@ -454,8 +478,8 @@ def whole_luma(
     return plane
 
 
-def read_lumas(images: Sequence[np.ndarray], area: Area) -> torch.Tensor:
-    """Returns the luma of one part of all images, (K, 1, h, w) in [0, 1], on the CPU."""
+def read_lumas(images: Sequence[np.ndarray], area: Area) -> np.ndarray:
+    """Returns the luma of one part of all images, (K, 1, h, w) in [0, 1]."""
     return utils.to_luma(*(image[area] for image in images))
 
 
@@ -464,20 +488,20 @@ def reduction(images: Sequence[np.ndarray], side: int) -> int:
     return max(round(max(images[0].shape[:2]) / side), 1)
 
 
-def halve_pictures(images: Sequence[np.ndarray], channels: int) -> torch.Tensor:
-    """Returns all images at half their size, see loss.halve, (K, channels, h, w).
+def halve_pictures(images: Sequence[np.ndarray], channels: int) -> np.ndarray:
+    """Returns all images at half their size, see arrays.halve, (K, channels, h, w).
 
     channels: 1 for the luma, 3 for Y, Cb and Cr.
     """
     height, width = (-(-side // 2) for side in images[0].shape[:2])
-    planes = torch.empty(len(images), channels, height, width)
+    planes = np.empty((len(images), channels, height, width), np.float32)
     read = utils.to_luma if channels == 1 else utils.to_ycbcr
 
     def work(_outer: Area, _inner: Area, place: Area) -> None:
         area = scaled(place, 2)
-        planes[(..., *place)] = loss.halve(read(*(image[area] for image in images)))
+        planes[(..., *place)] = halve(read(*(image[area] for image in images)))
 
-    in_tiles(work, (height, width), PLAIN_TILE // 2, 0, CPU)
+    in_tiles(work, (height, width), PLAIN_TILE // 2, 0)
     return planes
 
 
@@ -499,8 +523,13 @@ def reduce_pictures(images: Sequence[np.ndarray], factor: int) -> list[np.ndarra
             size = (columns, rows)
             small[place] = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
 
-    in_tiles(work, (height, width), max(PLAIN_TILE // factor, 1), 0, CPU)
+    in_tiles(work, (height, width), max(PLAIN_TILE // factor, 1), 0)
     return reduced
+
+
+def reduce_plane(plane: np.ndarray, factor: int) -> np.ndarray:
+    """Returns one plane, (1, 1, H, W), reduced like reduce_pictures' pictures."""
+    return reduce_pictures([plane[0, 0]], factor)[0][None, None] if factor > 1 else plane
 
 
 def scaled(place: Area, factor: int) -> Area:
@@ -509,14 +538,12 @@ def scaled(place: Area, factor: int) -> Area:
     return rows, columns
 
 
-def mean_lumas(images: Sequence[np.ndarray]) -> torch.Tensor:
+def mean_lumas(images: Sequence[np.ndarray]) -> np.ndarray:
     """Returns the mean luma of every image, (1, K, 1, 1)."""
-    return mean_of_tiles(images, lambda place: read_lumas(images, place)).transpose(0, 1)
+    return mean_of_tiles(images, lambda place: read_lumas(images, place)).swapaxes(0, 1)
 
 
-def mean_of_tiles(
-    images: Sequence[np.ndarray], read: Callable[[Area], torch.Tensor]
-) -> torch.Tensor:
+def mean_of_tiles(images: Sequence[np.ndarray], read: Callable[[Area], np.ndarray]) -> np.ndarray:
     """Returns the mean over all pixels of what `read` gives for one part of all images.
 
     read: returns (K, C, h, w). The result has shape (K, C, 1, 1).
@@ -525,16 +552,16 @@ def mean_of_tiles(
 
     def work(_outer: Area, _inner: Area, place: Area) -> None:
         part = read(place)
-        sums[place[0].start, place[1].start] = part.sum(dim=(2, 3), dtype=torch.float64)
+        sums[place[0].start, place[1].start] = part.sum(axis=(2, 3), dtype=np.float64)
 
     height, width = images[0].shape[:2]
-    in_tiles(work, (height, width), PLAIN_TILE, 0, CPU)
+    in_tiles(work, (height, width), PLAIN_TILE, 0)
     # Tiles finish in any order; the sum's rounding must not depend on it.
-    total = sum((sums[corner] for corner in sorted(sums)), torch.zeros((), dtype=torch.float64))
-    return (total / (height * width)).float()[..., None, None]
+    total = sum((sums[corner] for corner in sorted(sums)), np.zeros(()))
+    return (total / (height * width)).astype(np.float32)[..., None, None]
 
 
-def linear_models(sources: torch.Tensor, y_f: torch.Tensor, window: int) -> torch.Tensor:
+def linear_models(sources: np.ndarray, y_f: np.ndarray, window: int) -> np.ndarray:
     """Fits y_f = sum_k a_k y_k + b by least squares in the window around every pixel.
 
     RIDGE times sum_k (a_k - 1/K)^2 is added to the mean of the squares: where a window does not
@@ -544,23 +571,23 @@ def linear_models(sources: torch.Tensor, y_f: torch.Tensor, window: int) -> torc
     a_1 ... a_K and b, each averaged over the windows that hold the pixel.
     """
     count = sources.shape[1]
-    offset = y_f - sources.mean(dim=1, keepdim=True)
-    mean, mean_offset = window_mean(sources, window), window_mean(offset, window)
+    offset = y_f - sources.mean(axis=1, keepdims=True)
+    mean, mean_offset = local_mean(sources, window), local_mean(offset, window)
     upper = [(j, k) for j in range(count) for k in range(j, count)]
-    products = torch.stack([sources[:, j] * sources[:, k] for j, k in upper], dim=1)
-    matrix = sources.new_empty(count, count, *sources.shape[-2:])
-    for product, (j, k) in zip(window_mean(products, window)[0], upper, strict=True):
+    products = np.stack([sources[0, j] * sources[0, k] for j, k in upper])
+    matrix = np.empty((count, count, *sources.shape[-2:]), np.float32)
+    for product, (j, k) in zip(local_mean(products, window), upper, strict=True):
         matrix[j, k] = matrix[k, j] = product - mean[0, j] * mean[0, k] + RIDGE * (j == k)
-    right = (window_mean(sources * offset, window) - mean * mean_offset)[0]  # (K, H, W)
+    right = (local_mean(sources * offset, window) - mean * mean_offset)[0]  # (K, H, W)
     gain = solve(matrix, right)[None]
-    constant = mean_offset - (gain * mean).sum(dim=1, keepdim=True)
-    return window_mean(torch.cat([gain + 1 / count, constant], dim=1), window)
+    constant = mean_offset - (gain * mean).sum(axis=1, keepdims=True)
+    return local_mean(np.concatenate([gain + 1 / count, constant], axis=1), window)
 
 
-def solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Solves matrix x = right for x by elimination, at all pixels at once.
 
-    torch.linalg.solve calls LAPACK for every pixel and takes many times as long.
+    np.linalg.solve calls LAPACK for every pixel and takes many times as long.
 
     matrix: (K, K, ...), symmetric and positive definite, so that no pivots are needed; right and
     result: (K, ...). Both arguments are overwritten.
@@ -578,9 +605,8 @@ def solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return right
 
 
-@torch.inference_mode()
 def panel(
-    model: LumaNetwork, under: np.ndarray, over: np.ndarray, target: str = "patch", **options
+    model: "Luma", under: np.ndarray, over: np.ndarray, target: str = "patch", **options
 ) -> np.ndarray:
     """Returns under | over | fused | y_hat side by side, as one array of four times their width.
 
@@ -590,14 +616,18 @@ def panel(
     under, over, options: as fuse takes them. target: as loss.y_hat takes it.
     Raises ValueError as fuse does, and where the pictures are smaller than MEF-SSIM's window.
     """
+    import torch
+
+    import loss
+
     check_images([under, over])
-    if min(under.shape[:2]) < loss.WINDOW:
-        raise ValueError(f"y_hat needs pictures of at least {loss.WINDOW} pixels a side")
+    if min(under.shape[:2]) < windows.WINDOW:
+        raise ValueError(f"y_hat needs pictures of at least {windows.WINDOW} pixels a side")
     stack = utils.to_ycbcr(under, over)
     fused = fuse(model, [under, over], **options)
-    y_hat = loss.y_hat(stack[None, :, 0], target)
-    desired = torch.cat([y_hat, fuse_chroma(stack[:, 1:])[None]], dim=1)
-    shown = [utils.from_ycbcr(image, fused.dtype) for image in (*stack.split(1), desired)]
+    y_hat = loss.y_hat(torch.from_numpy(stack[None, :, 0]), target).numpy()
+    desired = np.concatenate([y_hat, fuse_chroma(stack[:, 1:])[None]], axis=1)
+    shown = [utils.from_ycbcr(image, fused.dtype) for image in (*each_of(stack), desired)]
     return np.concatenate([*shown[:2], fused, shown[2]], axis=1)
 
 

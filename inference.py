@@ -50,9 +50,7 @@ def inference(options: argparse.Namespace) -> int:
                 print("\n".join(summary(path)))
         return 0
     recipe = photos.recipe_of(options)
-    load = functools.partial(
-        photos.load_networks, options.model, options.colour, options.device, options.precision
-    )
+    load = functools.partial(photos.networks_for, options)
     if options.folder is not None:
         return fuse_folder(options, recipe, load)
     photos.check_results(options.res, options.images, recipe)
@@ -197,10 +195,11 @@ def prepare_process(
     warn_in_lines("inference.py")
     tqdm.set_lock(threading.RLock())  # Its own one is for several processes, and outlives them.
     networks = load()
-    import torch
-
-    torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)
 
     def fuse(files: list[str], path: str) -> None:
         pictures = photos.read_scene(files, recipe)

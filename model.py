@@ -16,8 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-NATURAL = (0.38, 0.57)  # range of mean luma that tilted_mean aims at
-LARGEST_TILT = 1.0  # At a tilt of 1 the brightest exposure weighs e times as much as the darkest.
+from arrays import local_mean
+from pyramid import LOCAL, is_coarsest, tilted_mean
+
 TRAINED_TILT = 1.5  # largest tilt in training, where crops vary more than whole pictures
 
 
@@ -112,8 +113,6 @@ class PyramidDeepFuse(DeepFuse):
 
     name = "pyramid"
     in_channels = 2  # C1 sees the luma, and the coarser level's fused luma.
-    COARSEST = 32  # pixels; a level is halved again if its shorter side is at least twice this
-    LOCAL = 17  # pixels of a level; side of the square that gives a detail's local mean
 
     def __init__(self, batch_norm: bool = False, padding: str = "replicate", width: int = 16):
         super().__init__(batch_norm, padding, width)
@@ -122,7 +121,7 @@ class PyramidDeepFuse(DeepFuse):
     @property
     def radius(self) -> int:
         """Receptive radius within a level, in its pixels."""
-        return self.reach + self.LOCAL // 2
+        return self.reach + LOCAL // 2
 
     def forward(self, y_1: torch.Tensor, y_2: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         """Fuses luma like DeepFuse.forward; the result may leave [0, 1] a little."""
@@ -133,11 +132,7 @@ class PyramidDeepFuse(DeepFuse):
         """Fuses one level, from K exposures and the coarser level's result; all (N, 1, H, W)."""
         detail = self.merge([torch.cat([y, context], dim=1) * 2 - 1 for y in stack])
         detail = detail.to(context.dtype)  # The layers may compute in a narrower type.
-        return context + (detail - local_mean(detail, self.LOCAL)) / 2
-
-    def is_coarsest(self, height: int, width: int) -> bool:
-        """Returns True for a size that is not halved any more."""
-        return min(height, width) < 2 * self.COARSEST
+        return context + (detail - local_mean(detail, LOCAL)) / 2
 
     def context(
         self,
@@ -149,7 +144,7 @@ class PyramidDeepFuse(DeepFuse):
         fuse_level: self.fuse_level, or a function that computes the same in parts.
         """
         height, width = stack[0].shape[-2:]
-        if self.is_coarsest(height, width):
+        if is_coarsest(height, width):
             tilt = None
             if self.training:
                 # A crop may be brighter or darker than its picture: every tilt may occur, small
@@ -289,65 +284,6 @@ class ColourNetwork(nn.Module):
             dim=1
         )
         return factors[:, :, :1] + 1 / count, tint
-
-
-def tilted_mean(stack: Sequence[torch.Tensor], tilt: torch.Tensor | None = None) -> torch.Tensor:
-    """Returns a weighted mean of K exposures, by default one of natural brightness.
-
-    Every exposure has one weight, exp(t z_k), divided by the sum of all. z_k is the position of its
-    mean luma on the line from the darkest exposure's, at -1/2, to the brightest's, at 1/2.
-
-    stack: K tensors (N, 1, H, W). Returns (N, 1, H, W).
-    tilt: t, shape (N, 1, 1, 1). The default is the t nearest to 0 that gives a mean luma within
-        NATURAL, at most LARGEST_TILT either way. At 0 the weights are equal.
-    """
-    y = torch.cat(list(stack), dim=1)  # (N, K, H, W)
-    level = y.mean(dim=(2, 3), keepdim=True)
-    darkest, brightest = level.amin(dim=1, keepdim=True), level.amax(dim=1, keepdim=True)
-    place = (level - (darkest + brightest) / 2) / (brightest - darkest).clamp(min=1e-3)
-
-    def weights(tilt: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(tilt * place, dim=1)
-
-    if tilt is None:
-        mean = level.mean(dim=1, keepdim=True)
-        target = mean.clamp(*NATURAL)
-        low = torch.full_like(target, -LARGEST_TILT)
-        high = -low
-        for _ in range(20):  # The mean luma grows with t, so bisection finds it.
-            tilt = (low + high) / 2
-            bright = (weights(tilt) * level).sum(dim=1, keepdim=True) > target
-            low, high = torch.where(bright, low, tilt), torch.where(bright, tilt, high)
-        tilt = (low + high) / 2 * (target != mean)
-    return (weights(tilt) * y).sum(dim=1, keepdim=True)
-
-
-def local_mean(image: torch.Tensor, side: int) -> torch.Tensor:
-    """Returns the mean over a square around every pixel, borders repeated.
-
-    image: (N, C, H, W). side: pixels a side of the square, odd. Returns (N, C, H, W).
-    """
-    image = F.pad(image, [side // 2] * 4, mode="replicate")
-    return run_sums(run_sums(image, side, dim=-2), side, dim=-1) / side**2
-
-
-def run_sums(x: torch.Tensor, length: int, dim: int) -> torch.Tensor:
-    """Returns the sum of every `length` neighbours in a row along a dimension.
-
-    Runs of 1, 2, 4, ... neighbours are put together as the binary digits of `length` say. It takes
-    two additions for every digit; on a CPU, F.avg_pool2d takes ten times as long.
-    """
-    count = x.shape[dim] - length + 1
-    parts, start = [], 0
-    for digit in range(length.bit_length()):
-        run = 2**digit
-        if digit:
-            size = x.shape[dim] - run // 2
-            x = x.narrow(dim, 0, size) + x.narrow(dim, run // 2, size)
-        if length & run:
-            parts.append(x.narrow(dim, start, count))
-            start += run
-    return sum(parts[1:], start=parts[0])
 
 
 LumaNetwork = DeepFuse | ReleasedDeepFuse

@@ -285,7 +285,8 @@ class TestOptions:
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Returns the options of a command line, the program's own by default.
 
-        `colour` is the checkpoint file that colours, or None. `images` holds the files of --image1
+        `colour` is the checkpoint file that colours, or None. `portable` is True where networks
+        that need no PyTorch do the same. `images` holds the files of --image1
         and --image2 too. Ends the program with status 2 where options contradict each other.
         """
         options = self.parser.parse_args(argv)
@@ -338,6 +339,14 @@ class TestOptions:
         if options.look == "earlier" and (options.fast or options.refine):
             self.parser.error("--look earlier is neither fast nor refined")
         options.colour = COLOUR if photo and options.finish and options.chroma != "paper" else None
+        options.portable = (
+            photo
+            and options.model is None
+            and options.fast is not False
+            and options.device in ("auto", "cpu")
+            and options.precision == "auto"
+            and not options.panel
+        )
         if options.model is None:
             options.model = PYRAMID if photo else WEIGHTS
 
@@ -588,6 +597,12 @@ class ExportOptions:
             help="shorter side, in pixels, of the pictures that a pyramid is exported for; the "
             "file takes any size, but has as many levels as such a picture needs",
         )
+        parser.add_argument(
+            "--layers",
+            action="store_true",
+            help="write the layers of a pyramid, or of the network that colours, alone, for any "
+            "number of exposures: the files of weights/ that inference.py runs without PyTorch",
+        )
         parser.add_argument("--quiet", action="store_true", help="print nothing")
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -724,6 +739,9 @@ def run(script: str, work: Callable, options: argparse.Namespace, keep_large: bo
             return work(options) or 0
         except (OSError, ValueError) as error:
             print(f"{script}: {one_line(error)}", file=sys.stderr)
+            return 2
+        except ModuleNotFoundError as error:
+            print(f"{script}: needs {error.name}: pip install -r requirements.txt", file=sys.stderr)
             return 2
         except MemoryError as error:
             print(f"{script}: not enough memory: {one_line(error)}", file=sys.stderr)

@@ -21,11 +21,12 @@ import numpy as np
 import align
 import ghosts
 import metadata
+import portable
 import raw
 import utils
 
 if TYPE_CHECKING:
-    from model import ColourNetwork, LumaNetwork
+    from fusion import Colour, Luma
 
 DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files at a time
 REST = 0.7e9  # bytes of memory for PyTorch and the network's features
@@ -37,8 +38,8 @@ CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2
 class Networks(NamedTuple):
     """The networks that make a result: of its luma and, for photos, of its colour, or None."""
 
-    luma: "LumaNetwork"
-    colour: "ColourNetwork | None"
+    luma: "Luma"
+    colour: "Colour | None"
 
 
 class Recipe(NamedTuple):
@@ -94,6 +95,16 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     )
 
 
+def networks_for(options: argparse.Namespace) -> Networks:
+    """Returns the networks that the options of inference.py ask for.
+
+    Raises as load_portable and load_networks do.
+    """
+    if options.portable:
+        return load_portable(options.model, options.colour)
+    return load_networks(options.model, options.colour, options.device, options.precision)
+
+
 def load_networks(model: str, colour: str | None, device: str, precision: str) -> Networks:
     """Returns the networks of checkpoints, ready for fusing on a device.
 
@@ -108,6 +119,20 @@ def load_networks(model: str, colour: str | None, device: str, precision: str) -
     place = choose_device(device)
     luma = prepare(load_model(model, place), precision)
     return Networks(luma, prepare(load_colour(colour, place), precision) if colour else None)
+
+
+def load_portable(model: str, colour: str | None) -> Networks:
+    """Returns the networks of the ONNX files beside two checkpoints; they need no PyTorch.
+
+    Raises OSError and ValueError as portable.OnnxLayers does.
+    """
+    luma = portable.OnnxPyramid(onnx_beside(model))
+    return Networks(luma, portable.OnnxColour(onnx_beside(colour)) if colour else None)
+
+
+def onnx_beside(checkpoint: str) -> str:
+    """Returns the path of the ONNX file beside a checkpoint."""
+    return f"{os.path.splitext(checkpoint)[0]}.onnx"
 
 
 def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:

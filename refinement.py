@@ -1,16 +1,15 @@
 """How is fused luma refined? By gradient ascent on its own MEF-SSIM, in closed form.
 
 The gradient of MEF-SSIM is, like the score, made of windowed means, so that neither training's
-machinery nor its memory is needed.
+machinery nor its memory is needed. Here it serves NumPy's arrays, and PyTorch's tensors on any
+device, see arrays.py.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import torch
-from torch.nn import functional as F
-
-import loss
+import windows
+from arrays import Array, device_of_array, empty, namespace, unhalve, zeros
 from tiles import PLAIN_TILE, WORKERS, Area, cut, several_threads, with_halo
 
 MOMENTUM = 0.8  # share of a step that is kept for the next one
@@ -18,12 +17,12 @@ LUMINANCE_WEIGHT = 0.05  # weight of the luminance term in the objective
 
 
 def refine_luma(
-    y_f: torch.Tensor,
-    sources: torch.Tensor,
+    y_f: Array,
+    sources: Array,
     steps: int,
-    image_means: torch.Tensor | None = None,
+    image_means: Array | None = None,
     finest: int = 0,
-) -> torch.Tensor:
+) -> Array:
     """Raises fused luma's own multi-scale MEF-SSIM, and keeps it natural, by gradient ascent.
 
     y_f: (1, 1, H, W), the luma to start from; sources: (1, K, H, W); both in [0, 1].
@@ -48,13 +47,15 @@ def refine_luma(
     Structural Similarity Index", IEEE Transactions on Computational Imaging 4(1), 2018.
     """
     shape = y_f.shape[-2:]
-    scales = min(loss.possible_scales(*shape), len(loss.EXPONENTS) - finest)
+    scales = min(windows.possible_scales(*shape), len(windows.EXPONENTS) - finest)
     if not scales or not steps:
-        return y_f.clone()
+        return y_f
     if image_means is None:
-        image_means = sources.mean(dim=(2, 3), keepdim=True)
-    levels = loss.scale_levels(sources, scales)
-    size = PLAIN_TILE if y_f.device.type == "cpu" else max(shape)
+        image_means = sources.mean(axis=(2, 3), keepdims=True)
+    levels = windows.scale_levels(sources, scales)
+    device = device_of_array(y_f)
+    on_cpu = device is None or device.type == "cpu"
+    size = PLAIN_TILE if on_cpu else max(shape)
     areas = [
         (i, place)
         for i, level in enumerate(levels)
@@ -63,31 +64,34 @@ def refine_luma(
 
     def prepare(area: tuple[int, Area]) -> Part:
         i, place = area
-        outer, inner = with_halo(place, loss.WINDOW - 1, levels[i].shape[-2:])
+        outer, inner = with_halo(place, windows.WINDOW - 1, levels[i].shape[-2:])
         seen = levels[i][(..., *outer)]
-        x, mean, b, variance = loss.desired_at_scale(seen)
-        mean = as_centres((b * mean).sum(dim=1, keepdim=True))[0]
-        exponent = loss.EXPONENTS[finest + i]
-        weight = as_centres(torch.full_like(variance, 2 * exponent))[0]
-        constant = as_centres(variance)[0] + loss.C_2
+        x, mean, b, variance = windows.desired_at_scale(seen)
+        mean = windows.as_centres((b * mean).sum(axis=1, keepdims=True))[0]
+        exponent = windows.EXPONENTS[finest + i]
+        weight = windows.as_centres(namespace(b).full_like(variance, 2 * exponent))[0]
+        constant = windows.as_centres(variance)[0] + windows.C_2
         l_hat = None
         if i == 0:
-            l_hat = as_centres(loss.desired_luminance(seen, image_means, loss.gaussian_mean))[0]
+            l_hat = windows.desired_luminance(seen, image_means, windows.gaussian_mean)
+            l_hat = windows.as_centres(l_hat)[0]
         where = i, exponent, outer, inner, place
-        return Part(*where, x[0], as_centres(b)[0], mean, constant, weight, l_hat)
+        return Part(*where, x[0], windows.as_centres(b)[0], mean, constant, weight, l_hat)
 
-    with several_threads(y_f.device, WORKERS if y_f.device.type == "cpu" else 1) as each:
+    with several_threads(device, WORKERS if on_cpu else 1) as each:
         parts = list(each(prepare, areas))
-        velocity = torch.zeros_like(y_f)
+        velocity = zeros(y_f.shape, y_f)
         for step in range(steps):
-            seen = loss.scale_levels(y_f + MOMENTUM * velocity, scales)
+            seen = windows.scale_levels(y_f + MOMENTUM * velocity, scales)
             lumas = [part.cut(seen) for part in parts]
             if is_renewed(step):
                 models = list(each(linearise, lumas, parts))
                 curvature = joined(parts, [model.bend for model in models], seen)
             gradient = joined(parts, each(Linear.gradient, models, lumas), seen)
-            velocity = velocity.mul_(MOMENTUM).add_(gradient.div_(curvature))
-            y_f = (y_f + velocity).clamp_(0, 1)
+            gradient /= curvature
+            velocity *= MOMENTUM
+            velocity += gradient
+            y_f = (y_f + velocity).clip(0, 1)
     return y_f
 
 
@@ -116,21 +120,16 @@ class Part(NamedTuple):
     outer: Area
     inner: Area
     place: Area
-    x: torch.Tensor
-    b: torch.Tensor
-    mean: torch.Tensor
-    constant: torch.Tensor
-    weight: torch.Tensor
-    l_hat: torch.Tensor | None
+    x: Array
+    b: Array
+    mean: Array
+    constant: Array
+    weight: Array
+    l_hat: Array | None
 
-    def cut(self, levels: Sequence[torch.Tensor]) -> torch.Tensor:
+    def cut(self, levels: Sequence[Array]) -> Array:
         """Returns this tile of a picture at all scales, less 0.5, (1, h, w)."""
         return levels[self.scale][(0, ..., *self.outer)] - 0.5
-
-
-def as_centres(windows: torch.Tensor) -> torch.Tensor:
-    """Puts the value of every window at its centre, and 0 where a picture has no window."""
-    return F.pad(windows, [loss.WINDOW // 2] * 4)
 
 
 class Linear(NamedTuple):
@@ -139,68 +138,71 @@ class Linear(NamedTuple):
     agreement, constant: of windows, at their centres. of_y, of_x: of pixels. bend: the curvature.
     """
 
-    agreement: torch.Tensor
-    constant: torch.Tensor
-    of_y: torch.Tensor
-    of_x: torch.Tensor
-    bend: torch.Tensor
+    agreement: Array
+    constant: Array
+    of_y: Array
+    of_x: Array
+    bend: Array
 
-    def gradient(self, y: torch.Tensor) -> torch.Tensor:
+    def gradient(self, y: Array) -> Array:
         """Returns the gradient at a luma, given less 0.5; both (1, h, w)."""
-        windows = loss.window_sums(y).mul_(self.agreement).add_(self.constant)
-        return loss.window_sums(windows).add_(self.of_x).addcmul_(self.of_y, y, value=-1)
+        terms = windows.window_sums(y)
+        terms *= self.agreement
+        terms += self.constant
+        gradient = windows.window_sums(terms)
+        gradient += self.of_x
+        gradient -= self.of_y * y
+        return gradient
 
 
-def linearise(y: torch.Tensor, part: Part) -> Linear:
+def linearise(y: Array, part: Part) -> Linear:
     """Returns the gradient around a luma, given less 0.5, (1, h, w).
 
-    A window's term is Q = n/d, with n and d of loss.compare. With y_hat = sum_k b_k (x_k - l_k) and
-    E for a window's mean, dn = 2 E[y_hat dy], and dd = 2 E[(y - E[y]) dy]. So the derivative by a
-    pixel is 2/d (y_hat - Q (y - E[y])), summed over its windows by their weights. The Gaussian is
-    symmetric, so that loss.window_sums gives both means of pixels and sums over windows.
+    A window's term is Q = n/d, with n and d of windows.compare. With y_hat = sum_k b_k (x_k - l_k),
+    and E for a window's mean, dn = 2 E[y_hat dy], and dd = 2 E[(y - E[y]) dy]. So the derivative by
+    a pixel is 2/d (y_hat - Q (y - E[y])), summed over its windows by their weights. The Gaussian is
+    symmetric, so that windows.window_sums gives both means of pixels and sums over windows.
     """
-    count = len(part.x)
-    mean, square, products = loss.window_sums(torch.cat([y, y * y, y * part.x])).split(
-        [1, 1, count]
-    )
-    denominator = square.addcmul_(mean, mean, value=-1).add_(part.constant)
+    xp = namespace(y)
+    sums = windows.window_sums(xp.concatenate([y, y * y, y * part.x]))
+    mean, square, products = sums[:1], sums[1:2], sums[2:]
+    denominator = square
+    denominator -= mean * mean
+    denominator += part.constant
     numerator = mean * part.mean
-    for k in range(count):
-        numerator.addcmul_(part.b[k], products[k], value=-1)
-    q = numerator.mul_(-2).add_(loss.C_2).div_(denominator)
-    maps = y.new_empty(count + 2, *y.shape[1:])
-    of_y, bend, of_x = maps.split([1, 1, count])
-    torch.div(part.weight, denominator, out=bend)
-    torch.mul(bend, part.b, out=of_x)
-    torch.mul(bend, q, out=of_y)
-    agreement, constant = of_y.clone(), bend * -part.mean
+    for b, product in zip(part.b, products, strict=True):
+        numerator -= b * product
+    q = (windows.C_2 - 2 * numerator) / denominator
+    maps = empty((len(part.x) + 2, *y.shape[1:]), y)
+    of_y, bend, of_x = maps[:1], maps[1:2], maps[2:]
+    xp.divide(part.weight, denominator, out=bend)
+    xp.multiply(bend, q, out=of_y)
+    xp.multiply(bend, part.b, out=of_x)
+    agreement, constant = bend * q, -bend * part.mean
     if part.l_hat is not None:
-        l_f = mean.add_(0.5)
-        numerator, denominator = loss.compare_luminance(l_f, part.l_hat)
+        l_f = mean + 0.5
+        numerator, denominator = windows.compare_luminance(l_f, part.l_hat)
         pull = part.weight * (LUMINANCE_WEIGHT / part.exponent) / denominator
-        slope = numerator.div_(denominator).mul_(pull)
+        slope = numerator / denominator * pull
         # The term's derivative is pull * l_hat - slope * l_f, where l_f = E[y] + 0.5.
         agreement -= slope
-        constant.addcmul_(pull, part.l_hat).sub_(slope, alpha=0.5)
+        constant += pull * part.l_hat - 0.5 * slope
         bend += pull
-    of_y, bend, *of_x = loss.window_sums(maps).split(1)
-    total = of_x[0].mul_(part.x[0])
-    for k in range(1, count):
-        total.addcmul_(of_x[k], part.x[k])
-    return Linear(agreement, constant, of_y, total, bend)
+    of_y, bend, *of_x = windows.window_sums(maps)
+    total = sum((of_x[k] * x for k, x in enumerate(part.x[1:], 1)), start=of_x[0] * part.x[0])
+    return Linear(agreement, constant, of_y[None], total[None], bend[None])
 
 
-def joined(
-    parts: Sequence[Part], planes: Iterable[torch.Tensor], levels: Sequence[torch.Tensor]
-) -> torch.Tensor:
+def joined(parts: Sequence[Part], planes: Iterable[Array], levels: Sequence[Array]) -> Array:
     """Returns the sum over the scales of what the Parts found, a plane each, (1, 1, H, W).
 
     levels: a picture at all scales, for their sizes.
     """
-    wholes = [torch.empty_like(level) for level in levels]
+    wholes = [empty(level.shape, level) for level in levels]
     for part, plane in zip(parts, planes, strict=True):
         wholes[part.scale][(0, ..., *part.place)] = plane[(..., *part.inner)]
     total = wholes[-1]
     for whole in wholes[-2::-1]:
-        total = whole.add_(loss.unhalve(total, whole.shape[-2:]))
+        whole += unhalve(total, whole.shape[-2:])
+        total = whole
     return total

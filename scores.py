@@ -9,6 +9,7 @@ import torch
 
 import loss
 import utils
+import windows
 
 BLOWN, CRUSHED = 250, 5  # levels of 255; brighter or darker pixels, and these, show no detail
 DETAIL = 2.0  # levels of 255; standard deviation in a window that shows detail
@@ -50,7 +51,7 @@ def mefb_score(
     loss.check_size(*grey.shape[1:])
     planes = torch.from_numpy(grey).to(device)[None] / 255  # (1, 1 + K, H, W)
     with torch.inference_mode():
-        levels = loss.scale_levels(planes, len(loss.SCALE_WEIGHTS))
+        levels = windows.scale_levels(planes, len(windows.SCALE_WEIGHTS))
         return loss.combine_scales([mean_comparison(level) for level in levels]).item()
 
 
@@ -59,16 +60,16 @@ def mean_comparison(planes: torch.Tensor) -> torch.Tensor:
 
     planes: the fused luma and its exposures, (1, 1 + K, H, W) in [0, 1].
     """
-    rows, columns = (side - loss.WINDOW + 1 for side in planes.shape[2:])
+    rows, columns = (side - windows.WINDOW + 1 for side in planes.shape[2:])
     count = planes.shape[1] - 1
     # A window has K means and K (K + 1) / 2 covariances.
     strip = max(1, MAPS // (count * (count + 3) // 2) // columns)
     total = torch.zeros(1, dtype=torch.float64, device=planes.device)
     for top in range(0, rows, strip):
         bottom = min(top + strip, rows)
-        part = planes[:, :, top : bottom + loss.WINDOW - 1]
-        (desired,) = loss.desired_windows(part[:, 1:], scales=1)
-        numerator, denominator, _ = loss.compare(part[:, :1], desired)
+        part = planes[:, :, top : bottom + windows.WINDOW - 1]
+        (desired,) = windows.desired_windows(part[:, 1:], scales=1)
+        numerator, denominator, _ = windows.compare(part[:, :1], desired)
         total += (numerator / denominator).mean(dim=(1, 2, 3)).double() * (bottom - top)
     return (total / rows).to(planes.dtype)
 
@@ -312,8 +313,8 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> float:
 
 def gaussian(plane: np.ndarray) -> np.ndarray:
     """Returns the Gaussian-weighted mean over every 11x11 window that fits; sigma 1.5."""
-    margin = loss.WINDOW // 2
-    smooth = cv2.GaussianBlur(plane, (loss.WINDOW, loss.WINDOW), loss.SIGMA)
+    margin = windows.WINDOW // 2
+    smooth = cv2.GaussianBlur(plane, (windows.WINDOW, windows.WINDOW), windows.SIGMA)
     return smooth[margin:-margin, margin:-margin]
 
 
@@ -388,7 +389,7 @@ def shown_detail(exposures: Sequence[np.ndarray]) -> np.ndarray:
     exposures: 8-bit grey pictures of one size, uint8 (H, W).
     """
     shown = np.zeros(exposures[0].shape, bool)
-    window = (loss.WINDOW, loss.WINDOW)
+    window = (windows.WINDOW, windows.WINDOW)
     for exposure in exposures:
         x = exposure.astype(np.float64)
         variance = cv2.blur(x * x, window) - cv2.blur(x, window) ** 2
@@ -437,7 +438,7 @@ def chroma_spread(image: np.ndarray) -> np.ndarray:
     It is the root of the summed variances of a* and b* of CIELAB.
     """
     chroma = to_lab(image)[..., 1:]
-    window = (loss.WINDOW, loss.WINDOW)
+    window = (windows.WINDOW, windows.WINDOW)
     variance = cv2.blur(chroma * chroma, window) - cv2.blur(chroma, window) ** 2
     return np.sqrt(np.maximum(variance, 0).sum(axis=2))
 

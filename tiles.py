@@ -1,22 +1,24 @@
 """How is a large picture worked on in parts?
 
 A tile is a rectangle of a picture, given as an Area: a pair of slices, of its rows and columns.
+PyTorch is imported where its networks work on tiles.
 """
 
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
-from torch import nn
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import torch
 
 Area = tuple[slice, slice]
 
-CPU = torch.device("cpu")
 WHOLE = (slice(None), slice(None))  # the Area of a whole picture
 # Pixels a side of a tile on a CPU, by the bytes of a number, so that features fit in the cache.
 NETWORK_TILES = {2: 384, 4: 320}
@@ -25,14 +27,24 @@ WORKERS = 4  # tiles worked on at a time, at most; each needs memory of its own
 SMALLEST_TILE = 16  # pixels a side; tiles are halved down to this where memory runs out
 
 
-def tile_size(model: nn.Module) -> int:
+def tile_size(model: Any) -> int:
     """Returns the pixels a side of a tile that suits a network's device and precision."""
+    device = network_device(model)
+    if device is None:
+        return model.tile
     weight = model.get_parameter("c2.0.weight")
-    if weight.device.type != "cuda":
+    if device.type != "cuda":
         return NETWORK_TILES[weight.element_size()]
-    free, _ = torch.cuda.mem_get_info(weight.device)
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
     pixels = free / WORKERS / 4096  # 4096 bytes are more than a pixel's features need.
     return min(4096, 2 ** int(np.log2(max(pixels, 1)) / 2))
+
+
+def network_device(model: Any) -> "torch.device | None":
+    """Returns the device of a network's weights; None for one that needs no PyTorch."""
+    return next(model.parameters()).device if hasattr(model, "parameters") else None
 
 
 def in_tiles(
@@ -40,7 +52,7 @@ def in_tiles(
     shape: Sequence[int],
     size: int,
     halo: int,
-    device: torch.device,
+    device: "torch.device | None" = None,
     progress: bool = False,
     workers: int = WORKERS,
 ) -> None:
@@ -55,6 +67,7 @@ def in_tiles(
     shape: height and width of the picture.
     size: pixels a side of a tile, at most.
     halo: pixels beyond a tile that `outer` shows on every side, within the picture.
+    device: of the network of PyTorch that `work` runs, or None.
     progress: shows a bar where stderr is a terminal.
     workers: threads, at most.
 
@@ -68,7 +81,9 @@ def in_tiles(
         try:
             if not left:
                 work(*with_halo(place, halo, shape), place)
-                if device.type == "cuda":
+                if device is not None and device.type == "cuda":
+                    import torch
+
                     torch.cuda.current_stream(device).synchronize()
                 return (place[0].stop - place[0].start) * (place[1].stop - place[1].start)
         except Exception as error:
@@ -98,19 +113,41 @@ def in_tiles(
 
 
 @contextlib.contextmanager
-def several_threads(device: torch.device, count: int) -> Iterator[Callable[..., Iterator]]:
+def several_threads(device: "torch.device | None", count: int) -> Iterator[Callable[..., Iterator]]:
     """Gives a function each(work, *items) that does what map does, in `count` threads at a time.
 
-    PyTorch's own threads are shared out among them. One thread is this one: beside another
-    thread's, PyTorch's threads would sleep between any two operations, and waking them takes longer
-    than most of the operations.
+    There are at most as many as OpenCV has. device: of tensors that `work` takes, or None; PyTorch
+    has threads of its own, see threads_of_torch.
     """
+    if device is not None:
+        with threads_of_torch(device, count) as each:
+            yield each
+        return
+    count = min(count, cv2.getNumThreads())
+    if count <= 1:
+        yield map
+        return
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def threads_of_torch(device: "torch.device", count: int) -> Iterator[Callable[..., Iterator]]:
+    """Gives the function that several_threads does, among whose threads PyTorch's are shared out.
+
+    One thread is this one: beside another thread's, PyTorch's threads would sleep between any two
+    operations, and waking them takes longer than most of the operations.
+    """
+    import torch
+
     torch_threads = torch.get_num_threads()
     count = min(count, torch_threads)
     if count <= 1:
         yield map
         return
-    inference = torch.is_inference_mode_enabled()
 
     def prepare_thread() -> None:
         torch.set_num_threads(torch_threads // count)
@@ -122,7 +159,7 @@ def several_threads(device: torch.device, count: int) -> Iterator[Callable[..., 
         torch.cuda.synchronize(device)  # All streams then see what the tiles read.
     pool = ThreadPoolExecutor(count, initializer=prepare_thread)
     try:
-        yield lambda work, *items: pool.map(torch.inference_mode(inference)(work), *items)
+        yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(torch_threads)
@@ -151,22 +188,40 @@ def with_halo(place: Area, halo: int, shape: Sequence[int]) -> tuple[Area, Area]
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns True where an error says that memory, a GPU's or the machine's, has run out."""
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        "DefaultCPUAllocator" in str(error)  # PyTorch has no type for it.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch.cuda's
+        or "DefaultCPUAllocator" in str(error)  # PyTorch has no type for it.
+        or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem)
     )
 
 
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Returns the tensor on a device; the CPU goes on while it is copied to a GPU."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()  # Only page-locked memory is copied meanwhile.
-    return tensor.to(device, non_blocking=True)
+def on_arrays(function: Callable, device: "torch.device | None") -> Callable[..., np.ndarray]:
+    """Returns a function of tensors on a device as one of arrays, without gradients.
+
+    device: None for a function of arrays, which is returned itself.
+    """
+    if device is None:
+        return function
+    import torch
+
+    def on_device(array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()  # Only page-locked memory is copied meanwhile.
+        return tensor.to(device, non_blocking=True)
+
+    @torch.inference_mode()
+    def call(*arrays: np.ndarray) -> np.ndarray:
+        return function(*map(on_device, arrays)).cpu().numpy()
+
+    return call
 
 
-def enlarge(image: torch.Tensor, factor: int, area: Area) -> torch.Tensor:
+def enlarge(image: np.ndarray, factor: int, area: Area) -> np.ndarray:
     """Returns one part of a bilinearly enlarged image.
 
-    image: (1, C, h, w) on the CPU; factor: a whole number; area: the part, in enlarged pixels.
+    image: (1, C, h, w); factor: a whole number; area: the part, in enlarged pixels.
     """
     outer, inner = [], []
     for side, length in zip(area, image.shape[-2:], strict=True):
@@ -174,9 +229,9 @@ def enlarge(image: torch.Tensor, factor: int, area: Area) -> torch.Tensor:
         first = max(side.start // factor - 1, 0)
         outer.append(slice(first, min(-(-side.stop // factor) + 1, length)))
         inner.append(slice(side.start - first * factor, side.stop - first * factor))
-    small = image[0, :, outer[0], outer[1]].numpy()
+    small = image[0, :, outer[0], outer[1]]
     height, width = (factor * side for side in small.shape[1:])
     planes = np.empty((len(small), height, width), small.dtype)
     for plane, out in zip(small, planes, strict=True):
         cv2.resize(plane, (width, height), dst=out)
-    return torch.from_numpy(planes)[(None, ..., *inner)]
+    return planes[(None, ..., *inner)]

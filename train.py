@@ -515,7 +515,7 @@ def figure_scenes(
         [middle_square(image, side) for image in utils.read_images(paths)]
         for paths in validation[:SHOWN]
     ]
-    return scenes or [[utils.from_ycbcr(crop[None], np.uint8) for crop in dataset[0]]]
+    return scenes or [[utils.from_ycbcr(crop[None].numpy(), np.uint8) for crop in dataset[0]]]
 
 
 def colour_panel(model: ColourNetwork, scene: Sequence[np.ndarray]) -> np.ndarray:
@@ -526,10 +526,11 @@ def colour_panel(model: ColourNetwork, scene: Sequence[np.ndarray]) -> np.ndarra
     """
     ordered = sorted(scene, key=lambda image: image.mean())
     shown = (ordered[0], ordered[-1], ordered[len(ordered) // 2])
-    *pair, teacher = (utils.to_ycbcr(image).to(device_of(model)) for image in shown)
+    stack = [torch.from_numpy(utils.to_ycbcr(image)).to(device_of(model)) for image in shown]
+    *pair, teacher = stack
     with torch.inference_mode():
         cbcr = model(torch.stack(pair, dim=1), teacher[:, :1])
-        coloured = torch.cat([teacher[:, :1], cbcr], dim=1).cpu()
+        coloured = torch.cat([teacher[:, :1], cbcr], dim=1).cpu().numpy()
     return np.concatenate([*shown[:2], utils.from_ycbcr(coloured, np.uint8), shown[2]], axis=1)
 
 

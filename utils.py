@@ -14,7 +14,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, NamedTuple
 
 import cv2
 import numpy as np
@@ -36,9 +36,6 @@ from metadata import (
     tiff_with,
     updated,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 # OpenCV's messages would only repeat what read_image raises. OpenCV 5 has moved the function.
 (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
@@ -428,28 +425,24 @@ def as_storable(image: np.ndarray, extension: str) -> np.ndarray:
     return image
 
 
-def to_ycbcr(*images: np.ndarray) -> "torch.Tensor":
-    """Converts N arrays, (H, W, 3) RGB or (H, W) grey, to a float32 tensor (N, 3 or 1, H, W).
+def to_ycbcr(*images: np.ndarray) -> np.ndarray:
+    """Converts N arrays, (H, W, 3) RGB or (H, W) grey, to float32 planes (N, 3 or 1, H, W).
 
     Its values, in [0, 1], are Y, Cb, Cr of ITU-R BT.601, full range, as in JPEG (JFIF):
     Cb = (B - Y)/1.772 + 1/2 and Cr = (R - Y)/1.402 + 1/2. A grey picture is its own Y. Integers are
     divided by their type's largest value. Raises ValueError where sizes differ.
     """
-    import torch
-
     if images[0].ndim == 2:
         return to_luma(*images)
     planes = np.empty((len(images), 3, *common_size(images)), np.float32)
     for image, out in zip(images, planes, strict=True):
         matrix = TO_YCBCR / [*[white_level(image.dtype)] * 3, 1]
         cv2.split(cv2.transform(image.astype(np.float32), matrix), list(out))
-    return torch.from_numpy(planes)
+    return planes
 
 
-def to_luma(*images: np.ndarray) -> "torch.Tensor":
+def to_luma(*images: np.ndarray) -> np.ndarray:
     """Converts N arrays, (H, W, 3) RGB or (H, W) grey, to the Y of to_ycbcr, (N, 1, H, W)."""
-    import torch
-
     planes = np.empty((len(images), 1, *common_size(images)), np.float32)
     for image, (out,) in zip(images, planes, strict=True):
         if image.ndim == 2:
@@ -457,7 +450,7 @@ def to_luma(*images: np.ndarray) -> "torch.Tensor":
         else:
             weights = TO_YCBCR[:1, :3] / white_level(image.dtype)
             cv2.transform(image.astype(np.float32), weights, dst=out)
-    return torch.from_numpy(planes)
+    return planes
 
 
 def common_size(images: Sequence[np.ndarray]) -> tuple[int, int]:
@@ -474,25 +467,26 @@ def white_level(dtype: np.dtype | type) -> int:
     return np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
 
 
-def from_ycbcr(ycbcr: "torch.Tensor", dtype: np.dtype | type, keep_hue: bool = False) -> np.ndarray:
-    """Converts a tensor like to_ycbcr's, (1, 3 or 1, H, W), back to an array of the given type.
+def from_ycbcr(ycbcr: np.ndarray, dtype: np.dtype | type, keep_hue: bool = False) -> np.ndarray:
+    """Converts planes like to_ycbcr's, (1, 3 or 1, H, W), back to a picture of the given type.
 
     Values are clipped to the range and, for integers, rounded to the nearest level. keep_hue: a
     colour outside of the range loses chroma until it fits, instead; its luma must be in [0, 1].
     """
     if ycbcr.shape[1] == 1:
-        return quantise(ycbcr[0, 0].numpy(), dtype)
+        return quantise(ycbcr[0, 0], dtype)
     # Rounding would give grey a tint now and then. Near 8, floats are multiples of 2^-20, which is
     # a sixteenth of a 16-bit level.
-    chroma = ycbcr[0, 1:].add(8 - NEUTRAL).sub_(8)
+    chroma = ycbcr[0, 1:] + (8 - NEUTRAL)
+    chroma -= 8
     levels = white_level(dtype)
-    planes = cv2.merge([plane.numpy() for plane in (ycbcr[0, 0], *chroma)])
+    planes = cv2.merge([ycbcr[0, 0], *chroma])
     image = cv2.transform(planes, FROM_YCBCR[:, :3] * levels)
     lowest, highest, *_ = cv2.minMaxLoc(image.reshape(len(image), -1))
     if lowest < 0 or highest > levels:
         if keep_hue:
             outside = np.flatnonzero(cv2.inRange(image, (0, 0, 0), (levels, levels, levels)) == 0)
-            colours, y = image.reshape(-1, 3), ycbcr[0, 0].numpy().reshape(-1, 1)
+            colours, y = image.reshape(-1, 3), ycbcr[0, 0].reshape(-1, 1)
             colours[outside] = desaturated(colours[outside], y[outside] * levels, levels)
         np.clip(image, 0, levels, out=image)
     return image.astype(dtype) if levels == 1 else np.rint(image, out=image).astype(dtype)

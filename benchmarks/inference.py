@@ -24,6 +24,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 import opts  # noqa: E402
+import photos  # noqa: E402
 
 opts.limit_spinning()  # as inference.py does, before PyTorch is imported
 
@@ -63,7 +64,7 @@ def network(path=opts.WEIGHTS, precision="auto"):
 
 def lumas(images):
     """Returns the luma of all images, a list of tensors (1, 1, H, W)."""
-    return [utils.to_ycbcr(image)[:, :1] for image in images]
+    return [torch.from_numpy(utils.to_luma(image)) for image in images]
 
 
 def earlier_luma(images):
@@ -89,7 +90,8 @@ def our_luma(precision):
         grey = [y[0, 0].numpy() for y in lumas(images)]
         tile = tiles.tile_size(net)
         plan = functools.partial(fusion.plan_full, net, grey, tile)
-        return torch.inference_mode()(lambda: fusion.whole_luma(plan(), grey, tiles.CPU))
+        device = tiles.network_device(net)
+        return lambda: fusion.whole_luma(plan(), grey, device)
 
     return setup
 
@@ -107,6 +109,19 @@ def ours(path=opts.WEIGHTS, precision="auto", **how):
     return setup
 
 
+def photo(**how):
+    """Returns a method that makes photos as inference.py does by default, without PyTorch."""
+
+    def setup(images):
+        opts.keep_freed_memory()
+        networks = photos.load_portable(opts.PYRAMID, opts.COLOUR)
+        return lambda: fusion.fuse(
+            networks.luma, images, look="photo", colour=networks.colour, **how
+        )
+
+    return setup
+
+
 METHODS = {
     "luma: earlier way": earlier_luma,
     "luma: full, float32": our_luma("float32"),
@@ -116,8 +131,9 @@ METHODS = {
     "full, auto, pyramid": ours(opts.PYRAMID),
     "fast": ours(fast=True),
     "fast, pyramid": ours(opts.PYRAMID, fast=True),
-    "fast photo, --finish 0": ours(opts.PYRAMID, look="photo", fast=True, finish=0.0),
-    "fast photo": ours(opts.PYRAMID, look="photo", fast=True),
+    "fast photo, --finish 0": photo(finish=0.0),
+    "fast photo": photo(),
+    "fast photo, by PyTorch": ours(opts.PYRAMID, look="photo", fast=True),
     "full photo": ours(opts.PYRAMID, look="photo", fast=False),
     "MergeMertens": lambda images: lambda: evaluate.merge_mertens(images),
 }

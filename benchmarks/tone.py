@@ -12,7 +12,6 @@ import os
 import sys
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -23,6 +22,7 @@ import fusion
 import model
 import opts
 import utils
+from arrays import halve
 from checkpoint import load_model
 from scores import psnr
 
@@ -35,7 +35,7 @@ GRID = {  # finish.py's names and the values that are tried
 
 def luma(image):
     """Returns luma reduced by 2, (1, 1, h, w)."""
-    return torch.nn.functional.avg_pool2d(utils.to_luma(image), 2)
+    return halve(utils.to_luma(image))
 
 
 def fit(y_f, lumas, rendition):
@@ -46,7 +46,7 @@ def fit(y_f, lumas, rendition):
             setattr(finish, name, value)
         tone = finish.fit_tone(y_f, lumas)
         y = finish.apply_tone(tone, y_f, lumas, tone.planes)
-        found.append(psnr(*(x[0, 0].numpy() * 255 for x in (y, rendition))))
+        found.append(psnr(*(x[0, 0] * 255 for x in (y, rendition))))
     return found
 
 
@@ -66,7 +66,7 @@ def main(argv=None):
     for scene in tqdm(scenes, unit="scene", disable=None):
         images = [utils.read_image(path) for path in scene.files]
         fused = fusion.fuse(network, images, look="photo", finish=0, dtype=np.float32)
-        lumas = torch.cat([luma(image) for image in images])
+        lumas = np.concatenate([luma(image) for image in images])
         rows.append(fit(luma(fused), lumas, luma(utils.read_image(scene.rendition))))
     found = np.array(rows)
     best = found.mean(axis=0).argmax()

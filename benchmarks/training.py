@@ -71,7 +71,7 @@ def time_earlier(folder, crop, batch, steps, device):
     scenes = []
     for scene in sorted(os.listdir(folder)):
         paths = brackets.find_pictures(os.path.join(folder, scene))
-        scenes.append(utils.to_ycbcr(*map(utils.read_image, paths)))
+        scenes.append(torch.from_numpy(utils.to_ycbcr(*map(utils.read_image, paths))))
     model = build(batch_norm=True).to(device)
     for layer in (model.c1, model.c2, model.c3, model.c4):
         layer[2].inplace = False

@@ -44,7 +44,9 @@ def test_crops_are_aligned_and_turned_together(tmp_path):
     dataset = make(tmp_path / "data", tmp_path, crop_size=50)
     orientations, corners = set(), set()
     for item in range(60):
-        crops = [utils.from_ycbcr(crop[None], np.uint8).astype(int) for crop in dataset[item]]
+        crops = [
+            utils.from_ycbcr(crop[None].numpy(), np.uint8).astype(int) for crop in dataset[item]
+        ]
         assert np.array_equal(crops[0][..., :2], crops[1][..., :2])
         assert (crops[0][..., 2] == 0).all()
         assert (crops[1][..., 2] == 255).all()

@@ -98,24 +98,45 @@ def test_a_network_as_a_photo(files, pair, panel):
 
 
 @pytest.mark.parametrize(
-    ("flags", "weights", "options"),
-    [
-        ([], opts.PYRAMID, photo_options),
-        (["--finish", "0.5"], opts.PYRAMID, lambda: {**photo_options(), "finish": 0.5}),
-        (["--finish", "0"], opts.PYRAMID, lambda: {"look": "photo", "finish": 0}),
-        (["--look", "paper"], opts.WEIGHTS, dict),
-    ],
+    ("flags", "finish"), [([], 1), (["--finish", "0.5"], 0.5), (["--finish", "0"], 0)]
 )
-def test_without_a_model(files, pair, flags, weights, options):
-    """A newcomer gets the best photo; the paper's look has the paper's network."""
-    assert run({**files, "--model": weights}, "--look", "paper") == 0
-    plain = utils.read_image(files["--res"])
+def test_without_a_model(files, pair, flags, finish):
+    """A newcomer gets the best photo, by the networks that need no PyTorch."""
     del files["--model"]
     assert run(files, *flags) == 0
-    expected = fusion.fuse(model.prepare(load_model(weights)), pair, **options())
-    result = utils.read_image(files["--res"])
-    assert np.array_equal(result, expected)
-    assert np.array_equal(result, plain) == (flags == ["--look", "paper"])
+    luma, colour = photos.load_portable(opts.PYRAMID, opts.COLOUR)
+    expected = fusion.fuse(luma, pair, look="photo", colour=colour, finish=finish)
+    assert np.array_equal(utils.read_image(files["--res"]), expected)
+
+
+def test_the_papers_look_has_the_papers_network(files, pair):
+    del files["--model"]
+    assert run(files, "--look", "paper") == 0
+    expected = fusion.fuse(model.prepare(load_model(opts.WEIGHTS)), pair)
+    assert np.array_equal(utils.read_image(files["--res"]), expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "loads"),
+    [
+        ([], False),
+        (["--finish", "0.5", "--depth", "16", "--preview", "--align=try", "--deghost"], False),
+        (["--device", "cpu"], False),
+        (["--full"], True),
+        (["--panel"], True),
+        (["--precision", "float32"], True),
+        (["--look", "paper"], True),
+    ],
+)
+def test_a_photo_needs_no_pytorch(files, flags, loads):
+    del files["--model"]
+    command = [part for item in files.items() for part in item] + flags
+    code = f"import sys, inference; inference.main({command!r}); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(loads)
+    assert os.path.exists(files["--res"])
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import pytest
 import torch
 from conftest import luma, picture
 
+import arrays
 import loss
 import scores
 import utils
+import windows
 from loss import MEF_SSIM_Loss, mef_ssim, y_hat
 
 REFERENCE = Path(__file__).parent.parent.parent / "shared" / "reference"
@@ -73,7 +75,7 @@ def test_reference_photographs(dtype, tolerance):
         y_f, sources = tensors(fused, stack, dtype)
         for scale, name in enumerate(("scale1", "scale2", "scale3")):
             if scale:
-                y_f, sources = loss.halve(y_f), loss.halve(sources)
+                y_f, sources = arrays.halve(y_f), arrays.halve(sources)
             value = mef_ssim(y_f, sources, scales=1).item()
             assert value == pytest.approx(float(row[name]), abs=tolerance), (row, name)
         value = mef_ssim(*tensors(fused, stack, dtype)).item()
@@ -240,21 +242,21 @@ def test_global_target_is_for_pairs():
 
 
 def luminance(y_f, l_hat):
-    numerator, denominator = loss.compare_luminance(loss.box_mean(y_f), l_hat)
+    numerator, denominator = windows.compare_luminance(windows.box_mean(y_f), l_hat)
     return (numerator / denominator).mean(dim=(1, 2, 3))
 
 
 def test_a_part_has_the_desired_luminance_that_it_has_in_the_picture():
     _, sources = random_stack(n=1)
     picture = sources.mean(dim=(2, 3), keepdim=True)
-    part = loss.desired_luminance(sources[..., 5:25, 3:30], picture)
-    torch.testing.assert_close(part, loss.desired_luminance(sources)[..., 5:15, 3:20])
+    part = windows.desired_luminance(sources[..., 5:25, 3:30], picture)
+    torch.testing.assert_close(part, windows.desired_luminance(sources)[..., 5:15, 3:20])
 
 
 def test_luminance_is_one_at_the_desired_mean_and_falls_beside_it():
     flat = torch.full((1, 1, 20, 20), 0.2)
     sources = torch.cat([flat, flat + 0.6], dim=1)  # as far from mid-grey below as above
-    l_hat = loss.desired_luminance(sources)
+    l_hat = windows.desired_luminance(sources)
     near, far = (luminance(flat * 0 + level, l_hat) for level in (0.5, 0.1))
     assert near.item() == pytest.approx(1, abs=1e-6)
     c = 0.01**2
@@ -289,11 +291,13 @@ def test_colour_distance_is_that_of_cielab():
     pictures = [picture(shape=(30, 40, 3)), picture(shape=(31, 40, 3))[1:]]
     expected = [scores.to_lab(image)[..., 1:] for image in pictures]
     expected = np.linalg.norm(expected[0] - expected[1], axis=2)
-    distance = loss.chroma_distance(*(utils.to_ycbcr(image) for image in pictures))[0]
+    distance = loss.chroma_distance(
+        *(torch.from_numpy(utils.to_ycbcr(image)) for image in pictures)
+    )[0]
     assert (
         np.abs(distance.numpy() - expected).max() < 1
     )  # of up to 200; OpenCV's matrix has other digits
-    same = loss.chroma_distance(*[utils.to_ycbcr(pictures[0])] * 2)
+    same = loss.chroma_distance(*[torch.from_numpy(utils.to_ycbcr(pictures[0]))] * 2)
     assert same.abs().max() < 1e-6
 
 

@@ -8,19 +8,17 @@ from conftest import luma
 from torch import nn
 from torch.nn import functional as F
 
+from arrays import local_mean
 from model import (
-    LARGEST_TILT,
-    NATURAL,
     TRAINED_TILT,
     ColourNetwork,
     DeepFuse,
     PyramidDeepFuse,
     choose_device,
     fold_batch_norm,
-    local_mean,
     prepare,
-    tilted_mean,
 )
+from pyramid import LARGEST_TILT, NATURAL, tilted_mean
 
 
 def test_about_89_thousand_parameters(model):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 import loss
 import refinement
 import utils
+import windows
 from checkpoint import load_model
 from opts import PYRAMID
 
@@ -16,7 +17,7 @@ def exposures(count=2, height=190, width=231):
     """Lumas of one scene at several exposures, (1, count, height, width)."""
     radiance = scene(height, width, seed=5)
     images = [expose(radiance, gain) for gain in (0.3, 8.0, 1.0)[:count]]
-    return torch.cat([utils.to_ycbcr(image)[:, :1] for image in images], dim=1)
+    return torch.from_numpy(utils.to_luma(*images)).transpose(0, 1).contiguous()
 
 
 def objective(y, sources, l_hat, scales, finest=0):
@@ -25,12 +26,14 @@ def objective(y, sources, l_hat, scales, finest=0):
     finest: the scale of MEF-SSIM that the pictures have.
     """
     total = 0.0
-    levels = zip(loss.scale_levels(y, scales), loss.desired_windows(sources, scales), strict=True)
+    levels = zip(
+        windows.scale_levels(y, scales), windows.desired_windows(sources, scales), strict=True
+    )
     for i, (level, desired) in enumerate(levels):
-        numerator, denominator, l_f = loss.compare(level, desired)
-        total = total + loss.EXPONENTS[i + finest] * 4**i * (numerator / denominator).sum()
+        numerator, denominator, l_f = windows.compare(level, desired)
+        total = total + windows.EXPONENTS[i + finest] * 4**i * (numerator / denominator).sum()
         if i == 0:
-            numerator, denominator = loss.compare_luminance(l_f, l_hat)
+            numerator, denominator = windows.compare_luminance(l_f, l_hat)
             total = total + refinement.LUMINANCE_WEIGHT * (numerator / denominator).sum()
     return total
 
@@ -45,8 +48,8 @@ def test_closed_form_is_the_gradient(monkeypatch, height, width, count, finest):
     generator = torch.Generator().manual_seed(0)
     sources = torch.rand(1, count, height, width, generator=generator, dtype=torch.float64)
     y = sources.mean(dim=1, keepdim=True) * 0.5 + 0.25
-    scales = min(loss.possible_scales(height, width), 3 - finest)
-    l_hat = loss.desired_luminance(sources, window_mean=loss.gaussian_mean)
+    scales = min(windows.possible_scales(height, width), 3 - finest)
+    l_hat = windows.desired_luminance(sources, window_mean=windows.gaussian_mean)
     free = y.clone().requires_grad_()
     (expected,) = torch.autograd.grad(objective(free, sources, l_hat, scales, finest), free)
     found = []
@@ -142,12 +145,12 @@ def test_refinement_keeps_brightness_and_leaves_flat_areas_alone():
 
 def test_refinement_makes_brightness_more_natural_at_no_loss_of_score(monkeypatch):
     sources = exposures()
-    l_hat = loss.desired_luminance(sources)
+    l_hat = windows.desired_luminance(sources)
     start = (sources.mean(dim=1, keepdim=True) * 0.7).clamp(0, 1)
 
     def refined():
         y_f = refinement.refine_luma(start, sources, 10)
-        numerator, denominator = loss.compare_luminance(loss.box_mean(y_f), l_hat)
+        numerator, denominator = windows.compare_luminance(windows.box_mean(y_f), l_hat)
         return float(loss.mef_ssim(y_f, sources)), float((numerator / denominator).mean())
 
     score, luminance = refined()

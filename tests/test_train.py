@@ -121,7 +121,9 @@ def test_a_colour_network_is_trained_and_validated(brackets, tmp_path, capsys):
     with pytest.raises(ValueError, match="colours photos and fuses none"):
         load_model(det / "model" / "best.pth")
     network = load_colour(det / "model" / "best.pth")
-    dark, teacher, bright = (utils.to_ycbcr(utils.read_image(str(path))) for path in paths)
+    dark, teacher, bright = (
+        torch.from_numpy(utils.to_ycbcr(utils.read_image(str(path)))) for path in paths
+    )
     with torch.no_grad():
         cbcr = network(torch.stack([dark, bright], dim=1), teacher[:, :1])
     value = 1 - ColourLoss().sample_losses(cbcr, teacher).item()
