@@ -114,8 +114,10 @@ def fit_tone(
     tone = scene_tone(lumas, weights)
     offset = mean - mean_and_spread(tone)[0]
     tone = tone + offset
-    side = 2 * (max(y_f.shape[-2:]) // PARTS) + 1
-    wide = guided(tone, limited(tone - y_f, y_f, lumas), side, RIDGE)
+    small = halve(np.concatenate([tone, limited(tone - y_f, y_f, lumas)]))  # for speed
+    side = 2 * (max(small.shape[-2:]) // PARTS) + 1
+    whole = slice(0, y_f.shape[-2]), slice(0, y_f.shape[-1])
+    wide = enlarge(guided(small[:1], small[1:], side, RIDGE), 2, whole)
     # A guided filter of y_f by itself keeps its edges; what it takes away is detail.
     near = guided(y_f, y_f, DETAIL_WINDOW, DETAIL_RIDGE)
     kept = np.array([1, 0], np.float32).reshape(1, 2, 1, 1)

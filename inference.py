@@ -80,7 +80,8 @@ def fuse_folder(options: argparse.Namespace, recipe: Recipe, load: Callable[[], 
                 for files, path in work
                 if not all(map(os.path.exists, written_files(path, recipe)))
             ]
-        jobs = 1 if options.steady else options.jobs or possible_jobs(work, recipe, options.device)
+        device = "cpu" if options.portable else options.device
+        jobs = 1 if options.steady else options.jobs or possible_jobs(work, recipe, device)
         if jobs > 1:
             threads = max(usable_cores() // jobs, 1)
             prepare = functools.partial(prepare_process, load, recipe, threads)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fusion import Colour, Luma
 
 DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files at a time
-REST = 0.7e9  # bytes of memory for PyTorch and the network's features
+REST = 0.7e9  # bytes of memory for all but the pictures
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
 SHIFTED = 0.0025  # of the longer side; exposures that seem to lie farther apart need --align
 CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2)

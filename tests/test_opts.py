@@ -1,10 +1,20 @@
 """Settings of the process that runs a script."""
 
+import argparse
 import os
 
 import pytest
 
 import opts
+
+
+def test_a_missing_package_gets_one_line(capsys):
+    def work(_):
+        import torsh  # noqa: F401
+
+    assert opts.run("inference.py", work, argparse.Namespace()) == 2
+    expected = "inference.py: needs torsh: pip install -r requirements.txt\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize("own", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
