@@ -275,7 +275,7 @@ class TestOptions:
         self.add_result_options()
         self.add_scene_options()
         self.add_fusion_options()
-        add_machine_options(self.parser)
+        add_machine_options(self.parser, ", but the CPU for photos made without PyTorch")
         self.parser.add_argument(
             "--verbose",
             action="store_true",
@@ -653,7 +653,7 @@ class DemoOptions:
             default="127.0.0.1",
             help="address to listen on; 0.0.0.0 lets other machines see and use the page",
         )
-        add_device_option(parser)
+        add_device_option(parser, ", but the CPU for photos")
         parser.add_argument("--quiet", action="store_true", help="do not print the page's address")
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -669,7 +669,7 @@ def add_fast_option(parser) -> None:
         action="store_const",
         const=True,
         help="run the network on reduced pictures, of about 1000 pixels or, where refinement "
-        "follows, of 250, refine half the size, and apply to the full ones what this does to them; "
+        "follows, of 125, refine half the size, and apply to the full ones what this does to them; "
         "the default for photos",
     )
     size.add_argument(
@@ -703,18 +703,18 @@ def add_precision_option(parser) -> None:
     )
 
 
-def add_machine_options(parser) -> None:
-    """Adds --device and --quiet."""
-    add_device_option(parser)
+def add_machine_options(parser, exception: str = "") -> None:
+    """Adds --device and --quiet; arguments as add_device_option's."""
+    add_device_option(parser, exception)
     parser.add_argument("--quiet", action="store_true", help="show no progress bars")
 
 
-def add_device_option(parser) -> None:
-    """Adds --device."""
+def add_device_option(parser, exception: str = "") -> None:
+    """Adds --device; exception: a clause that says where auto is the CPU all the same."""
     parser.add_argument(
         "--device",
         default="auto",
-        help="auto, cpu, cuda or cuda:N; auto is CUDA where there is one",
+        help=f"auto, cpu, cuda or cuda:N; auto is CUDA where there is one{exception}",
     )
 
 
