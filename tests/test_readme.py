@@ -94,7 +94,8 @@ def furnish(folder, document):
         for name in words:
             if name.endswith(".pth") and not name.startswith("train_result"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                network = "pyramid" if "pyramid" in name else "deepfuse"
+                trained = (kind for kind in ("pyramid", "colour") if kind in name)
+                network = next(trained, "deepfuse")
                 shutil.copy(ROOT / "weights" / f"{network}.pth", folder / name)
             if name.endswith(".dng"):
                 write_dng(folder / name, pictures["dark"] / 255)
