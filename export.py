@@ -180,7 +180,8 @@ def export(options: argparse.Namespace) -> None:
     Raises OSError or ValueError where packages are missing, where the checkpoint or the file cannot
     be used, and where ONNX and PyTorch differ by more than LARGEST_DIFFERENCE.
     """
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    packages = PACKAGES[:1] if options.layers else PACKAGES
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"needs {' and '.join(missing)}: pip install -r requirements-export.txt")
     utils.check_writable(options.res)

@@ -169,7 +169,7 @@ def possible_jobs(work: Sequence[Job], recipe: Recipe, device: str) -> int:
         with contextlib.suppress(OSError, ValueError):  # Reading says which file is unusable.
             files = max(work, key=size)[0]
             needed = photos.needed_memory(files, photos.known_headers(files), recipe)
-            # Every scene is fused only where there is room for PyTorch's memory once more.
+            # Every scene is fused only where there is room for all but the pictures once more.
             count = min(count, int((free - photos.REST) / needed))
     return max(count, 1)
 

@@ -346,6 +346,7 @@ class TestOptions:
             and options.device in ("auto", "cpu")
             and options.precision == "auto"
             and not options.panel
+            and options.refine != 0  # Else the network sees 1000 pixels, which takes OpenCV longer.
         )
         if options.model is None:
             options.model = PYRAMID if photo else WEIGHTS
@@ -724,7 +725,7 @@ def run(script: str, work: Callable, options: argparse.Namespace, keep_large: bo
     keep_large: as keep_freed_memory takes it.
 
     An OSError or ValueError is a mistake that the user can mend, and gives one line on stderr and
-    status 2. So does a lack of memory. A warning gives one line too.
+    status 2. So do a lack of memory, and of PyTorch. A warning gives one line too.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # File names can have letters that it lacks.
@@ -741,6 +742,8 @@ def run(script: str, work: Callable, options: argparse.Namespace, keep_large: bo
             print(f"{script}: {one_line(error)}", file=sys.stderr)
             return 2
         except ModuleNotFoundError as error:
+            if error.name not in ("torch", "torchvision", "matplotlib"):
+                raise
             print(f"{script}: needs {error.name}: pip install -r requirements.txt", file=sys.stderr)
             return 2
         except MemoryError as error:

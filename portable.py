@@ -5,9 +5,7 @@ model.py do, but for rounding, with NumPy's arrays instead of tensors. Their fil
 with the weights of a checkpoint, as `export.py --layers` writes them.
 """
 
-import functools
 import os
-import threading
 from collections.abc import Sequence
 
 import cv2
@@ -16,13 +14,9 @@ import numpy as np
 from arrays import local_mean
 from pyramid import LOCAL
 
-SHAPES = 16  # of inputs for which OpenCV's networks are kept
-
 
 class OnnxLayers:
     """Layers from K exposures' channels, (K, C, H, W), to what they give, for any K.
-
-    Threads may share it; one of them computes at a time, on all cores.
 
     Raises OSError where the file is missing, and ValueError where OpenCV cannot use it.
     """
@@ -31,22 +25,15 @@ class OnnxLayers:
         with open(path, "rb") as file:
             self.data = np.frombuffer(file.read(), np.uint8)
         try:
-            self.new_net()
+            cv2.dnn.readNetFromONNX(self.data)
         except cv2.error as error:
             raise ValueError(f"{path}: OpenCV cannot use it: {error.err}") from error
-        # One that has seen another shape takes twice as long for its first picture.
-        self.net_of_shape = functools.lru_cache(SHAPES)(lambda _: self.new_net())
-        self.lock = threading.Lock()
-
-    def new_net(self) -> cv2.dnn.Net:
-        """Returns the layers as a network of OpenCV's."""
-        return cv2.dnn.readNetFromONNX(self.data)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        with self.lock:
-            net = self.net_of_shape(x.shape)
-            net.setInput(np.ascontiguousarray(x, np.float32))
-            return net.forward().copy()  # The next call overwrites it.
+        # OpenCV's networks keep all of their features, hundreds of MB; a new one takes 2 ms.
+        net = cv2.dnn.readNetFromONNX(self.data)
+        net.setInput(np.ascontiguousarray(x, np.float32))
+        return net.forward()
 
 
 class OnnxPyramid:

@@ -85,8 +85,8 @@ def in_processes(
     and results are pickled, so that a script that comes here must not do so when it is imported.
     count: processes, at most.
 
-    Raises the OSError, ValueError or MemoryError that `prepare` raises, and ChildProcessError where
-    no process starts.
+    Raises the OSError, ValueError, MemoryError or ModuleNotFoundError that `prepare` raises, and
+    ChildProcessError where no process starts.
     """
     waiting = deque(tasks)
     workers: dict[Any, Worker] = {}  # by their connections
@@ -146,7 +146,7 @@ def serve(prepare: Callable[[], Callable], connection: Connection) -> None:
     try:
         try:
             work = prepare()
-        except (OSError, ValueError, MemoryError) as error:
+        except (OSError, ValueError, MemoryError, ModuleNotFoundError) as error:
             connection.send(error)
             os._exit(1)
         connection.send(None)

@@ -192,7 +192,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"  # torch.cuda's
         or "DefaultCPUAllocator" in str(error)  # PyTorch has no type for it.
-        or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem)
+        or (isinstance(error, cv2.error) and "(-4:" in str(error))  # StsNoMem
     )
 
 

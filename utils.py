@@ -1,8 +1,8 @@
 """How do pictures get in and out? Reading, writing and colour conversion.
 
 Outside, a picture is an array as files hold it: (H, W, 3) RGB or (H, W) grey; uint8, uint16 or
-float in [0, 1]. Inside, it is a float32 tensor (1, C, H, W) in [0, 1] with the channels Y, Cb, Cr,
-or Y alone. PyTorch is imported where a tensor is made: reading and writing do not wait for it.
+float in [0, 1]. Inside, it is float32 planes (1, C, H, W) in [0, 1] with the channels Y, Cb, Cr,
+or Y alone.
 """
 
 import contextlib

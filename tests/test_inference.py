@@ -125,6 +125,7 @@ def test_the_papers_look_has_the_papers_network(files, pair):
         (["--full"], True),
         (["--panel"], True),
         (["--precision", "float32"], True),
+        (["--refine", "0"], True),
         (["--look", "paper"], True),
     ],
 )
