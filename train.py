@@ -81,17 +81,28 @@ def train(options: argparse.Namespace) -> list[float]:
     try:
         with Processes(options.device) as processes:
             return train_in(processes, options)
-    except RuntimeError as error:
+    except Exception as error:
+        # PyTorch's signal handler tells of a dead worker in the midst of anything, so that another
+        # error may follow.
+        if any("DataLoader worker" in str(cause) for cause in causes(error)):
+            reason = f"a process that prepares crops has ended, perhaps for lack of memory; {LATER}"
+            raise TrainingError(reason) from error
+        if not isinstance(error, RuntimeError):
+            raise
         if any(name in str(error) for name in ("gloo", "Gloo", "NCCL")):
             raise TrainingError(
                 f"the other processes cannot be reached ({short(error)})"
             ) from error
-        if "DataLoader worker" in str(error):
-            reason = f"a process that prepares crops has ended, perhaps for lack of memory; {LATER}"
-            raise TrainingError(reason) from error
         if is_out_of_memory(error):
             raise MemoryError(f"{short(error)}; {LATER}") from error
         raise
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error, and those in whose handling it arose."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:

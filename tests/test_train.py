@@ -751,8 +751,9 @@ def test_a_worker_that_is_killed_gets_one_line(brackets, tmp_path):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         for child in children:
             os.kill(int(child), signal.SIGKILL)
-        assert process.wait(60) == 1
+        status = process.wait(60)
         err = process.stderr.read()
+    assert status == 1, err
     assert err.startswith("train.py: a process that prepares crops has ended")
     assert err.count("\n") == 1
 
