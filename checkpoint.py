@@ -115,8 +115,6 @@ def save_checkpoint(path: str, checkpoint: Mapping[str, Any]) -> None:
         with utils.replacing(path, flush=True) as file:
             torch.save(checkpoint, file)
     except (OSError, RuntimeError) as error:
-        if "DataLoader worker" in str(error):
-            raise  # PyTorch's signal handler, which interrupts anything, tells of a dead worker.
         # A full disk may reach us as the RuntimeError of torch's zip writer.
         reason = short(error.__cause__ or error)
         raise OSError(f"{path}: cannot be written ({reason})") from error

@@ -436,8 +436,7 @@ def validate_colour(
         images = [as_8_bit_rgb(image) for image in utils.read_images(paths)]
         images.sort(key=lambda image: image.mean())
         shown = (images[0], images[-1], images[len(images) // 2])
-        stack = [torch.from_numpy(utils.to_ycbcr(image)).to(device) for image in shown]
-        *pair, teacher = stack
+        *pair, teacher = (torch.from_numpy(utils.to_ycbcr(x)).to(device) for x in shown)
         with torch.inference_mode():
             cbcr = model(torch.stack(pair, dim=1), teacher[:, :1])
             scores.append(1 - loss.ColourLoss().sample_losses(cbcr, teacher).item())

@@ -12,7 +12,7 @@ import numpy as np
 
 import utils
 from arrays import Array, halve, local_mean, namespace
-from tiles import Area, enlarge, in_tiles, network_device, on_arrays, tile_size
+from tiles import Area, enlarge, in_tiles, network_device, on_arrays, tile_size, whole_area
 
 DARKEST, BRIGHTEST = 1.0, 0.55  # weights of the roots of the darkest and brightest exposure's luma
 NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
@@ -116,8 +116,7 @@ def fit_tone(
     tone = tone + offset
     small = halve(np.concatenate([tone, limited(tone - y_f, y_f, lumas)]))  # for speed
     side = 2 * (max(small.shape[-2:]) // PARTS) + 1
-    whole = slice(0, y_f.shape[-2]), slice(0, y_f.shape[-1])
-    wide = enlarge(guided(small[:1], small[1:], side, RIDGE), 2, whole)
+    wide = enlarge(guided(small[:1], small[1:], side, RIDGE), 2, whole_area(y_f.shape[-2:]))
     # A guided filter of y_f by itself keeps its edges; what it takes away is detail.
     near = guided(y_f, y_f, DETAIL_WINDOW, DETAIL_RIDGE)
     kept = np.array([1, 0], np.float32).reshape(1, 2, 1, 1)
@@ -201,8 +200,7 @@ def colour_factors(network: Any, stack: np.ndarray, y: np.ndarray) -> np.ndarray
     if outside.any(axis=0).mean() < FEW:
         return planes
     halves = map(halve, (stack, y))  # for speed
-    whole = slice(0, y.shape[-2]), slice(0, y.shape[-1])
-    natural = enlarge(factors_for_luma(network, *halves), 2, whole)
+    natural = enlarge(factors_for_luma(network, *halves), 2, whole_area(y.shape[-2:]))
     change = rgb_offset(taught_chroma(stack[:, 1:], natural)) - offset
     room = np.where(offset > 0, 1 - y[0], -y[0])
     nearer = outside & (change * offset < 0)  # The luma's own colours are nearer to fitting.

@@ -38,6 +38,7 @@ from tiles import (
     network_device,
     on_arrays,
     tile_size,
+    whole_area,
 )
 
 if TYPE_CHECKING:
@@ -262,8 +263,7 @@ def plan_full(model: Any, images: Sequence[np.ndarray], tile: int, progress: boo
         """Returns the luma that the next coarser level has fused, at the size of `lumas`."""
         if is_coarsest(*lumas.shape[-2:]):
             return tilted_mean(each_of(lumas))
-        whole = slice(0, lumas.shape[-2]), slice(0, lumas.shape[-1])
-        return enlarge(fuse_in_tiles(halve(lumas)), 2, whole)
+        return enlarge(fuse_in_tiles(halve(lumas)), 2, whole_area(lumas.shape[-2:]))
 
     if is_coarsest(*images[0].shape[:2]):
         context = context_of(read_lumas(images, WHOLE))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 import photos
 import utils
 from brackets import find_all_brackets
+from finish import Steady
 from opts import TestOptions, keep_freed_memory, one_line, run, warn_in_lines
 from photos import Networks, Recipe
 from processes import in_processes
@@ -89,8 +90,6 @@ def fuse_folder(options: argparse.Namespace, recipe: Recipe, load: Callable[[], 
         else:
             networks = load()
             if options.steady:
-                from finish import Steady
-
                 recipe = recipe._replace(fuse={**recipe.fuse, "steady": Steady()})
             fused = fuse_in_turn(networks, work, recipe)
         return finish_folder(fused, len(work), problems, bar=not options.quiet)

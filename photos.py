@@ -13,20 +13,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 import align
+import fusion
 import ghosts
 import metadata
 import portable
 import raw
 import utils
-
-if TYPE_CHECKING:
-    from fusion import Colour, Luma
 
 DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files at a time
 REST = 0.7e9  # bytes of memory for all but the pictures
@@ -38,8 +36,8 @@ CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2
 class Networks(NamedTuple):
     """The networks that make a result: of its luma and, for photos, of its colour, or None."""
 
-    luma: "Luma"
-    colour: "Colour | None"
+    luma: "fusion.Luma"
+    colour: "fusion.Colour | None"
 
 
 class Recipe(NamedTuple):
@@ -330,8 +328,6 @@ def align_and_deghost(
 
     Raises ValueError where the pictures do not go together or cannot be aligned.
     """
-    import fusion
-
     fusion.check_images(images, one_size=not recipe.align)
     if recipe.align:
         images, area = aligned(files, images, reference, recipe)
@@ -387,8 +383,6 @@ def fuse_images(networks: Networks, images: list[np.ndarray], recipe: Recipe) ->
 
     The result may overwrite the first exposure, unless a preview needs it afterwards.
     """
-    import fusion
-
     if recipe.panel:
         if len(images) != 2:
             raise ValueError(f"--panel is for two exposures, not {len(images)}")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import windows
 from arrays import Array, device_of_array, empty, namespace, unhalve, zeros
-from tiles import PLAIN_TILE, WORKERS, Area, cut, several_threads, with_halo
+from tiles import PLAIN_TILE, WORKERS, Area, cut, several_threads, whole_area, with_halo
 
 MOMENTUM = 0.8  # share of a step that is kept for the next one
 LUMINANCE_WEIGHT = 0.05  # weight of the luminance term in the objective
@@ -59,7 +59,7 @@ def refine_luma(
     areas = [
         (i, place)
         for i, level in enumerate(levels)
-        for place in cut((slice(0, level.shape[-2]), slice(0, level.shape[-1])), size)
+        for place in cut(whole_area(level.shape[-2:]), size)
     ]
 
     def prepare(area: tuple[int, Area]) -> Part:

@@ -73,7 +73,7 @@ def in_tiles(
 
     Raises MemoryError where even tiles of SMALLEST_TILE do not fit, and what `work` raises.
     """
-    pending = cut((slice(0, shape[0]), slice(0, shape[1])), size)
+    pending = cut(whole_area(shape), size)
     left: list[Area] = []
 
     def attempt(place: Area) -> int:
@@ -163,6 +163,11 @@ def threads_of_torch(device: "torch.device", count: int) -> Iterator[Callable[..
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(torch_threads)
+
+
+def whole_area(shape: Sequence[int]) -> Area:
+    """Returns the Area of all of a picture, of its height and width."""
+    return slice(0, shape[0]), slice(0, shape[1])
 
 
 def cut(area: Area, size: int) -> list[Area]:

@@ -537,8 +537,8 @@ def colour_panel(model: ColourNetwork, scene: Sequence[np.ndarray]) -> np.ndarra
     """
     ordered = sorted(scene, key=lambda image: image.mean())
     shown = (ordered[0], ordered[-1], ordered[len(ordered) // 2])
-    stack = [torch.from_numpy(utils.to_ycbcr(image)).to(device_of(model)) for image in shown]
-    *pair, teacher = stack
+    device = device_of(model)
+    *pair, teacher = (torch.from_numpy(utils.to_ycbcr(x)).to(device) for x in shown)
     with torch.inference_mode():
         cbcr = model(torch.stack(pair, dim=1), teacher[:, :1])
         coloured = torch.cat([teacher[:, :1], cbcr], dim=1).cpu().numpy()
