@@ -117,8 +117,10 @@ def visible_edges(picture: np.ndarray, factor: int) -> np.ndarray:
     It is logarithmic, as seeing is.
     """
     height, width = (side // factor * factor for side in picture.shape[:2])
-    # OpenCV reduces by whole factors three times as fast as by others.
-    grey = utils.as_grey(utils.reduce(picture[:height, :width], 1 / factor))
+    # OpenCV is three times as fast by whole factors, and two rows of every `factor` tell enough.
+    rows = picture[: height : 1 if factor % 2 else factor // 2, :width]
+    size = (width // factor, height // factor)
+    grey = utils.as_grey(cv2.resize(rows, size, interpolation=cv2.INTER_AREA))
     smooth = cv2.GaussianBlur(cv2.equalizeHist(grey), (0, 0), 1)
     slopes = [cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))]
     return np.log1p(cv2.magnitude(*slopes))

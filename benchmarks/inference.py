@@ -1,8 +1,9 @@
 """How fast is fusing? Everything side by side on the same pictures, in one run.
 
 The pictures are made here: noise of all scales under two exposures. Every figure comes from a
-process of its own, which also tells its peak memory. Times are medians without the start of the
-process; whole commands are timed with it: start, decode, fuse, encode.
+process of its own, which also tells its peak memory; it loads PyTorch only where the method needs
+it. Times are medians without the start of the process; whole commands are timed with it: start,
+decode, fuse, encode.
 """
 
 import argparse
@@ -23,23 +24,18 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+import fusion  # noqa: E402
 import opts  # noqa: E402
 import photos  # noqa: E402
-
-opts.limit_spinning()  # as inference.py does, before PyTorch is imported
-
-import torch  # noqa: E402
-
-import checkpoint  # noqa: E402
-import evaluate  # noqa: E402
-import fusion  # noqa: E402
-import model  # noqa: E402
 import tiles  # noqa: E402
 import utils  # noqa: E402
+
+opts.limit_spinning()  # as inference.py does, before PyTorch is imported
 
 # Floating-point operations of the paper's network, for one pixel of a pair.
 OPERATIONS = 2 * (2 * (25 * 16 + 49 * 16 * 32) + 49 * 32 * 32 + 25 * 32 * 16 + 25 * 16)
 WHOLE = 6  # megapixels; beyond, the earlier implementation's way needs too much memory
+LEAST = 2  # seconds for which short measurements are repeated
 ENOUGH = 20  # seconds after which a measurement is not repeated
 
 
@@ -58,22 +54,24 @@ def pictures(megapixels):
 
 def network(path=opts.WEIGHTS, precision="auto"):
     """Returns a network as inference.py runs it."""
+    from checkpoint import load_model
+    from model import prepare
+
     opts.keep_freed_memory()
-    return model.prepare(checkpoint.load_model(path), precision)
-
-
-def lumas(images):
-    """Returns the luma of all images, a list of tensors (1, 1, H, W)."""
-    return [torch.from_numpy(utils.to_luma(image)) for image in images]
+    return prepare(load_model(path), precision)
 
 
 def earlier_luma(images):
     """Returns the earlier implementation's way: NCHW, float32, BatchNorm, the whole picture."""
+    import torch
+
+    import model
+
     torch.manual_seed(0)
     net = model.DeepFuse(batch_norm=True, padding="zeros").eval()
     for layer in (net.c1, net.c2, net.c3, net.c4):
         layer[2].inplace = False
-    pair = lumas(images)
+    pair = [torch.from_numpy(luma[None]) for luma in utils.to_luma(*images)]
 
     @torch.no_grad()
     def work():
@@ -87,7 +85,7 @@ def our_luma(precision):
 
     def setup(images):
         net = network(precision=precision)
-        grey = [y[0, 0].numpy() for y in lumas(images)]
+        grey = list(utils.to_luma(*images)[:, 0])
         tile = tiles.tile_size(net)
         plan = functools.partial(fusion.plan_full, net, grey, tile)
         device = tiles.network_device(net)
@@ -102,7 +100,10 @@ def ours(path=opts.WEIGHTS, precision="auto", **how):
     def setup(images):
         net = network(path, precision)
         if how.get("look") == "photo":
-            colour = model.prepare(checkpoint.load_colour(opts.COLOUR), precision)
+            from checkpoint import load_colour
+            from model import prepare
+
+            colour = prepare(load_colour(opts.COLOUR), precision)
             return lambda: fusion.fuse(net, images, colour=colour, **how)
         return lambda: fusion.fuse(net, images, **how)
 
@@ -122,6 +123,11 @@ def photo(**how):
     return setup
 
 
+def merge_mertens(images):
+    """Returns OpenCV's own fusion with its default weights."""
+    return lambda: utils.quantise(cv2.createMergeMertens().process(images), np.uint8)
+
+
 METHODS = {
     "luma: earlier way": earlier_luma,
     "luma: full, float32": our_luma("float32"),
@@ -135,7 +141,7 @@ METHODS = {
     "fast photo": photo(),
     "fast photo, by PyTorch": ours(opts.PYRAMID, look="photo", fast=True),
     "full photo": ours(opts.PYRAMID, look="photo", fast=False),
-    "MergeMertens": lambda images: lambda: evaluate.merge_mertens(images),
+    "MergeMertens": merge_mertens,
 }
 
 
@@ -149,9 +155,12 @@ def measure(method, path, repeat, queue):
 
 
 def median_seconds(work, repeat):
-    """Returns the median time of `repeat` runs after a first one; of fewer where they take long."""
+    """Returns the median time of `repeat` runs after a first one.
+
+    Short ones are run for LEAST seconds, and long ones no more after ENOUGH.
+    """
     times = []
-    while len(times) <= repeat and sum(times) < ENOUGH:
+    while (len(times) <= repeat or sum(times) < LEAST) and sum(times) < ENOUGH:
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
@@ -182,10 +191,18 @@ def in_process(function, *arguments):
 
 
 def matrix_peak(queue):
-    """Puts the operations a second of a large matrix product, in the precision "auto"."""
-    dtype = model.choose_precision("auto", torch.device("cpu"))
+    """Puts what a large matrix product, in the precision "auto", tells of the machine.
+
+    These are its operations a second, its type and its threads.
+    """
+    import torch
+
+    from model import choose_precision
+
+    dtype = choose_precision("auto", torch.device("cpu"))
     a = torch.randn(4096, 4096).to(dtype)
-    queue.put((2 * 4096**3 / median_seconds(lambda: a @ a, 5), str(dtype)))
+    speed = 2 * 4096**3 / median_seconds(lambda: a @ a, 5)
+    queue.put((speed, str(dtype), torch.get_num_threads()))
 
 
 def commands(folder, images, repeat):
@@ -216,8 +233,8 @@ def main(argv=None):
     parser.add_argument("--csv", help="file to write all figures to")
     options = parser.parse_args(argv)
 
-    peak, dtype = in_process(matrix_peak)
-    print(f"matrix product in {dtype}: {peak / 1e9:.0f} GFLOP/s; {torch.get_num_threads()} threads")
+    peak, dtype, threads = in_process(matrix_peak)
+    print(f"matrix product in {dtype}: {peak / 1e9:.0f} GFLOP/s; {threads} threads")
     rows = []
     for megapixels in options.sizes:
         print(f"\n{megapixels:g} megapixels")
