@@ -26,7 +26,7 @@ import ghosts
 import photos
 import raw
 import utils
-from opts import DemoOptions, TestOptions, one_line, run
+from opts import DemoOptions, TestOptions, how_to_install, one_line, run
 
 if TYPE_CHECKING:
     import gradio
@@ -264,6 +264,8 @@ def said_in_the_page(studio: Studio, work: Callable) -> Callable:
         except utils.FAILURES as error:
             message = studio.without_folders(one_line(error))
             raise gradio.Error(message, print_exception=False) from error
+        except ModuleNotFoundError as error:  # The paper's look needs PyTorch.
+            raise gradio.Error(how_to_install(error), print_exception=False) from error
         for warning in told:
             if warning.category is UserWarning:
                 gradio.Warning(studio.without_folders(str(warning.message)))

@@ -608,7 +608,11 @@ class ExportOptions:
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Returns the options of a command line, the program's own by default."""
-        return self.parser.parse_args(argv)
+        options = self.parser.parse_args(argv)
+        whole = any(getattr(options, x) != self.parser.get_default(x) for x in ("count", "side"))
+        if options.layers and whole:
+            self.parser.error("--layers serves any number of exposures: leave out --count, --side")
+        return options
 
 
 class CollectOptions:
@@ -742,15 +746,20 @@ def run(script: str, work: Callable, options: argparse.Namespace, keep_large: bo
             print(f"{script}: {one_line(error)}", file=sys.stderr)
             return 2
         except ModuleNotFoundError as error:
-            if error.name not in ("torch", "torchvision", "matplotlib"):
-                raise
-            print(f"{script}: needs {error.name}: pip install -r requirements.txt", file=sys.stderr)
+            print(f"{script}: {how_to_install(error)}", file=sys.stderr)
             return 2
         except MemoryError as error:
             print(f"{script}: not enough memory: {one_line(error)}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             return 130  # as shells report SIGINT
+
+
+def how_to_install(error: ModuleNotFoundError) -> str:
+    """Returns a line on a package that photos do without; raises the error where it is another."""
+    if error.name not in ("torch", "torchvision", "matplotlib"):
+        raise error
+    return f"needs {error.name}: pip install -r requirements.txt"
 
 
 def unwind_at_signals() -> None:

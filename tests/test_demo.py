@@ -123,6 +123,17 @@ def test_messages_do_not_show_where_files_lie(studio):
     assert studio.without_folders("10 % of /it replaced") == "10 % of /it replaced"
 
 
+@needs_gradio
+def test_a_look_without_pytorch_is_said(studio):
+    import gradio
+
+    def work():
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    with pytest.raises(gradio.Error, match="needs torch: pip install"):
+        demo.said_in_the_page(studio, work)()
+
+
 def test_nothing_is_written_after_the_end(files, tmp_path):
     folder = tmp_path / "page"
     folder.mkdir()

@@ -9,7 +9,7 @@ import torch
 from conftest import luma, released_weights
 
 import export
-from checkpoint import load_model
+from checkpoint import load_model, load_network
 from model import DeepFuse, PyramidDeepFuse
 from opts import COLOUR, PYRAMID, WEIGHTS
 
@@ -97,6 +97,28 @@ def test_mistakes_get_one_line(tmp_path, monkeypatch, capsys, arguments, reason)
     assert reason in error
     assert error.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_layers_have_no_count(capsys):
+    with pytest.raises(SystemExit):
+        run("--layers", "--count", 3)
+    assert "leave out --count, --side" in capsys.readouterr().err
+
+
+@needs_packages
+@pytest.mark.parametrize("checkpoint", [PYRAMID, COLOUR])
+def test_layers_that_differ_from_pytorch_are_not_written(tmp_path, monkeypatch, capsys, checkpoint):
+    path = tmp_path / "layers.onnx"
+    assert run("--layers", "--model", checkpoint, "--res", path) == 0
+    assert "largest difference from PyTorch" in capsys.readouterr().out
+    path.unlink()
+    scaled = load_network(checkpoint)
+    scaled.c4[0].weight.data *= 1.1
+    of_others = export.layers_to_onnx(scaled)
+    monkeypatch.setattr(export, "layers_to_onnx", lambda network: of_others)
+    assert run("--layers", "--model", checkpoint, "--res", path) == 2
+    assert "ONNX differs from PyTorch" in capsys.readouterr().err
+    assert not path.exists()
 
 
 @needs_packages
