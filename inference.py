@@ -169,7 +169,7 @@ def possible_jobs(work: Sequence[Job], recipe: Recipe, device: str) -> int:
             files = max(work, key=size)[0]
             needed = photos.needed_memory(files, photos.known_headers(files), recipe)
             # Every scene is fused only where there is room for all but the pictures once more.
-            count = min(count, int((free - photos.REST) / needed))
+            count = min(count, int((free - recipe.rest(len(files))) / needed))
     return max(count, 1)
 
 

@@ -27,7 +27,10 @@ import raw
 import utils
 
 DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files at a time
-REST = 0.7e9  # bytes of memory for all but the pictures
+REST = 0.15e9  # bytes of memory for all but the pictures, without PyTorch
+EACH = 0.04e9  # more of them for every exposure
+TORCH = 0.5e9  # more of them where PyTorch runs the networks, beside its libraries
+PLANES = 30  # bytes of memory for every pixel of a photo whose luma is refined in full size
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
 SHIFTED = 0.0025  # of the longer side; exposures that seem to lie farther apart need --align
 CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2)
@@ -44,8 +47,8 @@ class Recipe(NamedTuple):
     """The way from a scene's pictures to a result, as the flags say.
 
     size: (height, width) to resize to, or None. align: None, "yes" or "try". crop: the opposite of
-    --no_crop. fuse: keyword arguments for fusion.fuse, but for the networks. Other fields
-    are the flags of these names.
+    --no_crop. portable: True for networks without PyTorch. fuse: keyword arguments for fusion.fuse,
+    but for the networks. Other fields are the flags of these names.
     """
 
     size: tuple[int, int] | None
@@ -57,12 +60,22 @@ class Recipe(NamedTuple):
     preview: bool
     quality: int
     verbose: bool
+    portable: bool
     fuse: dict[str, Any]
 
     @property
     def copies(self) -> int:
         """Pictures in memory for every exposure, beside the one that is decoded or encoded."""
         return 2 if self.align or self.deghost else 1
+
+    def rest(self, count: int) -> float:
+        """Returns the bytes of memory for all but the pictures, of `count` exposures."""
+        return REST + EACH * count + (0 if self.portable else TORCH)
+
+    @property
+    def planes(self) -> int:
+        """Bytes of memory for every pixel of the result, beside the pictures."""
+        return PLANES if self.fuse["look"] == "photo" and self.fuse["fast"] is False else 0
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
@@ -81,6 +94,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         preview=options.preview,
         quality=options.quality,
         verbose=options.verbose,
+        portable=options.portable,
         fuse={
             "progress": not options.quiet and options.folder is None,
             "look": options.look,
@@ -224,7 +238,7 @@ def needed_memory(
     headers: of the files. recipe: None where the pictures are only held.
     """
     sizes = [header.size for header in headers]
-    held, spare = sum(sizes), max(sizes, default=0)
+    held, spare, rest = sum(sizes), max(sizes, default=0), REST
     if any(map(raw.is_raw, files)):
         spare *= DEVELOPING
     if recipe:
@@ -233,12 +247,14 @@ def needed_memory(
             height, width = recipe.size
             shown = [header._replace(height=height, width=width) for header in headers]
         held = sum(header.size for header in shown) * recipe.copies
+        held += recipe.planes * max((header.width * header.height for header in shown), default=0)
+        rest = recipe.rest(len(files))
         if recipe.size:
             held += sum(sizes)
         dtype = recipe.fuse["dtype"]
         results = [h._replace(dtype=np.dtype(dtype or h.dtype)).size for h in shown]
         spare = max([spare, *results])
-    return REST + held + spare
+    return rest + held + spare
 
 
 def shows_half(header: metadata.Header, size: tuple[int, int] | None) -> bool:

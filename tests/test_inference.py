@@ -358,14 +358,18 @@ def test_too_little_memory_is_said_before_the_work(tmp_path, files, capfd, monke
         (["--H", "200", "--W", "300"], 2 + 100 * (2 + 1)),
         (["--H", "200", "--W", "300", "--deghost"], 2 + 100 * (4 + 1)),
         (["--depth", "float"], 2 + 4),
+        (["--look", "paper"], 2 + 1),
+        (["--full"], 2 + 1 + photos.PLANES / 3),
     ],
 )
 def test_memory_that_fusing_needs(files, flags, pictures):
     paths = [files["--image1"], files["--image2"]]
     headers = [metadata.Header(20, 30, 3, np.dtype(np.uint8), False)] * 2
     recipe = photos.recipe_of(opts.TestOptions().parse(["--images", *paths, *flags]))
-    assert photos.needed_memory(paths, headers, recipe) == photos.REST + pictures * 20 * 30 * 3
-    assert photos.needed_memory(paths, [], recipe) == photos.REST
+    rest = photos.REST + 2 * photos.EACH
+    rest += photos.TORCH if "paper" in flags or "--full" in flags else 0
+    assert photos.needed_memory(paths, headers, recipe) == rest + pictures * 20 * 30 * 3
+    assert photos.needed_memory(paths, [], recipe) == rest
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are not asked")
@@ -853,7 +857,7 @@ def test_processes_are_as_many_as_cores_and_memory_allow(brackets, tmp_path, fil
     for cores, free, count, expected in [
         (4, None, 12, 4),
         (16, None, 60, inference.BLIND),
-        (4, needed * 3 + photos.REST + 1e6, 12, 3),
+        (4, needed * 3 + recipe.rest(len(largest)) + 1e6, 12, 3),
         (4, needed * 0.5, 12, 1),
         (16, None, 7, 2),
         (16, None, 2, 1),
