@@ -1,11 +1,15 @@
 """Pictures, brackets, metadata and networks that the tests make for themselves."""
 
 import os
+import signal
 import struct
 import zlib
 
 # The tests run side by side; threads that wait must not keep another test from its core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# nohup has SIGHUP ignored, in processes that tests start too; those of a handler have the default.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 import cv2
 import numpy as np

@@ -30,13 +30,13 @@ SCRIPTS = {
     "evaluate.py": evaluate,
     "export.py": export,
 }
-# Later flags win over earlier ones: these cut commands short.
+# Later flags win over earlier ones: these cut the commands that begin so.
 SHORT = {
     "train.py": ["--epoch", "2", "--crop_size", "48", "--quiet"],
     "benchmarks/folder.py": ["--count", "2", "--size", "0.1", "--large", "0.5"],
     "benchmarks/inference.py": ["--sizes", "0.05", "--repeat", "1", "--methods", "fast photo"],
     "benchmarks/timelapse.py": ["--count", "3"],
-    "export.py": ["--side", "300"],
+    "export.py --model": ["--side", "300"],
     "benchmarks/training.py": ["--crop_size", "48", "--batch_size", "2", "--steps", "3"],
 }
 # test_train.py, .ci/run, and what needs a network
@@ -131,7 +131,10 @@ def run(words):
     if words[0] != "python":
         subprocess.run(words, check=True)
         return
-    script, arguments = words[1], [*words[2:], *SHORT.get(words[1], [])]
+    script, arguments = words[1], words[2:]
+    for start, flags in SHORT.items():
+        if words[1 : 1 + len(start.split())] == start.split():
+            arguments = [*arguments, *flags]
     if script in SCRIPTS:
         assert SCRIPTS[script].main(arguments) == 0
     else:
