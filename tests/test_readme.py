@@ -133,7 +133,7 @@ def run(words):
         return
     script, arguments = words[1], words[2:]
     for start, flags in SHORT.items():
-        if words[1 : 1 + len(start.split())] == start.split():
+        if " ".join(words[1:]).startswith(start):
             arguments = [*arguments, *flags]
     if script in SCRIPTS:
         assert SCRIPTS[script].main(arguments) == 0
