@@ -34,7 +34,7 @@ import torch
 
 import utils
 from model import (
-    ColourNetwork,
+    BetweenNetwork,
     DeepFuse,
     LumaNetwork,
     ReleasedDeepFuse,
@@ -58,6 +58,7 @@ FIXED_OPTIONS = (
     "gamma",
     "widen",
     "draws",
+    "degrade",
     "noise",
     "ema",
     "seed",
@@ -73,7 +74,13 @@ FIXED_OPTIONS = (
     "warmup",
 )
 # Of these, the ones that earlier versions did not have, and what their runs did.
-LATER_OPTIONS = {"widen": 0.0, "draws": 1, "loss_power": 1.0, "optimizer": "adam"}
+LATER_OPTIONS = {
+    "widen": 0.0,
+    "draws": 1,
+    "degrade": False,
+    "loss_power": 1.0,
+    "optimizer": "adam",
+}
 FOR_TRAINING = ("trained", "optimizer", "scaler")  # entries that best.pth lacks
 
 
@@ -216,25 +223,25 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> L
 
     A file of the earlier implementation gives a network without BatchNorm, equal to the file's
     own in eval mode. Raises OSError and ValueError as load_network does, and ValueError where the
-    file holds a network that colours.
+    file holds a network of photos.
     """
     model = load_network(path, device)
-    if isinstance(model, ColourNetwork):
-        raise ValueError(f"{path}: holds a network that colours photos and fuses none")
+    if isinstance(model, BetweenNetwork):
+        raise ValueError(f"{path}: holds a network of photos, which fuses no luma")
     return model
 
 
-def load_colour(path: str | os.PathLike, device: str | torch.device = "cpu") -> ColourNetwork:
-    """Returns the network that colours photos from a checkpoint file, like load_model."""
+def load_between(path: str | os.PathLike, device: str | torch.device = "cpu") -> BetweenNetwork:
+    """Returns the network of photos from a checkpoint file, like load_model."""
     model = load_network(path, device)
-    if not isinstance(model, ColourNetwork):
-        raise ValueError(f"{path}: holds a network that fuses luma and colours nothing")
+    if not isinstance(model, BetweenNetwork):
+        raise ValueError(f"{path}: holds a network that fuses luma, for --look paper or earlier")
     return model
 
 
 def load_network(
     path: str | os.PathLike, device: str | torch.device = "cpu"
-) -> LumaNetwork | ColourNetwork:
+) -> LumaNetwork | BetweenNetwork:
     """Returns the network of any kind that a checkpoint file holds, as load_model does.
 
     Raises OSError and ValueError as load_checkpoint does, and ValueError naming the keys where
@@ -247,7 +254,7 @@ def load_network(
 
 def model_from_checkpoint(
     checkpoint: Mapping[str, Any], path: str | os.PathLike
-) -> LumaNetwork | ColourNetwork:
+) -> LumaNetwork | BetweenNetwork:
     """Builds the network of a checkpoint dict, in eval mode on the CPU.
 
     Raises ValueError, naming `path`, where the weights do not fit or are not finite.
@@ -389,7 +396,7 @@ def summary(path: str | os.PathLike) -> Iterator[str]:
         yield f"training loss of the last epoch: {float(losses[-1]):.4f}"
     if isinstance(scores, dict) and scores:
         epoch = max(scores)
-        name = "MEF-SSIM" if not isinstance(network, ColourNetwork) else "score"
+        name = "MEF-SSIM" if not isinstance(network, BetweenNetwork) else "score"
         yield f"validation {name}: {scores[epoch]:.4f}, of epoch {epoch}"
     run = checkpoint.get("run", {})
     if "command" in run:

@@ -22,7 +22,10 @@ from tqdm import tqdm
 import utils
 from brackets import find_scenes
 
+PAIRS = ("any", "extreme", "far")
 MAX_STACK = 5  # exposures drawn from one scene, at most
+SHIFT, NOISE = 1.0, 0.02  # pixels and standard deviation by which pictures are degraded, at most
+QUALITY = (40, 98)  # range of the JPEG quality at which they are
 ENCODING = 2.2  # sRGB's power, nearly: light doubles where a level grows by 2^(1/2.2)
 
 
@@ -58,11 +61,14 @@ class BracketedDataset(Dataset):
     gamma: an item's exposures are all raised to one power, drawn between 1/gamma and gamma.
     widen: an item's darkest exposure is made darker and its brightest brighter, each by up to this
         many stops, as if the camera had bracketed wider.
+    degrade: an item's darkest and brightest exposure are seen as hand-held, noisy files would show
+        them, see `degraded`.
     draws: items that an epoch draws from every scene.
     batch_size: items that an epoch needs at least.
     exposures: pictures that a scene needs at least, and a draw has. Where it is 3 or more, draws
         are of any of them or, for pairs "extreme", of the darkest, the brightest and some between;
-        `stacks` is then the share of draws of more than `exposures`.
+        for "far", of either kind, half of the draws each. `stacks` is then the share of draws of
+        more than `exposures`.
 
     Exposures brighter than the scene's mean luma, taken on a grid of pixels, are "over", the others
     "under". Scenes that cannot be used are named in a warning and left out.
@@ -92,9 +98,10 @@ class BracketedDataset(Dataset):
         exposures: int = 2,
         widen: float = 0.0,
         draws: int = 1,
+        degrade: bool = False,
     ) -> None:
-        if pairs not in ("any", "extreme"):
-            raise ValueError(f"pairs must be 'any' or 'extreme', not {pairs!r}")
+        if pairs not in PAIRS:
+            raise ValueError(f"pairs must be one of {', '.join(PAIRS)}, not {pairs!r}")
         self.crop_size = crop_size
         self.seed = seed
         self.pairs = pairs
@@ -104,6 +111,7 @@ class BracketedDataset(Dataset):
         self.gamma = gamma
         self.widen = widen
         self.draws = draws
+        self.degrade = degrade
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         found = [scene for folder in folders for scene in find_scenes(folder)]
         needed = math.ceil(batch_size / draws)
@@ -155,9 +163,12 @@ class BracketedDataset(Dataset):
             images = self.turn(*images)
             power = self.gamma ** (2 * float(torch.rand(())) - 1)
             darker, brighter = (self.widen * torch.rand(2)).tolist()
+            seeds = torch.randint(2**31, (2,)).tolist() if self.degrade else []
         pixels = [image.permute(1, 2, 0).contiguous().numpy() for image in images]
         if self.widen:
             pixels[0], pixels[-1] = expose(pixels[0], -darker), expose(pixels[-1], brighter)
+        for place, seed in zip((0, -1), seeds, strict=False):
+            pixels[place] = degraded(pixels[place], np.random.default_rng(seed))
         if power != 1:
             pixels = [(image / np.float32(255)) ** np.float32(power) for image in pixels]
         return torch.from_numpy(utils.to_ycbcr(*pixels))
@@ -178,18 +189,22 @@ class BracketedDataset(Dataset):
     def choose(self, under: list[int], over: list[int]) -> list[int]:
         """Draws exposures; returns their indices, dark to bright, as both arguments are sorted."""
         everything, longer = [*under, *over], self.exposures + 1
+        ends = self.pairs == "extreme" or (self.pairs == "far" and bool(torch.rand(()) < 0.5))
         if len(everything) >= longer and float(torch.rand(())) < self.stacks:
             longest = min(len(everything), MAX_STACK)
-            return self.draw(everything, int(torch.randint(longer, longest + 1, ())))
+            return self.draw(everything, int(torch.randint(longer, longest + 1, ())), ends)
         if self.exposures > 2:
-            return self.draw(everything, self.exposures)
-        if self.pairs == "extreme":
+            return self.draw(everything, self.exposures, ends)
+        if ends:
             return [everything[0], everything[-1]]
         return [group[int(torch.randint(len(group), ()))] for group in (under, over)]
 
-    def draw(self, everything: list[int], count: int) -> list[int]:
-        """Draws `count` of a scene's exposures, in order; see `pairs` and `exposures`."""
-        if self.exposures > 2 and self.pairs == "extreme":
+    def draw(self, everything: list[int], count: int, ends: bool) -> list[int]:
+        """Draws `count` of a scene's exposures, in order; see `pairs` and `exposures`.
+
+        ends: True where the darkest and the brightest are among them.
+        """
+        if self.exposures > 2 and ends:
             between = torch.randperm(len(everything) - 2)[: count - 2].sort().values + 1
             return [everything[0], *(everything[k] for k in between), everything[-1]]
         positions = torch.randperm(len(everything))[:count].sort().values
@@ -360,6 +375,28 @@ def expose(image: np.ndarray, stops: float) -> np.ndarray:
     """Returns a uint8 picture as if it had been exposed by so many stops more, clipped at 255."""
     levels = np.arange(256) * 2 ** (stops / ENCODING)
     return cv2.LUT(image, levels.round().clip(0, 255).astype(np.uint8))
+
+
+def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns a uint8 picture as a hand-held camera's noisy JPEG file might show it.
+
+    It is moved by a part of a pixel, gets noise of single pixels and of squares of 2x2, which is
+    stronger where it is dark, and is compressed.
+    """
+    height, width = image.shape[:2]
+    right, down = rng.uniform(-SHIFT, SHIFT, 2)
+    move = np.array([[1, 0, right], [0, 1, down]])
+    image = cv2.warpAffine(image, move, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    noise = rng.standard_normal((height, width, 3), np.float32)
+    half = rng.standard_normal((-(-height // 2), -(-width // 2), 3), np.float32)
+    noise += cv2.resize(half, (width, height), interpolation=cv2.INTER_NEAREST)
+    levels = np.arange(256, dtype=np.float32)
+    strength = np.float32(NOISE * rng.random() ** 2) * (1.25 * 255 - levels)
+    amplitude = cv2.multiply(noise, cv2.LUT(image, strength))
+    noisy = cv2.add(image, amplitude, dtype=cv2.CV_8U)  # rounded, and clipped to [0, 255]
+    quality = int(rng.integers(*QUALITY))
+    _, data = cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
 
 
 def transpose(image: torch.Tensor) -> torch.Tensor:

@@ -75,15 +75,15 @@ class Studio:
     def __init__(self, folder: str, device: str = "auto"):
         self.folder = folder
         self.device = device
-        self.loaded: dict[str, photos.Networks] = {}
+        self.loaded: dict[str, fusion.Network] = {}
         self.writing = threading.Lock()
         self.closed = False
 
-    def networks(self, look: str) -> photos.Networks:
-        """Returns the networks of a look; they are loaded once."""
+    def network(self, look: str) -> fusion.Network:
+        """Returns the network of a look; it is loaded once."""
         if look not in self.loaded:
             flags = ["--look", look, "--device", self.device, "--images", "a", "b"]
-            self.loaded[look] = photos.networks_for(TestOptions().parse(flags))
+            self.loaded[look] = photos.network_for(TestOptions().parse(flags))
         return self.loaded[look]
 
     def read(self, files: Sequence[str]) -> Dropped:
@@ -107,9 +107,9 @@ class Studio:
         images, _ = photos.align_and_deghost(
             dropped.files, list(dropped.reduced), None, reference, recipe
         )
-        networks = self.networks(choice.look)
+        network = self.network(choice.look)
         # The result may take the place of the first exposure.
-        fused = photos.fuse_images(networks, [image.copy() for image in images], recipe)
+        fused = photos.fuse_images(network, [image.copy() for image in images], recipe)
         return [utils.to_8_bit(image) for image in (*images, fused)]
 
     def save(self, dropped: Dropped, choice: Choice, extension: str) -> str:
@@ -123,8 +123,8 @@ class Studio:
         recipe = choice.recipe(path)
         photos.check_results(os.path.join(self.folder, name), dropped.files, recipe)
         pictures = photos.read_scene(dropped.files, recipe)
-        networks = self.networks(choice.look)
-        write = photos.fuse_scene(networks, dropped.files, pictures, path, recipe)
+        network = self.network(choice.look)
+        write = photos.fuse_scene(network, dropped.files, pictures, path, recipe)
         with self.writing:
             if self.closed:
                 raise ValueError("the page is closed")

@@ -15,12 +15,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+import between
 import fusion
 import loss
 import utils
 from checkpoint import State
 from dataset import as_8_bit_rgb
-from model import ColourNetwork, DeepFuse, choose_device, device_of, is_finite, prepare
+from model import (
+    BetweenNetwork,
+    DeepFuse,
+    choose_device,
+    device_of,
+    is_finite,
+    prepare,
+)
 from muon import Muon
 from scores import mefb_score
 
@@ -168,7 +176,7 @@ class Schedule(NamedTuple):
 
 
 class Criterion(Protocol):
-    """A loss that training can use: loss.MEF_SSIM_Loss or loss.ColourLoss."""
+    """A loss that training can use: loss.MEF_SSIM_Loss or loss.BetweenLoss."""
 
     def losses(
         self, network: Callable, stack: torch.Tensor, noise: torch.Tensor | float
@@ -185,7 +193,7 @@ class Learner:
 
     def __init__(
         self,
-        model: DeepFuse | ColourNetwork,
+        model: DeepFuse | BetweenNetwork,
         criterion: Criterion,
         processes: Processes,
         dtype: torch.dtype = torch.float32,
@@ -199,7 +207,7 @@ class Learner:
         """Moves the network to the processes' device and, where centred, centres it.
 
         dtype: type of the convolutions. ema: the average's decay. noise: see exposure_noise.
-        centred: see centre; a colour network is not. seed: a step's random numbers depend on
+        centred: see centre; a BetweenNetwork is not. seed: a step's random numbers depend on
         (seed, step, rank) alone. power: see StepLoss. optimizer: a name in OPTIMIZERS.
         """
         self.model = model
@@ -227,9 +235,9 @@ class Learner:
             )
 
     @property
-    def averaged(self) -> DeepFuse | ColourNetwork:
+    def averaged(self) -> DeepFuse | BetweenNetwork:
         """The network with the averaged weights, in eval mode."""
-        return cast(DeepFuse | ColourNetwork, self.average.module.eval())
+        return cast(DeepFuse | BetweenNetwork, self.average.module.eval())
 
     def centre(self) -> None:
         """Centres the network's weights, where it is asked for and the network can be centred."""
@@ -418,28 +426,32 @@ def validate(
     return scores
 
 
-def validate_colour(
-    model: ColourNetwork,
+def validate_between(
+    model: BetweenNetwork,
     scenes: Sequence[Sequence[str]],
     precision: str = "auto",
     quiet: bool = False,
 ) -> list[float]:
-    """Returns, for every scene, 1 less the ColourLoss of its middle exposure.
+    """Returns, for every scene, 1 less the mean BetweenLoss of its exposures between.
 
-    The network sees the darkest and the brightest exposure. model: in eval mode. scenes: three or
-    more picture files each. precision: see prepare. quiet: hides the bar.
+    The network sees the darkest and the brightest exposure, reduced as for a photo. model: in eval
+    mode. scenes: three or more picture files each. precision: see prepare. quiet: hides the bar.
     """
     device = device_of(model)
     model = prepare(model, precision)
+    criterion = loss.BetweenLoss()
     scores = []
     for paths in tqdm(scenes, "validating", leave=False, disable=True if quiet else None):
         images = [as_8_bit_rgb(image) for image in utils.read_images(paths)]
         images.sort(key=lambda image: image.mean())
-        shown = (images[0], images[-1], images[len(images) // 2])
-        *pair, teacher = (torch.from_numpy(utils.to_ycbcr(x)).to(device) for x in shown)
+        images = fusion.reduce_pictures(images, fusion.reduction(images, fusion.SMALL))
+        stack = torch.from_numpy(utils.to_ycbcr(*images)).to(device)
+        teachers = stack[1:-1]
         with torch.inference_mode():
-            cbcr = model(torch.stack(pair, dim=1), teacher[:, :1])
-            scores.append(1 - loss.ColourLoss().sample_losses(cbcr, teacher).item())
+            view = between.look(model, stack[None, [0, -1]])
+            told = [between.tell(model, view, x[:1].mean(dim=(1, 2))) for x in teachers]
+            losses = criterion.sample_losses(torch.cat(told), teachers)
+        scores.append(1 - losses.mean().item())
     return scores
 
 

@@ -14,7 +14,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,18 +26,22 @@ import loss
 import utils
 from blind import BlindComparison, binomial_interval, count_verdicts
 from brackets import find_brackets, find_pictures
-from checkpoint import load_colour, load_model
+from checkpoint import load_model
 from model import choose_device, prepare
-from opts import COLOUR, EvaluateOptions, one_line, run
+from opts import BETWEEN, EvaluateOptions, one_line, run
+from portable import OnnxBetween
 from scores import (
     blotches,
     largest_spread,
+    lightness_quantiles,
     lost_detail,
     mef_ssim_c,
     middle_difference,
+    places_seen,
     q_cv,
     rendition_scores,
     score_all,
+    scores_of_places,
     shown_detail,
     to_grey,
     vif,
@@ -70,9 +74,10 @@ def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
 
     Writes --csv and --save after every scene, and --sheet at the end. Returns the scores, and
     {scene: reason} for scenes that failed, for which no method has scores. The scores are those of
-    scores.score_all, middle_difference, mef_ssim_c, blotches, vif, q_cv, lost_detail and, with
-    --reference, rendition_scores. Raises OSError or ValueError naming the file where an
-    option, a checkpoint or a picture's size, as its header has it, is mistaken.
+    scores.score_all, middle_difference, mef_ssim_c, blotches, vif, q_cv, lost_detail,
+    lightness_quantiles, scores_of_places and, with --reference, rendition_scores. Raises OSError or
+    ValueError naming the file where an option, a checkpoint or a picture's size, as its header has
+    it, is mistaken.
     """
     device = choose_device(options.device)
     if options.csv:
@@ -111,24 +116,22 @@ def evaluate(options: argparse.Namespace) -> tuple[Scores, dict[str, str]]:
 
 
 def computed_methods(options: argparse.Namespace, device: torch.device) -> dict[str, Method]:
-    """Returns the methods that this program runs: average, MergeMertens and all checkpoints."""
+    """Returns the methods that this program runs: average, MergeMertens, checkpoints, photos."""
 
-    def fusing(model, **how) -> Method:
-        return lambda _, images: fusion.fuse(model, images, fast=options.fast, **how)
+    def fusing(model: fusion.Network, **how: Any) -> Method:
+        return lambda _, images: fusion.fuse(model, images, **how)
 
     methods: dict[str, Method] = {
         "average": lambda _, images: average(images),
         "MergeMertens": lambda _, images: merge_mertens(images),
     }
-    colour = prepare(load_colour(COLOUR, device), options.precision) if options.photo else None
-    photo = {"look": "photo", "finish": options.finish, "colour": colour}
     for path in options.model:
         model = prepare(load_model(path, device), options.precision)
-        methods[path] = fusing(model)
+        methods[path] = fusing(model, fast=options.fast)
         if options.refine:
             methods[f"{path} +{options.refine}"] = fusing(model, refine=options.refine)
-        if options.photo:
-            methods[f"{path} photo"] = fusing(model, **photo)
+    if options.photo:
+        methods["photo"] = fusing(OnnxBetween(BETWEEN), look="photo", finish=options.finish)
     if options.jpeg:
         methods = {name: as_jpeg(method, options.jpeg) for name, method in methods.items()}
     if options.save:
@@ -278,7 +281,7 @@ def score_scene(
         blind.begin()
     grey = [scored_grey(image, score_size) for image in images]
     colour = [reduced(image, score_size) for image in images]
-    shown, spread = shown_detail(grey), largest_spread(colour)
+    shown, spread, seen = shown_detail(grey), largest_spread(colour), places_seen(colour)
     middle = middle_picture(scene, images)
     rendition = None
     if scene.rendition:
@@ -292,7 +295,8 @@ def score_scene(
         values = score_all(small_grey, grey, device) | middle_difference(fused, middle)
         values |= {"MEF-SSIMc": mef_ssim_c(small, colour), "blotches": blotches(small, spread)}
         values |= {"VIF": vif(small, colour), "Q_CV": q_cv(small, colour)}
-        values |= lost_detail(small_grey, shown)
+        values |= lost_detail(small_grey, shown) | lightness_quantiles(small)
+        values |= scores_of_places(small, seen)
         if rendition is not None:
             values |= rendition_scores(small, rendition)
         row[name] = values, utils.thumbnail(fused)

@@ -1,7 +1,7 @@
 """How does a network get into other programs? As an ONNX file, checked against PyTorch.
 
-The file takes luma and returns luma; tone, colour and refinement are not in it. With --layers, it
-holds a network's layers alone, which portable.py runs.
+The file takes luma and returns luma; refinement is not in it. With --layers, there are three files,
+of the layers of a photo's network alone, which portable.py runs.
 """
 
 import argparse
@@ -12,18 +12,19 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import between
 import utils
-from checkpoint import load_model, load_network
-from model import ColourNetwork, LumaNetwork, PyramidDeepFuse, fold_batch_norm
+from checkpoint import load_between, load_model
+from model import BetweenNetwork, LumaNetwork, PyramidDeepFuse
 from opts import ExportOptions, one_line, run
-from portable import OnnxColour, OnnxPyramid
+from portable import PARTS, OnnxBetween, onnx_beside
 from pyramid import is_coarsest, tilted_mean
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -112,80 +113,145 @@ def largest_difference(
     return worst
 
 
-def layers_to_onnx(network: PyramidDeepFuse | ColourNetwork) -> bytes:
-    """Returns the ONNX file of a network's layers, see portable.OnnxLayers.
+def layers_to_onnx(network: BetweenNetwork) -> dict[str, bytes]:
+    """Returns the ONNX files of a network's layers, {part: file}, see portable.OnnxBetween."""
+    return {
+        "surroundings": surroundings_to_onnx(network),
+        "factors": factors_to_onnx(network),
+        "free": free_to_onnx(network),
+    }
 
-    Neither the input's padding nor what follows the last layer is in it. K streams' sum, scaled by
-    2/K, is twice their mean.
-    """
-    from onnx import TensorProto, helper, numpy_helper
 
-    nodes: list = []
-    weights = [numpy_helper.from_array(np.array(2, np.float32), "two")]
+class Graph:
+    """An ONNX graph under construction."""
 
-    def add(kind: str, *inputs: str, **attributes) -> str:
-        output = f"{kind}_{len(nodes)}"
-        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+    def __init__(self) -> None:
+        self.nodes: list = []
+        self.weights: list = []
+
+    def constant(self, values: object, dtype: type = np.float32) -> str:
+        """Adds an array; returns its name."""
+        from onnx import numpy_helper
+
+        name = f"constant_{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values, dtype), name))
+        return name
+
+    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Adds an operation; returns the name of its output."""
+        from onnx import helper
+
+        output = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def layer(name: str, x: str) -> str:
-        for module in network.get_submodule(name).modules():
-            match module:
+    def layer(self, module: nn.Module, x: str) -> str:
+        """Adds a convolution, or one and its activation; returns the name of the output."""
+        for part in module.modules():
+            match part:
                 case nn.Conv2d():
-                    for part in ("weight", "bias"):
-                        values = module.get_parameter(part).detach().contiguous().numpy()
-                        weights.append(numpy_helper.from_array(values, f"{name}.{part}"))
-                    sides = list(module.kernel_size)
-                    x = add("Conv", x, f"{name}.weight", f"{name}.bias", kernel_shape=sides)
+                    sides, steps = list(part.kernel_size), list(part.stride)
+                    margin = [int(side) for side in part.padding]
+                    parameters = [part.weight] if part.bias is None else [part.weight, part.bias]
+                    names = [self.constant(values.detach().numpy()) for values in parameters]
+                    x = self.add(
+                        "Conv", x, *names, kernel_shape=sides, strides=steps, pads=margin * 2
+                    )
                 case nn.LeakyReLU():
-                    x = add("LeakyRelu", x, alpha=module.negative_slope)
-                case nn.ReLU():
-                    x = add("Relu", x)
-                case nn.Tanh():
-                    x = add("Tanh", x)
+                    x = self.leaky(x)
         return x
 
-    features = layer("c2", layer("c1", "exposures"))
-    merged = add("Mul", add("ReduceMean", features, axes=[0], keepdims=1), "two")
-    merged = layer("c3", merged)
-    if isinstance(network, ColourNetwork):
-        merged = add("Add", features, merged)
-    answer = layer("c5", layer("c4", merged))
-    channels = network.get_parameter("c1.0.weight").shape[1]
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        "layers",
-        [value("exposures", TensorProto.FLOAT, ["K", channels, "H", "W"])],
-        [value(answer, TensorProto.FLOAT, ["N", "C", "h", "w"])],
-        weights,
+    def leaky(self, x: str) -> str:
+        """Adds a leaky ReLU."""
+        return self.add("LeakyRelu", x, alpha=0.01)
+
+    def streams_added(self, x: str) -> str:
+        """Adds the sum over K streams, scaled by 2/K: twice their mean."""
+        return self.add("Mul", self.add("ReduceMean", x, axes=[0], keepdims=1), self.constant(2))
+
+    def bounded(self, x: str, bound: float) -> str:
+        """Adds b tanh(x / b)."""
+        inner = self.add("Tanh", self.add("Mul", x, self.constant(1 / bound)))
+        return self.add("Mul", inner, self.constant(bound))
+
+    def file(self, answer: str, **inputs: tuple) -> bytes:
+        """Returns the graph as a file; inputs: the shape of each, with names for free sides."""
+        from onnx import TensorProto, helper
+
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            self.nodes,
+            "layers",
+            [value(name, TensorProto.FLOAT, list(shape)) for name, shape in inputs.items()],
+            [value(answer, TensorProto.FLOAT, ["n", "c", "h", "w"])],
+            self.weights,
+        )
+        opset = helper.make_opsetid("", 13)
+        return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+
+
+def surroundings_to_onnx(network: BetweenNetwork) -> bytes:
+    """Returns the ONNX file of BetweenNetwork.surroundings."""
+    graph = Graph()
+    x = graph.streams_added(graph.layer(network.c2, graph.layer(network.c1, "seen")))
+    finer = []
+    for layer in network.down:
+        finer.append(x)
+        half = graph.add("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+        x = graph.layer(layer, half)
+    x = graph.add("Add", x, graph.layer(network.scene, graph.add("GlobalAveragePool", x)))
+    twice = graph.constant([1, 1, 2, 2])
+    for layer, skipped in zip(network.up, reversed(finer), strict=True):
+        larger = graph.add(
+            "Resize",
+            x,
+            "",
+            twice,
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        )
+        x = graph.add("Add", skipped, graph.layer(layer, larger))
+    around = graph.layer(network.around, graph.layer(network.c3, x))
+    return graph.file(around, seen=("K", 4, "H", "W"))
+
+
+def factors_to_onnx(network: BetweenNetwork) -> bytes:
+    """Returns the ONNX file of BetweenNetwork.factors, which takes C5's half of `around`."""
+    graph = Graph()
+    features = graph.layer(network.c4, "seen")
+    merged = graph.layer(network.c5, graph.streams_added(features))
+    merged = graph.leaky(graph.add("Add", merged, "around"))
+    answers = graph.layer(network.c7, graph.layer(network.c6, graph.add("Add", features, merged)))
+    narrow = network.c5.out_channels
+    return graph.file(
+        graph.bounded(answers, network.GAIN),
+        seen=("K", network.c4[0].in_channels, "H", "W"),
+        around=("N", narrow, "H", "W"),
     )
-    opset = helper.make_opsetid("", 13)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
 
 
-def difference_of_layers(onnx: bytes, network: PyramidDeepFuse | ColourNetwork) -> float:
-    """Returns the largest difference of layers in portable.py from PyTorch's network, on noise.
+def free_to_onnx(network: BetweenNetwork) -> bytes:
+    """Returns the ONNX file of BetweenNetwork.free, which takes C8's half of `around`."""
+    graph = Graph()
+    features = graph.leaky(graph.add("Add", graph.layer(network.c8, "asked"), "around"))
+    free = graph.bounded(graph.layer(network.c9, features), network.FREE)
+    return graph.file(
+        free, around=("N", network.c5.out_channels, "h", "w"), asked=("N", 1, "h", "w")
+    )
 
-    It is no number where an answer is none.
+
+def difference_of_layers(folder: str, network: BetweenNetwork) -> float:
+    """Returns the largest difference of an exposure told with PyTorch and without, on noise.
+
+    folder: holds the files of "network.pth". The difference is no number where an answer is none.
     """
     rng = np.random.default_rng(0)
-    stack, y = rng.random((1, 3, 3, 60, 83), np.float32), rng.random((1, 1, 60, 83), np.float32)
-    tensors = torch.from_numpy(stack), torch.from_numpy(y)
-    found: tuple[np.ndarray, ...]
-    expected: tuple[torch.Tensor, ...]
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        path = os.path.join(folder, "layers.onnx")
-        with open(path, "wb") as file:
-            file.write(onnx)
-        if isinstance(network, ColourNetwork):
-            found, expected = OnnxColour(path).factors(stack, y), network.factors(*tensors)
-        else:
-            lumas = stack[0, :, None, :1]  # 3 of (1, 1, 60, 83)
-            found = (OnnxPyramid(path).fuse_level(list(lumas), y),)
-            expected = (network.fuse_level([*map(torch.from_numpy, lumas)], tensors[1]),)
-    pairs = zip(found, expected, strict=True)
-    return float(np.max([np.abs(one - other.numpy()).max() for one, other in pairs]))
+    stack, wanted = rng.random((1, 3, 3, 60, 83), np.float32), np.array([0.4], np.float32)
+    layers = OnnxBetween(os.path.join(folder, "network.pth"))
+    found = between.tell(layers, between.look(layers, stack), wanted)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(stack), torch.from_numpy(wanted)).numpy()
+    return float(np.abs(found - expected).max())
 
 
 def whole_network(options: argparse.Namespace) -> tuple[bytes, str, float]:
@@ -201,19 +267,18 @@ def whole_network(options: argparse.Namespace) -> tuple[bytes, str, float]:
     return onnx, f"{count} exposures, luma (1, {count}, H, W) in [0, 1]", difference
 
 
-def layers_alone(options: argparse.Namespace) -> tuple[bytes, str, float]:
-    """Returns what whole_network does, for the layers of a network alone."""
-    network = load_network(options.model)
-    if not isinstance(network, ColourNetwork | PyramidDeepFuse):
-        raise ValueError(f"{options.model}: --layers is for pyramids and networks that colour")
-    if network.settings.get("padding") == "zeros":
-        raise ValueError(f"{options.model}: --layers is for networks with --padding replicate")
-    if isinstance(network, PyramidDeepFuse) and network.settings["batch_norm"]:
-        network = cast(PyramidDeepFuse, fold_batch_norm(network))
-    onnx = layers_to_onnx(network)
-    channels = network.get_parameter("c1.0.weight").shape[1]
-    seen = f"layers for any number of exposures, (K, {channels}, H, W)"
-    return onnx, seen, difference_of_layers(onnx, network)
+def layers_alone(options: argparse.Namespace) -> tuple[dict[str, bytes], float]:
+    """Returns the ONNX files of a photo's network, {part: file}, and the difference from PyTorch.
+
+    The files are read as portable.py reads them.
+    """
+    network = load_between(options.model)
+    files = layers_to_onnx(network)
+    with tempfile.TemporaryDirectory() as folder:
+        for part, data in files.items():
+            with open(onnx_beside(os.path.join(folder, "network.pth"), part), "wb") as file:
+                file.write(data)
+        return files, difference_of_layers(folder, network)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -226,14 +291,25 @@ def export(options: argparse.Namespace) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"needs {' and '.join(missing)}: pip install -r requirements-export.txt")
-    utils.check_writable(options.res)
-    onnx, seen, difference = (layers_alone if options.layers else whole_network)(options)
+    if options.layers:
+        paths = [onnx_beside(options.res, part) for part in PARTS]
+        for path in paths:
+            utils.check_writable(path)
+        files, difference = layers_alone(options)
+        written = dict(zip(paths, files.values(), strict=True))
+        seen = "layers for any number of exposures"
+    else:
+        utils.check_writable(options.res)
+        onnx, seen, difference = whole_network(options)
+        written = {options.res: onnx}
     if not difference <= LARGEST_DIFFERENCE:  # This is true for NaN too.
         raise ValueError(f"{options.model}: ONNX differs from PyTorch by up to {difference:.1g}")
-    with utils.replacing(options.res) as file:
-        file.write(onnx)
+    for path, onnx in written.items():
+        with utils.replacing(path) as file:
+            file.write(onnx)
+        if not options.quiet:
+            print(f"{path}: {seen}")
     if not options.quiet:
-        print(f"{options.res}: {seen}")
         print(f"largest difference from PyTorch: {difference:.1g}")
 
 

@@ -1,40 +1,40 @@
-"""How does a fused picture become a photograph? By the tone and the colour that people choose.
+"""How do exposures become a photograph? By the brightness, tone and colour that people choose.
 
-Fusion evens out the brightness of large areas: where a scene is bright or dark, its fused luma says
-less than each exposure does. Tone gives that back. Colour follows: a network says which chroma each
-pixel would have in a photo that exposes it well.
+All of it happens on reduced pictures of a complete stack, see between.py: a few exposures at equal
+steps of brightness. The complete stack answers what one needs to know of a place: its luma and its
+chroma at any exposure. fusion.py applies to the full pictures what was done here.
 """
 
-from typing import Any, NamedTuple
+import itertools
+import math
 
 import cv2
 import numpy as np
 
 import utils
-from arrays import Array, halve, local_mean, namespace
-from tiles import Area, enlarge, in_tiles, network_device, on_arrays, tile_size, whole_area
+from arrays import local_mean
 
-DARKEST, BRIGHTEST = 1.0, 0.55  # weights of the roots of the darkest and brightest exposure's luma
-NATURAL_MEAN = 0.495  # mean luma of the renditions that people chose
-LARGEST_SHIFT = 0.05  # of a mean luma of 1/2 towards it, at most; falls to 0 at 0 and 1
-SPREAD = 0.2  # of the tone; one of spread s is multiplied by (SPREAD / s)^2
-SMALLEST, STRETCH = 0.75, 1.2  # bounds of that factor
-PARTS = 12  # tone is smoothed in windows whose radius is the longer side divided by this
-RIDGE = 0.014  # squared contrast of the scene's tone below which it is not followed
-DETAIL = 0.38  # by which local contrast is raised
+EXPOSED = 0.2  # distance from mid-grey at which a channel counts as badly exposed (Mertens et al.)
+WEIGHTS = (0.35, 0.0, 0.4, 0.0, 0.25)  # of the complete stack's lumas, dark to bright, in the tone
+NATURAL_MEAN = 0.49  # mean luma of the renditions that people chose
+NIGHT = (0.21, 0.325)  # least mean that is aimed at, and its slope by the brightest's mean
+PULL = 0.85  # share of the way to that mean
+LARGEST_SHIFT = 0.25  # of a mean of 1/2; falls to 0 at 0 and 1
+WHITE = 0.97  # luma from which on a pixel counts as clipped
+CLIPPED = 0.01  # share of such pixels; an exposure with fewer could have been a brighter one
+CONTRAST = 1.25  # slope of the tone's curve at its mean
+LIFT = 0.25  # share of the way to the brightest exposure by which black is lifted
+PARTS = 16  # tone is smoothed in windows whose radius is the longer side divided by twice this
+RIDGE = 0.014  # squared contrast of the tone below which its edges are not followed
+DETAIL = 0.4  # by which local contrast is raised
 DETAIL_WINDOW = 5  # pixels of a reduced picture; side of the windows of local contrast
 DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not raised
-ROOM = 0.6  # share of the way to black or to white that tone takes a pixel, at most
+BRIGHTER, DARKER = 0.35, 0.6  # shares of the way to white and to black that tone goes, at most
+END = 0.03  # luma next to black and white that tone does not change, of pixels and of pictures
+ASKED = (0.5, 0.1)  # luma at which a pixel's chroma is asked for, at mid-grey, and its slope
+CHROMA = 1.1  # by which chroma is multiplied
 LEVEL_SHARE, TREND_SHARE = 0.2, 0.05  # of a new picture in Steady's level and trend
 JUMP = 0.15  # of a value in a sequence, from which on another scene begins
-TOE = 0.05  # luma; tone does not darken what is darker, nor brighten what is as near to white
-END = 0.024  # distance from black and white that is kept where an exposure is not black or white
-SMOOTHING_WINDOW = 5  # pixels; side of the windows in which chroma is smoothed along luma
-SMOOTHING_HALO = 2 * (SMOOTHING_WINDOW // 2)  # pixels around a tile that smoothing needs
-SMOOTHING_RIDGE = 1e-3  # squared contrast of luma below which chroma does not follow it
-BLACK = 0.008  # luma at which half of an exposure's chroma is believed
-FEW = 5e-4  # share of the pixels; if fewer have colours that do not fit, these only lose chroma
-ASKED = (0.43, 0.3)  # luma that the network is asked for, at mid-grey, and its slope by the luma
 
 
 class Steady:
@@ -65,69 +65,122 @@ class Steady:
         return level
 
 
-class Tone(NamedTuple):
-    """A correction of fused luma, for one scene.
+def finished(stack: np.ndarray, amount: float = 1.0, steady: Steady | None = None) -> np.ndarray:
+    """Returns the photo of a complete stack, (3, h, w) of Y, Cb, Cr in [0, 1].
 
-    weights: of the roots of the exposures' lumas, (K, 1, 1, 1). level: added to their sum, which is
-    the scene's tone. planes: (1, 4, h, w), of a reduced picture: the correction is the tone times
-    the first plus the second, and the fused luma times the third plus the fourth, see apply_tone.
-    amount: 1 for the whole correction, 0 for none.
+    Local brightness and texture are those of Mertens' fusion. Its brightness over large areas is
+    corrected to that of the scene's tone, which keeps the order of brightness that fusion flattens.
+
+    stack: exposures at equal steps, dark to bright, (M, 3, h, w). amount: 1 for the whole finish, 0
+    for none. steady: of a sequence, whose next picture this is; it smooths the tone in time.
     """
+    lumas = stack[:, 0]
+    y = merged_luma(stack)
+    tone = scene_tone(lumas, steady)
+    y = (y + np.float32(amount) * correction(y, tone)).clip(0, 1)
+    own = chroma_at(stack, y)
+    asked = ASKED[0] + ASKED[1] * (y - 0.5)
+    cbcr = own + np.float32(amount) * (CHROMA * chroma_at(stack, asked) - own)
+    return np.concatenate([y[None], cbcr + np.float32(utils.NEUTRAL)])
 
-    weights: np.ndarray
-    level: float
-    planes: np.ndarray
-    amount: float
 
+def merged_luma(stack: np.ndarray) -> np.ndarray:
+    """Returns the luma of exposures fused by Mertens' rule, (h, w).
 
-def fit_tone(
-    y_f: np.ndarray, lumas: np.ndarray, amount: float = 1.0, steady: Steady | None = None
-) -> Tone:
-    """Returns the Tone of a scene from its reduced pictures.
-
-    The scene's tone is a sum of the roots of the exposures' lumas: one rising, smooth curve for
-    each. It keeps the order of brightness of the whole scene, which fusion flattens. Its spread s
-    is multiplied by (SPREAD / s)^2, within SMALLEST and STRETCH, but not reduced below y_f's. Its
-    mean is y_f's, brought half-way to NATURAL_MEAN by at most LARGEST_SHIFT. The correction is its
-    difference from y_f, smoothed along the tone's edges, so that the detail remains that of y_f,
-    and a share of that detail.
-
-    Both come from guided filters: K. He, J. Sun, X. Tang, "Guided Image Filtering", ECCV 2010.
-
-    y_f: fused luma (1, 1, h, w); lumas: those of K exposures, (K, 1, h, w); in [0, 1].
-    steady: of a sequence, whose next picture this is; it smooths weights and mean.
+    T. Mertens, J. Kautz, F. Van Reeth, "Exposure Fusion", Pacific Graphics 2007, without the weight
+    of saturation and with the root of contrast, of luma alone. OpenCV's own adds up exposures in
+    the order in which its threads end, so that rounding differs from run to run.
     """
-    level = np.array([mean_and_spread(luma)[0] for luma in lumas]).reshape(-1, 1, 1, 1)
-    darkest, brightest = level.min(), level.max()
-    place = (level - (darkest + brightest) / 2) / max(brightest - darkest, 1e-3)
-    weights = ((DARKEST + BRIGHTEST) / 2 - (DARKEST - BRIGHTEST) * place) * (2 / len(lumas))
-    weights = weights.astype(np.float32)
-    spread = max(mean_and_spread(scene_tone(lumas, weights))[1], 1e-3)
-    factor = min(max((SPREAD / spread) ** 2, SMALLEST), STRETCH)
-    mean, fused_spread = mean_and_spread(y_f)
-    weights *= max(factor, min(fused_spread / spread, 1))
+    weights = [mertens_weight(image) for image in stack]
+    total = sum(weights)
+    levels = int(math.log2(min(stack.shape[-2:])))
+    merged = None
+    for image, weight in zip(stack, weights, strict=True):
+        detail = laplacian_pyramid(image[0], levels)
+        shares = gaussian_pyramid(weight / total, levels)
+        parts = [band * share for band, share in zip(detail, shares, strict=True)]
+        merged = parts if merged is None else [sum(x) for x in zip(merged, parts, strict=True)]
+    y, *finer = reversed(merged or [])
+    for band in finer:
+        y = cv2.pyrUp(y, dstsize=band.shape[::-1]) + band
+    return y
+
+
+def mertens_weight(image: np.ndarray) -> np.ndarray:
+    """Returns an exposure's weight at every pixel, (h, w): well exposed and of much contrast."""
+    rgb = utils.from_ycbcr(image[None], np.float32, keep_hue=True)
+    distance = ((rgb - np.float32(0.5)) ** 2).sum(axis=2)
+    contrast = np.sqrt(np.abs(cv2.Laplacian(image[0], cv2.CV_32F)))
+    return np.exp(distance / np.float32(-2 * EXPOSED**2)) * contrast + np.float32(1e-12)
+
+
+def gaussian_pyramid(plane: np.ndarray, levels: int) -> list[np.ndarray]:
+    """Returns a plane and `levels` smaller ones, each half as wide and high as the one before."""
+    planes = [plane]
+    for _ in range(levels):
+        planes.append(cv2.pyrDown(planes[-1]))
+    return planes
+
+
+def laplacian_pyramid(plane: np.ndarray, levels: int) -> list[np.ndarray]:
+    """Returns what every level of a Gaussian pyramid shows more than the next, and the last."""
+    planes = gaussian_pyramid(plane, levels)
+    bands = [
+        fine - cv2.pyrUp(coarse, dstsize=fine.shape[::-1])
+        for fine, coarse in itertools.pairwise(planes)
+    ]
+    return [*bands, planes[-1]]
+
+
+def scene_tone(lumas: np.ndarray, steady: Steady | None = None) -> np.ndarray:
+    """Returns the brightness that a photo has over large areas, (h, w).
+
+    A weighted sum of the exposures is a smooth, rising curve of the scene's light. Its mean is
+    brought towards a natural one: that of the renditions that people chose or, at night, where
+    even the brightest exposure is dark, a lower one. At night, lamps are clipped all the same;
+    where nothing is, the bracket has ended too early, and is brightened as by day. A curve then raises the contrast around the
+    mean, and black is lifted towards the brightest exposure.
+
+    lumas: of a complete stack, dark to bright, (M, h, w) in [0, 1].
+    """
+    # A matrix product would leave BLAS's threads waiting in a loop, on cores that others need.
+    tone = sum(np.float32(weight) * luma for weight, luma in zip(WEIGHTS, lumas, strict=True))
+    mean, brightest = float(tone.mean()), float(lumas[-1].mean())
+    lowest = min(NIGHT[0] + NIGHT[1] * brightest, NATURAL_MEAN)
+    clipped = float((lumas[-1] > WHITE).mean())
+    lowest += (NATURAL_MEAN - lowest) * max(0.0, 1 - clipped / CLIPPED)
+    aim = min(max(mean, lowest), NATURAL_MEAN)
     largest = LARGEST_SHIFT * 4 * mean * (1 - mean)  # none for black and white pictures
-    mean += min(max((NATURAL_MEAN - mean) / 2, -largest), largest)
+    wanted = mean + min(max(PULL * (aim - mean), -largest), largest)
     if steady:
-        smoothed = steady.smoothed(np.array([*weights.flat, mean], np.float32))
-        weights, mean = smoothed[:-1].reshape(weights.shape), smoothed[-1].item()
-    tone = scene_tone(lumas, weights)
-    offset = mean - mean_and_spread(tone)[0]
-    tone = tone + offset
-    small = halve(np.concatenate([tone, limited(tone - y_f, y_f, lumas)]))  # for speed
-    side = 2 * (max(small.shape[-2:]) // PARTS) + 1
-    wide = enlarge(guided(small[:1], small[1:], side, RIDGE), 2, whole_area(y_f.shape[-2:]))
-    # A guided filter of y_f by itself keeps its edges; what it takes away is detail.
-    near = guided(y_f, y_f, DETAIL_WINDOW, DETAIL_RIDGE)
-    kept = np.array([1, 0], np.float32).reshape(1, 2, 1, 1)
-    planes = np.concatenate([wide, (kept - near) * np.float32(DETAIL)], axis=1)
-    return Tone(weights, offset, planes, amount)
+        wanted = float(steady.smoothed(np.array([wanted], np.float32))[0])
+    if END < mean < 1 - END:
+        tone = tone ** (math.log(wanted) / math.log(mean))
+    mean = min(max(float(tone.mean()), END), 1 - END)
+    dark = mean * (tone / mean) ** CONTRAST
+    bright = 1 - (1 - mean) * ((1 - tone) / (1 - mean)).clip(min=0) ** CONTRAST
+    tone = np.where(tone < mean, dark, bright)
+    return tone + LIFT * (lumas[-1] - tone).clip(min=0) * (1 - tone) ** 4
 
 
-def mean_and_spread(image: np.ndarray) -> tuple[float, float]:
-    """Returns the mean and the standard deviation of all values of one plane."""
-    mean, spread = cv2.meanStdDev(image.reshape(image.shape[-2:]))
-    return mean.item(), spread.item()
+def correction(y: np.ndarray, tone: np.ndarray) -> np.ndarray:
+    """Returns what brings fused luma to the scene's tone, and raises its local contrast, (h, w).
+
+    The difference is smoothed along the tone's edges, so that the texture remains that of y.
+    Guided filters: K. He, J. Sun, X. Tang, "Guided Image Filtering", ECCV 2010.
+    """
+    difference = np.minimum(tone - y, BRIGHTER * (1 - END - y).clip(min=0))
+    difference = np.maximum(difference, -DARKER * (y - END).clip(min=0))
+    side = 2 * (max(y.shape) // (2 * PARTS)) + 1
+    wide = along(tone, difference, side, RIDGE)
+    # A guided filter of y by itself keeps its edges; what it takes away is detail.
+    return wide + DETAIL * (y - along(y, y, DETAIL_WINDOW, DETAIL_RIDGE))
+
+
+def along(guide: np.ndarray, image: np.ndarray, side: int, ridge: float) -> np.ndarray:
+    """Returns an image smoothed along the edges of a guide, both (h, w), see guided."""
+    factor, constant = guided(guide[None, None], image[None, None], side, ridge)[0]
+    return factor * guide + constant
 
 
 def guided(guide: np.ndarray, image: np.ndarray, side: int, ridge: float) -> np.ndarray:
@@ -142,126 +195,20 @@ def guided(guide: np.ndarray, image: np.ndarray, side: int, ridge: float) -> np.
     return local_mean(np.concatenate([factor, mean_image - factor * mean], axis=1), side)
 
 
-def apply_tone(tone: Tone, y_f: np.ndarray, lumas: np.ndarray, planes: np.ndarray) -> np.ndarray:
-    """Returns the finished luma of a part of a picture, (1, 1, h, w) in [0, 1].
+def chroma_at(stack: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns the chroma that every pixel has at the exposure that gives it a luma, (2, h, w).
 
-    y_f, lumas: fused luma and exposures as in fit_tone, here of that part. planes: the Tone's for
-    that part, (1, 4, h, w).
+    The chroma, around 0, is linear between two exposures. Beyond the darkest and the brightest, it
+    is theirs.
+
+    stack: dark to bright, (M, 3, h, w). y: the lumas, (h, w).
     """
-    scene = scene_tone(lumas, tone.weights) + tone.level
-    slope, constant, detail, detail_constant = np.split(planes, 4, axis=1)
-    correction = slope * scene + constant + detail * y_f + detail_constant
-    correction = limited(correction, y_f, lumas) + ends(y_f, lumas)
-    return (y_f + tone.amount * correction).clip(0, 1)
-
-
-def ends(y: np.ndarray, lumas: np.ndarray) -> np.ndarray:
-    """Returns what keeps luma off black and white, (1, 1, h, w).
-
-    It lifts black by END where some exposure is brighter than a quarter, and lowers white by END
-    where some exposure is as much darker; in between it falls as the eighth power.
-    """
-    y = y.clip(0, 1)
-    white, black = (((x**2) ** 2) ** 2 for x in (y, 1 - y))  # The eighth power itself is slow.
-    lift = (4 * lumas.max(axis=0, keepdims=True)).clip(max=1) * black
-    drop = (4 - 4 * lumas.min(axis=0, keepdims=True)).clip(max=1) * white
-    return (lift - drop) * END
-
-
-def scene_tone(lumas: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Returns the weighted sum of the exposures' roots, (1, 1, h, w)."""
-    return (np.sqrt(lumas) * weights).sum(axis=0, keepdims=True)
-
-
-def limited(correction: np.ndarray, y_f: np.ndarray, lumas: np.ndarray) -> np.ndarray:
-    """Bounds a correction so that nothing becomes black or white, and no order is reversed.
-
-    What is black or white in all exposures stays so: it is brightened by the brightest exposure's
-    luma at most, and darkened by the darkest one's distance from white.
-    """
-    lowest = np.maximum((TOE - y_f).clip(max=0) * ROOM, lumas.min(axis=0, keepdims=True) - 1)
-    highest = np.minimum((1 - TOE - y_f).clip(min=0) * ROOM, lumas.max(axis=0, keepdims=True))
-    return np.minimum(np.maximum(correction, lowest), highest)
-
-
-def colour_factors(network: Any, stack: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns factors and tint of the network for a whole reduced picture, (1, K + 2, h, w).
-
-    The network is asked for the colours of a luma nearer to mid-grey: those of a well-exposed
-    picture, which neither clipping nor noise has made pale, are what people choose. Where these do
-    not fit the luma, it is asked for the colours of the luma itself, and both are mixed so that
-    they just fit: a golden sky would otherwise become pink, the pale red of a darker one.
-
-    stack: exposures (K, 3, h, w) of Y, Cb, Cr; y: finished luma (1, 1, h, w).
-    """
-    planes = factors_for_luma(network, stack, ASKED[0] + ASKED[1] * (y - 0.5))
-    offset = rgb_offset(taught_chroma(stack[:, 1:], planes))
-    outside = (offset > 1 - y[0]) | (offset < -y[0])
-    if outside.any(axis=0).mean() < FEW:
-        return planes
-    halves = map(halve, (stack, y))  # for speed
-    natural = enlarge(factors_for_luma(network, *halves), 2, whole_area(y.shape[-2:]))
-    change = rgb_offset(taught_chroma(stack[:, 1:], natural)) - offset
-    room = np.where(offset > 0, 1 - y[0], -y[0])
-    nearer = outside & (change * offset < 0)  # The luma's own colours are nearer to fitting.
-    share = np.divide(room - offset, change, out=np.zeros_like(change), where=nearer)
-    return planes + (natural - planes) * share.clip(0, 1).max(axis=0)
-
-
-def rgb_offset(cbcr: np.ndarray) -> np.ndarray:
-    """Returns what chroma (2, h, w) adds to luma in R, G and B, (3, h, w)."""
-    cb, cr = cbcr - utils.NEUTRAL
-    # A matrix product would leave BLAS's threads waiting in a loop, on cores that others need.
-    return np.stack([float(b) * cb + float(r) * cr for b, r in utils.FROM_YCBCR[:, 1:3]])
-
-
-def factors_for_luma(network: Any, stack: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns what colour_factors does for the colours of a luma (1, 1, h, w).
-
-    The network is not asked for less than the darkest exposure has: lamps keep the colour that this
-    one shows. Chroma of what is nearly black in an exposure counts less, because it is that of
-    noise and JPEG.
-    """
-    device = network_device(network)
-    lumas = stack[:, :1]
-    wanted = np.maximum(y, lumas.min(axis=0, keepdims=True))
-    belief = lumas**2 / (lumas**2 + BLACK**2)  # (K, 1, h, w)
-    stack = np.concatenate([lumas, (stack[:, 1:] - 0.5) * belief + 0.5], axis=1)
-    planes = np.empty((1, len(stack) + 2, *y.shape[-2:]), np.float32)
-
-    def factors_and_tint(stack: Array, y: Array) -> Array:
-        factors, tint = network.factors(stack, y)
-        return namespace(tint).concatenate([factors[:, :, 0], tint], axis=1)
-
-    answer = on_arrays(factors_and_tint, device)
-
-    def work(outer: Area, inner: Area, place: Area) -> None:
-        part = answer(stack[None, ..., outer[0], outer[1]], wanted[(..., *outer)])
-        planes[(..., *place)] = part[(..., *inner)]
-
-    in_tiles(work, y.shape[-2:], tile_size(network), network.radius, device, workers=1)
-    planes[0, :-2] *= belief[:, 0]
-    return planes
-
-
-def taught_chroma(chroma: np.ndarray, planes: np.ndarray) -> np.ndarray:
-    """Returns the chroma of a part of a picture, (2, h, w), around 1/2.
-
-    chroma: Cb and Cr of the exposures, (K, 2, h, w). planes: colour_factors of that part.
-    """
-    total = planes[0, -2:] + np.float32(0.5)
-    for offset, factor in zip(chroma - np.float32(0.5), planes[0, :-2], strict=True):
-        total += offset * factor
-    return total
-
-
-def smooth_chroma(cbcr: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Smooths chroma along luma's edges (guided filter), to calm noise and JPEG's blocks.
-
-    cbcr: (2, h, w); y: (1, 1, h, w). Returns (2, h, w).
-    """
-    planes = []
-    for plane in cbcr:
-        factor, constant = guided(y, plane[None, None], SMOOTHING_WINDOW, SMOOTHING_RIDGE)[0]
-        planes.append(factor * y[0, 0] + constant)
-    return np.stack(planes)
+    offset = np.float32(utils.NEUTRAL)
+    cbcr = stack[0, 1:] - offset
+    darker = stack[0, 0]
+    for before, after in itertools.pairwise(stack):
+        brighter = np.maximum(after[0], darker + np.float32(1e-4))  # in order, noise or not
+        share = ((y - darker) / (brighter - darker)).clip(0, 1)
+        cbcr += share * (after[1:] - before[1:])
+        darker = brighter
+    return cbcr

@@ -1,8 +1,9 @@
 """How does an exposure stack become one picture? Arrays in, fused array out.
 
-The network fuses luma; a formula fuses chroma (DeepFuse, ICCV 2017, eq. 6), or finish.py makes a
-photo of both. All that is large is done tile by tile, so that memory grows with the pictures and
-not with the features of the network.
+A network fuses luma, and a formula fuses chroma (DeepFuse, ICCV 2017, eq. 6). Or a photo is made of
+reduced pictures, by between.py and finish.py, and what was done to them is done to the full ones.
+All that is large is done tile by tile, so that memory grows with the pictures and not with the
+features of the network.
 """
 
 import functools
@@ -13,19 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import DTypeLike
 
+import between
 import earlier
 import utils
 import windows
 from arrays import Array, halve, local_mean
-from finish import (
-    SMOOTHING_HALO,
-    Steady,
-    apply_tone,
-    colour_factors,
-    fit_tone,
-    smooth_chroma,
-    taught_chroma,
-)
+from finish import Steady, finished
 from pyramid import is_coarsest, tilted_mean
 from refinement import refine_luma
 from tiles import (
@@ -44,43 +38,38 @@ from tiles import (
 if TYPE_CHECKING:
     import torch
 
-    from model import ColourNetwork, LumaNetwork
-    from portable import OnnxColour, OnnxPyramid
-
-    Luma = LumaNetwork | OnnxPyramid
-    Colour = ColourNetwork | OnnxColour
+Network = Any  # a network of model.py or portable.py; importing their classes would need PyTorch
 
 LOOKS = ("paper", "photo", "earlier")
 REFINEMENT_TILE = 2048  # pixels a side of a tile
 REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
-PHOTO_STEPS = 10  # steps of refinement of a photo
-REDUCED_FROM = 4_000_000  # pixels; larger photos score higher when they are refined reduced
-REDUCED = 1000  # pixels; approximate longer side of reduced pictures
-SEEN = 62  # pixels; approximate longer side of those that the network sees before refinement
-WINDOW = 17  # pixels of reduced pictures; side of the windows of fast fusion's linear models
-HALF_WINDOW = 5  # the same for pictures of half the size
+REDUCED = 1000  # pixels; approximate longer side of the pictures that fast fusion reduces to
+WINDOW = 17  # pixels of these; side of the windows of linear models
+SMALL = 500  # pixels; approximate longer side of the reduced pictures that a photo is made of
+SMALL_WINDOW = 5  # pixels of these; side of the windows of linear models
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
+LEAST, MOST = 0.02, 0.98  # luma of pixels that show something
+SHOWN = 0.005  # share of such pixels below which an exposure counts as empty
 
 
 def fuse(
-    model: "Luma",
+    model: Network,
     images: Sequence[np.ndarray],
     tile: int | None = None,
     progress: bool = False,
     look: str = "paper",
     finish: float = 1.0,
-    colour: "Colour | None" = None,
-    refine: int | None = None,
-    fast: bool | None = None,
-    strength: float = 1.0,
+    refine: int = 0,
+    fast: bool = False,
     steady: Steady | None = None,
     dtype: DTypeLike | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Fuses two or more exposures of one scene, in any order.
 
-    model: any network that fuses luma, of model.py in eval mode and on any device, see
-        model.prepare, or of portable.py.
+    model: for the photo look, a network that tells exposures between others; else one that fuses
+        luma. It is of model.py, in eval mode and on any device, see model.prepare, or of
+        portable.py.
     images: arrays of one size, (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1].
     tile: pixels a side of the tiles in which the network works, by default as suits the device.
         Tiles are halved where memory runs out. They overlap by the network's receptive radius, so
@@ -88,15 +77,12 @@ def fuse(
         size changes the result by less than a grey level of 255.
     progress: shows a bar where stderr is a terminal.
     look: "paper" for the network's luma and the paper's chroma (fuse_chroma) on the full pictures;
-        "photo" for refined luma with a photo's tone and colour, see finish.py; "earlier" for the
-        network's luma with the earlier implementation's chroma and rounding, see earlier.py. With
-        a ReleasedDeepFuse, "paper" follows the authors' program there, too.
+        "photo" for the best photo, see plan_photo; "earlier" for the network's luma with the
+        earlier implementation's chroma and rounding, see earlier.py. With a ReleasedDeepFuse,
+        "paper" follows the authors' program there, too.
     finish: for the photo look, the amount of tone and colour; 0 is none, 1 what people choose.
-    colour: for the photo look, the network that colours; without one, chroma is the paper's.
-    refine: steps of refine_luma; by default PHOTO_STEPS of a photo.
-    fast: runs the network on reduced pictures, and refines reduced ones, see plan_fast and
-        plan_halved; by default, for photos. There is no fast "earlier" look.
-    strength: share of the fused luma in the result; the rest is the exposures' mean.
+    refine: steps of refine_luma.
+    fast: runs the network on reduced pictures, see plan_fast.
     steady: for the photo look, one Steady for all pictures of a sequence, against flicker.
     dtype: type of the result; by default that of `out`, else the images' deepest.
     out: array for the result, like the `out` of NumPy's functions. It may be one of the images,
@@ -104,36 +90,32 @@ def fuse(
 
     Returns the fused picture, with the images' size and colour: `out` where it is given.
     Raises ValueError where there are fewer than two images, where they differ in size or colour,
-    where floats lie outside [0, 1], and where `look`, `fast` or `out` does not fit.
+    where floats lie outside [0, 1], and where `look`, `model`, `refine`, `fast` or `out` does not
+    fit.
     """
     if look not in LOOKS:
         raise ValueError(f"look must be one of {', '.join(LOOKS)}, not {look!r}")
-    if look == "earlier" and (fast or refine):
-        raise ValueError("look 'earlier' is neither fast nor refined")
+    if fast and refine:
+        raise ValueError("fast fusion is not refined")
+    if look != "paper" and (fast or refine):
+        raise ValueError(f"look {look!r} is neither fast nor refined")
+    if (look == "photo") != hasattr(model, "surroundings"):
+        raise ValueError(f"look {look!r} is made by another network than {type(model).__name__}")
     check_images(images)
-    photo = look == "photo"
-    if fast is None:
-        fast = photo
-    if refine is None:
-        refine = PHOTO_STEPS if photo else 0
     fused = result_array(images, dtype, out)
-    how = How(look, fast, refine, finish if photo else 0.0, colour, progress, steady)
-    plan = choose_plan(model, images, tile or tile_size(model), how)
-    if look == "earlier" and images[0].ndim == 3:
-        plan = as_earlier(plan, images)
-    if photo:
-        plan = plan._replace(write=functools.partial(utils.from_ycbcr, keep_hue=True))
+    if look == "photo":
+        images = informative(images)
+        plan = plan_photo(model, images, finish, steady)
+    else:
+        plan = choose_plan(model, images, tile or tile_size(model), look, fast, refine, progress)
+        if look == "earlier" and images[0].ndim == 3:
+            plan = as_earlier(plan, images)
     if plan.halo and any(np.may_share_memory(fused, image) for image in images):
         fused = np.empty_like(fused)  # A tile would overwrite what its neighbour still reads.
 
     def work(outer: Area, inner: Area, place: Area) -> None:
         stack = plan.read(*(image[outer] for image in images))  # (K, 3 or 1, h, w)
         y_f = plan.fuse_luma(stack[:, :1], outer)
-        if strength != 1:
-            mean = stack[:, :1].mean(axis=0, keepdims=True)
-            y_f = mean + strength * (y_f - mean)
-        if photo:
-            y_f = y_f.clip(0, 1)
         cbcr = plan.fuse_chroma(stack[:, 1:], y_f, outer)
         ycbcr = np.concatenate([y_f, cbcr[None]], axis=1)[(..., *inner)]
         fused[place] = plan.write(ycbcr, fused.dtype)
@@ -158,18 +140,6 @@ def result_array(
             f"not {out.shape} and {out.dtype}"
         )
     return out
-
-
-class How(NamedTuple):
-    """The way of fusing that fuse's arguments of these names ask for."""
-
-    look: str
-    fast: bool
-    refine: int
-    finish: float
-    colour: "Colour | None"
-    progress: bool = False
-    steady: Steady | None = None
 
 
 def fuse_chroma(chroma: np.ndarray) -> np.ndarray:
@@ -210,24 +180,23 @@ class Plan(NamedTuple):
     write: Callable[[np.ndarray, np.dtype], np.ndarray] = utils.from_ycbcr
 
 
-def choose_plan(model: Any, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
-    """Returns the Plan for a way of fusing."""
-    if how.fast and (is_large(images) or not how.refine):
-        return plan_fast(model, images, tile, how)
-    if how.finish:
-        return plan_finished(model, images, tile, how)
-    if how.fast:
-        return plan_halved(model, images, tile, how)
-    if how.refine:
-        return plan_refined(model, images, tile, how)
-    if model.name == "released" and how.look == "paper" and images[0].ndim == 3:
-        return plan_released(model, images, tile, how.progress)
-    return plan_full(model, images, tile, how.progress)
-
-
-def is_large(images: Sequence[np.ndarray]) -> bool:
-    """Returns True for pictures that are refined on reduced ones where they are fused fast."""
-    return images[0].shape[0] * images[0].shape[1] >= REDUCED_FROM
+def choose_plan(
+    model: Any,
+    images: Sequence[np.ndarray],
+    tile: int,
+    look: str,
+    fast: bool,
+    refine: int,
+    progress: bool,
+) -> Plan:
+    """Returns the Plan of a network that fuses luma, for fuse's arguments of these names."""
+    if fast:
+        return plan_fast(model, images, tile, progress)
+    if refine:
+        return plan_refined(model, images, tile, refine, progress)
+    if model.name == "released" and look == "paper" and images[0].ndim == 3:
+        return plan_released(model, images, tile, progress)
+    return plan_full(model, images, tile, progress)
 
 
 def plan_full(model: Any, images: Sequence[np.ndarray], tile: int, progress: bool = False) -> Plan:
@@ -270,7 +239,7 @@ def plan_full(model: Any, images: Sequence[np.ndarray], tile: int, progress: boo
         return Plan(
             lambda lumas, place: fuse_level(lumas, context[(..., *place)]), tile, model.radius
         )
-    fused = fuse_in_tiles(halve_pictures(images, 1))
+    fused = fuse_in_tiles(halve_pictures(images))
     return Plan(
         lambda lumas, place: fuse_level(lumas, enlarge(fused, 2, place)), tile, model.radius
     )
@@ -313,12 +282,17 @@ def as_earlier(plan: Plan, images: Sequence[np.ndarray]) -> Plan:
     )
 
 
-def plan_refined(model: Any, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+def plan_refined(
+    model: Any, images: Sequence[np.ndarray], tile: int, steps: int, progress: bool
+) -> Plan:
     """Returns the Plan that refines, tile by tile, the network's luma of the full pictures."""
     device = network_device(model)
-    plane = whole_luma(plan_full(model, images, tile), images, device, how.progress)
+    plane = whole_luma(plan_full(model, images, tile), images, device, progress)
     image_means = mean_lumas(images)
-    refine = refiner(device, how.refine)
+    refine = on_arrays(
+        lambda y_f, sources, means: refine_luma(y_f, sources, steps, means),
+        device if device is not None and device.type == "cuda" else None,
+    )
 
     def fuse_luma(lumas: np.ndarray, place: Area) -> np.ndarray:
         return refine(plane[(..., *place)], lumas.swapaxes(0, 1), image_means)
@@ -327,139 +301,114 @@ def plan_refined(model: Any, images: Sequence[np.ndarray], tile: int, how: How) 
     return Plan(fuse_luma, max(tile, REFINEMENT_TILE), REFINEMENT_HALO, workers=1)
 
 
-def plan_finished(model: Any, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
-    """Returns the Plan that finishes the luma of the Plan without finish, which it computes.
-
-    Tone and colour are found on reduced pictures, and applied to the full ones.
-    """
-    plan = choose_plan(model, images, tile, how._replace(finish=0.0))
-    plane = whole_luma(plan, images, network_device(model), how.progress)
-    factor = reduction(images, REDUCED)
-    reduced = reduce_pictures(images, factor)
-    lumas = read_lumas(reduced, WHOLE)
-    y_f = reduce_plane(plane, factor)
-    tone = fit_tone(y_f, lumas, how.finish, how.steady)
-
-    def fuse_luma(lumas: np.ndarray, place: Area) -> np.ndarray:
-        planes = enlarge(tone.planes, factor, place)
-        return apply_tone(tone, plane[(..., *place)], lumas, planes)
-
-    y = apply_tone(tone, y_f, lumas, tone.planes)
-    fuse_chroma = choose_chroma(reduced, y, factor, how, smooth=True)
-    return Plan(fuse_luma, PLAIN_TILE, SMOOTHING_HALO, fuse_chroma=fuse_chroma)
-
-
-def plan_fast(model: Any, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
+def plan_fast(model: Any, images: Sequence[np.ndarray], tile: int, progress: bool) -> Plan:
     """Returns the Plan that applies to full pictures what the network does to reduced ones.
 
-    The network fuses pictures reduced to about REDUCED pixels; the result is refined and finished,
-    where asked for. Around every pixel, it is then expressed as a linear function of the reduced
-    exposures. The same function of the full exposures has their detail. Little is lost, because
-    fused patches are weighted sums of the exposures' patches (MEF-SSIM's y_hat).
+    Little is lost, because fused patches are weighted sums of the exposures' patches (MEF-SSIM's
+    y_hat). See transferred.
+    """
+    factor = reduction(images, REDUCED)
+    reduced = reduce_pictures(images, factor)
+    plan = plan_full(model, reduced, tile)
+    y_f = whole_luma(plan, reduced, network_device(model), progress)
+    return Plan(transferred(read_lumas(reduced, WHOLE), y_f, factor, WINDOW), PLAIN_TILE, 0)
+
+
+def plan_photo(
+    model: Any, images: Sequence[np.ndarray], finish: float, steady: Steady | None
+) -> Plan:
+    """Returns the Plan of the best photo.
+
+    Of pictures reduced to about SMALL pixels, the missing exposures between are told (between.py),
+    all are merged and finished (finish.py), and what this does is applied to the full pictures.
+    """
+    factor = reduction(images, SMALL)
+    stack = utils.to_ycbcr(*reduce_pictures(images, factor))
+    if stack.shape[1] == 1:
+        grey = np.full_like(stack, utils.NEUTRAL)
+        stack = np.concatenate([stack, grey, grey], axis=1)
+    photo = finished(between.complete(OnArrays(model), stack), finish, steady)[None]
+    fuse_luma = transferred(stack[:, :1], photo[:, :1], factor, SMALL_WINDOW)
+    half = np.float32(utils.NEUTRAL)
+    tint = transferred(stack[:, 1:] - half, photo[:, 1:] - half, factor, SMALL_WINDOW)
+
+    def fuse_chroma(chroma: np.ndarray, _y_f: np.ndarray, place: Area) -> np.ndarray:
+        # Grey pictures have no chroma.
+        return tint(chroma - half, place)[0] + half if chroma.size else chroma[0]
+
+    return Plan(
+        lambda lumas, place: fuse_luma(lumas, place).clip(0, 1),
+        PLAIN_TILE,
+        0,
+        fuse_chroma=fuse_chroma,
+        write=functools.partial(utils.from_ycbcr, keep_hue=True),
+    )
+
+
+class OnArrays:
+    """A between.Network of arrays: one of portable.py itself, or one of PyTorch on its device."""
+
+    def __init__(self, network: Any):
+        device = network_device(network)
+
+        def calling(function: Callable) -> Callable[..., np.ndarray]:
+            def call(*arrays: np.ndarray, **counts: int) -> np.ndarray:
+                return on_arrays(functools.partial(function, **counts), device)(*arrays)
+
+            return call
+
+        self.surroundings = calling(network.surroundings)
+        self.factors = calling(network.factors)
+        self.free = calling(network.free)
+
+
+def informative(images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """Returns the images without empty ones, which are white or black nearly everywhere.
+
+    An empty exposure tells nothing of the scene, and would be taken for the brightest or the
+    darkest. Where all are empty, all are returned.
+    """
+    shares = []
+    for small in reduce_pictures(images, reduction(images, SMALL)):
+        luma = utils.to_luma(small)
+        shares.append(((luma > LEAST) & (luma < MOST)).mean())
+    kept = [image for image, share in zip(images, shares, strict=True) if share >= SHOWN]
+    return kept or images
+
+
+def transferred(
+    sources: np.ndarray, fused: np.ndarray, factor: int, window: int
+) -> Callable[[np.ndarray, Area], np.ndarray]:
+    """Returns a function that applies to full pictures what was done to reduced ones.
+
+    Around every pixel, the result is expressed as a linear function of the reduced exposures. The
+    same function of the full exposures has their detail. The function takes the full exposures'
+    planes (K, C, h, w) of an Area, and returns (1, C, h, w).
 
     Linear models of windows by least squares: K. He, J. Sun, X. Tang, "Guided Image Filtering",
     ECCV 2010, here with K guides; their use for enlarging: K. He, J. Sun, "Fast Guided Filter",
     arXiv:1505.00996.
+
+    sources: C planes of the reduced exposures, (K, C, h, w); fused: those of the result, (1, C, h,
+    w). window: pixels of these, see linear_models.
     """
-    factor = reduction(images, REDUCED)
-    reduced = reduce_pictures(images, factor)
-    lumas = read_lumas(reduced, WHOLE)
-    plan = plan_halved(model, reduced, tile, how) if how.refine else plan_full(model, reduced, tile)
-    y_f = whole_luma(plan, reduced, network_device(model), how.progress)
-    if how.finish:
-        tone = fit_tone(y_f, lumas, how.finish, how.steady)
-        y_f = apply_tone(tone, y_f, lumas, tone.planes)
-    fuse_luma = enlarged_luma(lumas, y_f, factor)
-    return Plan(fuse_luma, PLAIN_TILE, 0, fuse_chroma=choose_chroma(reduced, y_f, factor, how))
-
-
-def plan_halved(model: Any, images: Sequence[np.ndarray], tile: int, how: How) -> Plan:
-    """Returns the Plan that refines the network's luma of small pictures, at half size.
-
-    The network sees pictures that are halved to about SEEN pixels; refinement finds the detail by
-    itself. A pyramid halves them likewise, so that it sees what its coarser levels would see of the
-    whole.
-    """
-    device = network_device(model)
-    lumas = halve_pictures(images, 1)
-    seen, factor = lumas, 1
-    while max(seen.shape[-2:]) > SEEN * 2**0.5:
-        seen, factor = halve(seen), 2 * factor
-    planes, small = ([luma[0] for luma in stack] for stack in (lumas, seen))
-    y_f = whole_luma(plan_full(model, small, tile), small, device)
-    if factor > 1:
-        plan = Plan(enlarged_luma(seen, y_f, factor), PLAIN_TILE, 0)
-        y_f = whole_luma(plan, planes)
-    y_f = refiner(device, how.refine, finest=1)(y_f, lumas.swapaxes(0, 1))
-    fuse_luma = enlarged_luma(lumas, y_f, 2, HALF_WINDOW)
-    return Plan(lambda lumas, place: fuse_luma(lumas, place).clip(0, 1), PLAIN_TILE, 0)
-
-
-def refiner(device: "torch.device | None", steps: int, finest: int = 0) -> Callable:
-    """Returns refine_luma as a function of arrays, computed on a GPU or else without PyTorch.
-
-    device: of the network. The function takes y_f, sources and, where they are parts of larger
-    pictures, image_means.
-    """
-    gpu = device if device is not None and device.type == "cuda" else None
-
-    def refine(y_f: Array, sources: Array, image_means: Array | None = None) -> Array:
-        return refine_luma(y_f, sources, steps, image_means, finest)
-
-    return on_arrays(refine, gpu)
-
-
-def enlarged_luma(
-    lumas: np.ndarray, y_f: np.ndarray, factor: int, window: int = WINDOW
-) -> Callable[[np.ndarray, Area], np.ndarray]:
-    """Returns the fuse_luma of a Plan that applies to full pictures what was done to reduced ones.
-
-    lumas: those of the reduced exposures, (K, 1, h, w); y_f: their fused luma, (1, 1, h, w).
-    window: pixels of these, see linear_models.
-    """
-    sources = lumas.swapaxes(0, 1)  # (1, K, h, w)
-    coefficients = np.empty((1, len(lumas) + 1, *y_f.shape[-2:]), np.float32)
+    count, channels = sources.shape[:2]
+    coefficients = np.empty((1, count + channels, *fused.shape[-2:]), np.float32)
 
     def work(outer: Area, inner: Area, place: Area) -> None:
-        part = linear_models(sources[(..., *outer)], y_f[(..., *outer)], window)
+        part = linear_models(sources[(..., *outer)], fused[(..., *outer)], window)
         coefficients[(..., *place)] = part[(..., *inner)]
 
-    in_tiles(work, y_f.shape[-2:], PLAIN_TILE, 2 * (window // 2))
+    in_tiles(work, fused.shape[-2:], PLAIN_TILE, 2 * (window // 2))
 
-    def fuse_luma(lumas: np.ndarray, place: Area) -> np.ndarray:
-        gain = enlarge(coefficients, factor, place)  # (1, K + 1, h, w)
-        y = gain[:, -1:]
-        for k, luma in enumerate(lumas):
-            y = y + gain[:, k : k + 1] * luma
-        return y
+    def apply(planes: np.ndarray, place: Area) -> np.ndarray:
+        gain = enlarge(coefficients, factor, place)  # (1, K + C, h, w)
+        result = gain[:, count:]
+        for k, plane in enumerate(planes):
+            result = result + gain[:, k : k + 1] * plane
+        return result
 
-    return fuse_luma
-
-
-def choose_chroma(
-    reduced: Sequence[np.ndarray], y: np.ndarray, factor: int, how: How, smooth: bool = False
-) -> Callable[[np.ndarray, np.ndarray, Area], np.ndarray]:
-    """Returns the fuse_chroma of a Plan: that of the network that colours, or the paper's formula.
-
-    The network sees pictures of half the size.
-
-    reduced: the pictures, reduced by `factor`. y: their fused and finished luma, (1, 1, h, w).
-    smooth: True to smooth the chroma of the full pictures, see finish.smooth_chroma.
-    """
-    if not how.finish or how.colour is None or reduced[0].ndim == 2:
-        return paper_chroma
-    planes = colour_factors(how.colour, halve_pictures(reduced, 3), halve(y))
-
-    def fuse(chroma: np.ndarray, y_f: np.ndarray, place: Area) -> np.ndarray:
-        taught = taught_chroma(chroma, enlarge(planes, 2 * factor, place))
-        if smooth:
-            taught = smooth_chroma(taught, y_f)
-        if how.finish == 1:
-            return taught
-        paper = fuse_chroma(chroma)
-        return paper + how.finish * (taught - paper)
-
-    return fuse
+    return apply
 
 
 def whole_luma(
@@ -488,18 +437,13 @@ def reduction(images: Sequence[np.ndarray], side: int) -> int:
     return max(round(max(images[0].shape[:2]) / side), 1)
 
 
-def halve_pictures(images: Sequence[np.ndarray], channels: int) -> np.ndarray:
-    """Returns all images at half their size, see arrays.halve, (K, channels, h, w).
-
-    channels: 1 for the luma, 3 for Y, Cb and Cr.
-    """
+def halve_pictures(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the luma of all images at half their size, see arrays.halve, (K, 1, h, w)."""
     height, width = (-(-side // 2) for side in images[0].shape[:2])
-    planes = np.empty((len(images), channels, height, width), np.float32)
-    read = utils.to_luma if channels == 1 else utils.to_ycbcr
+    planes = np.empty((len(images), 1, height, width), np.float32)
 
     def work(_outer: Area, _inner: Area, place: Area) -> None:
-        area = scaled(place, 2)
-        planes[(..., *place)] = halve(read(*(image[area] for image in images)))
+        planes[(..., *place)] = halve(read_lumas(images, scaled(place, 2)))
 
     in_tiles(work, (height, width), PLAIN_TILE // 2, 0)
     return planes
@@ -525,11 +469,6 @@ def reduce_pictures(images: Sequence[np.ndarray], factor: int) -> list[np.ndarra
 
     in_tiles(work, (height, width), max(PLAIN_TILE // factor, 1), 0)
     return reduced
-
-
-def reduce_plane(plane: np.ndarray, factor: int) -> np.ndarray:
-    """Returns one plane, (1, 1, H, W), reduced like reduce_pictures' pictures."""
-    return reduce_pictures([plane[0, 0]], factor)[0][None, None] if factor > 1 else plane
 
 
 def scaled(place: Area, factor: int) -> Area:
@@ -561,27 +500,29 @@ def mean_of_tiles(images: Sequence[np.ndarray], read: Callable[[Area], np.ndarra
     return (total / (height * width)).astype(np.float32)[..., None, None]
 
 
-def linear_models(sources: np.ndarray, y_f: np.ndarray, window: int) -> np.ndarray:
-    """Fits y_f = sum_k a_k y_k + b by least squares in the window around every pixel.
+def linear_models(sources: np.ndarray, fused: np.ndarray, window: int) -> np.ndarray:
+    """Fits f_c = sum_k a_k x_kc + b_c by least squares in the window around every pixel.
 
-    RIDGE times sum_k (a_k - 1/K)^2 is added to the mean of the squares: where a window does not
-    determine the coefficients, they tend to those of the exposures' mean.
+    The channels c share the a_k. RIDGE times sum_k (a_k - 1/K)^2 is added to the mean of the
+    squares: where a window does not determine the coefficients, they tend to those of the
+    exposures' mean.
 
-    sources: (1, K, H, W); y_f: (1, 1, H, W); window: pixels a side. Returns (1, K + 1, H, W):
-    a_1 ... a_K and b, each averaged over the windows that hold the pixel.
+    sources: x, (K, C, H, W); fused: f, (1, C, H, W); window: pixels a side. Returns (1, K + C, H,
+    W): a_1 ... a_K and b_1 ... b_C, each averaged over the windows that hold the pixel.
     """
-    count = sources.shape[1]
-    offset = y_f - sources.mean(axis=1, keepdims=True)
+    count = len(sources)
+    offset = fused - sources.mean(axis=0, keepdims=True)
     mean, mean_offset = local_mean(sources, window), local_mean(offset, window)
     upper = [(j, k) for j in range(count) for k in range(j, count)]
-    products = np.stack([sources[0, j] * sources[0, k] for j, k in upper])
+    products = np.stack([(sources[j] * sources[k]).sum(axis=0) for j, k in upper])[None]
     matrix = np.empty((count, count, *sources.shape[-2:]), np.float32)
-    for product, (j, k) in zip(local_mean(products, window), upper, strict=True):
-        matrix[j, k] = matrix[k, j] = product - mean[0, j] * mean[0, k] + RIDGE * (j == k)
-    right = (local_mean(sources * offset, window) - mean * mean_offset)[0]  # (K, H, W)
-    gain = solve(matrix, right)[None]
-    constant = mean_offset - (gain * mean).sum(axis=1, keepdims=True)
-    return local_mean(np.concatenate([gain + 1 / count, constant], axis=1), window)
+    for product, (j, k) in zip(local_mean(products, window)[0], upper, strict=True):
+        matrix[j, k] = matrix[k, j] = product - (mean[j] * mean[k]).sum(axis=0) + RIDGE * (j == k)
+    right = (local_mean(sources * offset, window) - mean * mean_offset).sum(axis=1)  # (K, H, W)
+    gain = solve(matrix, right)[:, None]
+    constant = mean_offset - (gain * mean).sum(axis=0, keepdims=True)
+    planes = np.concatenate([gain.swapaxes(0, 1) + 1 / count, constant], axis=1)
+    return local_mean(planes, window)
 
 
 def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -606,7 +547,7 @@ def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def panel(
-    model: "Luma", under: np.ndarray, over: np.ndarray, target: str = "patch", **options
+    model: Network, under: np.ndarray, over: np.ndarray, target: str = "patch", **options
 ) -> np.ndarray:
     """Returns under | over | fused | y_hat side by side, as one array of four times their width.
 

@@ -21,17 +21,16 @@ dependencies = ["torch", "cv2", "numpy", "tqdm"]
 class _Fuser:
     """A pretrained network with a method `fuse`.
 
-    network: any but ColourNetwork in eval mode, made ready by model.prepare. options: those of
-    fusion.fuse that are not its defaults.
+    network: in eval mode, made ready by model.prepare. look: what it is for, see fusion.fuse.
     """
 
-    def __init__(self, network: model.LumaNetwork, **options):
+    def __init__(self, network: fusion.Network, look: str = "paper"):
         self.network = network
-        self.options = options
+        self.look = look
 
     def fuse(self, images: list[np.ndarray], **options) -> np.ndarray:
         """Fuses two or more exposures; takes, returns and raises what fusion.fuse does."""
-        return fusion.fuse(self.network, images, **{**self.options, **options})
+        return fusion.fuse(self.network, images, **{"look": self.look, **options})
 
 
 def deepfuse(weights: str = opts.WEIGHTS, device: str = "auto", precision: str = "auto") -> _Fuser:
@@ -51,11 +50,9 @@ def pyramid(device: str = "auto", precision: str = "auto") -> _Fuser:
 
 
 def photo(device: str = "auto", precision: str = "auto") -> _Fuser:
-    """Returns what makes the best photo: the pyramid, refined, with a photo's tone and colour.
+    """Returns what makes the best photo, the network that tells exposures between others.
 
     device, precision and what is raised as in deepfuse.
     """
-    colour = checkpoint.load_colour(opts.COLOUR, model.choose_device(device))
-    options = {"look": "photo", "colour": model.prepare(colour, precision)}
-    network = checkpoint.load_model(opts.PYRAMID, model.choose_device(device))
-    return _Fuser(model.prepare(network, precision), **options)
+    network = checkpoint.load_between(opts.BETWEEN, model.choose_device(device))
+    return _Fuser(model.prepare(network, precision), look="photo")

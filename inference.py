@@ -20,12 +20,13 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
+import fusion
 import photos
 import utils
 from brackets import find_all_brackets
 from finish import Steady
 from opts import TestOptions, keep_freed_memory, one_line, run, warn_in_lines
-from photos import Networks, Recipe
+from photos import Recipe
 from processes import in_processes
 
 Job = tuple[list[str], str]  # a scene's files, and the path of its result
@@ -46,12 +47,10 @@ def inference(options: argparse.Namespace) -> int:
     if options.describe:
         from checkpoint import summary
 
-        for path in (options.model, options.colour):
-            if path is not None:
-                print("\n".join(summary(path)))
+        print("\n".join(summary(options.model)))
         return 0
     recipe = photos.recipe_of(options)
-    load = functools.partial(photos.networks_for, options)
+    load = functools.partial(photos.network_for, options)
     if options.folder is not None:
         return fuse_folder(options, recipe, load)
     photos.check_results(options.res, options.images, recipe)
@@ -59,18 +58,20 @@ def inference(options: argparse.Namespace) -> int:
     check_overwrites_none(written_files(options.res, recipe), originals)
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(photos.read_scene, options.images, recipe)
-        networks = load()
+        network = load()
         pictures = reading.result()
-    write = photos.fuse_scene(networks, options.images, pictures, options.res, recipe)
+    write = photos.fuse_scene(network, options.images, pictures, options.res, recipe)
     del pictures, reading  # Encoding may need their memory.
     write()
     return 0
 
 
-def fuse_folder(options: argparse.Namespace, recipe: Recipe, load: Callable[[], Networks]) -> int:
+def fuse_folder(
+    options: argparse.Namespace, recipe: Recipe, load: Callable[[], fusion.Network]
+) -> int:
     """Fuses all brackets of a folder; returns and raises as inference does.
 
-    load: returns the networks. The folder of the results is made, see made_folder.
+    load: returns the network. The folder of the results is made, see made_folder.
     """
     scenes, problems = find_all_brackets(options.folder, options.group, options.res)
     with made_folder(options.res):
@@ -88,10 +89,10 @@ def fuse_folder(options: argparse.Namespace, recipe: Recipe, load: Callable[[], 
             prepare = functools.partial(prepare_process, load, recipe, threads)
             fused = in_processes(prepare, work, jobs)
         else:
-            networks = load()
+            network = load()
             if options.steady:
                 recipe = recipe._replace(fuse={**recipe.fuse, "steady": Steady()})
-            fused = fuse_in_turn(networks, work, recipe)
+            fused = fuse_in_turn(network, work, recipe)
         return finish_folder(fused, len(work), problems, bar=not options.quiet)
 
 
@@ -185,7 +186,7 @@ def usable_cores() -> int:
 
 
 def prepare_process(
-    load: Callable[[], Networks], recipe: Recipe, threads: int
+    load: Callable[[], fusion.Network], recipe: Recipe, threads: int
 ) -> Callable[[Job], str | None]:
     """Makes this process one of several, on `threads` cores; returns its function.
 
@@ -194,7 +195,7 @@ def prepare_process(
     keep_freed_memory()
     warn_in_lines("inference.py")
     tqdm.set_lock(threading.RLock())  # Its own one is for several processes, and outlives them.
-    networks = load()
+    network = load()
     cv2.setNumThreads(threads)
     if "torch" in sys.modules:
         import torch
@@ -203,7 +204,7 @@ def prepare_process(
 
     def fuse(files: list[str], path: str) -> None:
         pictures = photos.read_scene(files, recipe)
-        photos.fuse_scene(networks, files, pictures, path, recipe)()
+        photos.fuse_scene(network, files, pictures, path, recipe)()
 
     return lambda job: attempt(fuse, *job)[1]
 
@@ -217,7 +218,7 @@ def attempt(step: Callable, *arguments) -> tuple[Any, str | None]:
 
 
 def fuse_in_turn(
-    networks: Networks, work: Iterable[Job], recipe: Recipe
+    network: fusion.Network, work: Iterable[Job], recipe: Recipe
 ) -> Generator[tuple[Job, str | None], None, None]:
     """Fuses scenes in this process, and yields them as in_processes does with prepare_process.
 
@@ -225,7 +226,7 @@ def fuse_in_turn(
     """
 
     def fuse(files: list[str], path: str, reading: Future) -> Callable[[], None]:
-        return photos.fuse_scene(networks, files, reading.result(), path, recipe)
+        return photos.fuse_scene(network, files, reading.result(), path, recipe)
 
     writing: deque[tuple[Job, Future]] = deque()
     with ThreadPoolExecutor(AHEAD) as readers, ThreadPoolExecutor(1) as writer:

@@ -1,4 +1,4 @@
-"""How good is a fused picture? MEF-SSIM as a score, a loss and a picture (y_hat); a loss of colour.
+"""How good is a fused picture? MEF-SSIM as a score, a loss, a picture (y_hat). And one told?
 
 The windows of MEF-SSIM are those of windows.py.
 """
@@ -22,12 +22,6 @@ from windows import (
     scale_levels,
 )
 
-DARK, CLIPPED = 0.05, 0.96  # on the scale [0, 1]; luma and channels that tell no colour
-XYZ_OF_SRGB = (  # IEC 61966-2-1
-    (0.4124, 0.3576, 0.1805),
-    (0.2126, 0.7152, 0.0722),
-    (0.0193, 0.1192, 0.9505),
-)
 LOWEST_SCORE = 0.01  # score of one scale; below it, tangent_log replaces the logarithm
 
 
@@ -132,69 +126,49 @@ class MEF_SSIM_Loss(nn.Module):
             return loss, y_hat(sources, self.target)
 
 
-class ColourLoss(nn.Module):
-    """Distance of a network's chroma from that of an exposure between the others, its teacher.
+class BetweenLoss(nn.Module):
+    """Distance of an exposure that a network tells from the one that the camera took, its teacher.
 
-    The network sees the other exposures and, as the wanted luma, the teacher's. The loss is the
-    chroma_distance where the teacher is neither dark nor clipped, divided by 100.
+    The teacher lies between the others, which the network sees. Its mean luma is what the network
+    is asked for. The loss compares the pixels, means of COARSE x COARSE pixels, where noise does
+    not hide a tint, and the luma's steps from pixel to pixel.
     """
+
+    SHARE = 0.6  # side of the square that a sample's loss is computed on, by the crop's
+    COARSE = 8
 
     def losses(
         self, network: Callable, stack: torch.Tensor, noise: torch.Tensor | float
     ) -> torch.Tensor:
-        """Returns every sample's loss, shape (N,). PyTorch's generator draws the teacher.
+        """Returns every sample's loss, shape (N,). PyTorch's generator draws teacher and square.
 
         stack: three or more exposures, dark to bright, (N, K, 3, H, W) of Y, Cb, Cr in [0, 1].
         noise: (N, K, H, W) or 0; it is added to the luma of the exposures that the network sees.
         """
-        count = stack.shape[1]
+        count, (height, width) = stack.shape[1], stack.shape[-2:]
         k = 1 + int(torch.randint(count - 2, ()))
+        side = max(round(self.SHARE * min(height, width)), 1)
+        top, left = (int(torch.randint(length - side + 1, ())) for length in (height, width))
+        area = slice(top, top + side), slice(left, left + side)
         seen = stack.clone()
         seen[:, :, 0] += noise
         others = [i for i in range(count) if i != k]
-        cbcr = network(seen[:, others], stack[:, k, :1])
-        return self.sample_losses(cbcr, stack[:, k])
+        teacher = stack[:, k]
+        told = network(seen[:, others], teacher[:, 0].mean(dim=(1, 2)), area)
+        return self.sample_losses(told, teacher[(..., *area)])
 
-    def sample_losses(self, cbcr: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """Returns every sample's loss, shape (N,), at most some 1.
+    def sample_losses(self, told: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Returns every sample's loss, shape (N,). told, teacher: (N, 3, H, W) of Y, Cb, Cr."""
+        difference = told - teacher
+        coarse = F.avg_pool2d(difference, self.COARSE, ceil_mode=True)
+        steps = sum(difference[:, 0].diff(dim=axis).abs().mean(dim=(1, 2)) for axis in (1, 2))
+        return self.distance(difference) + self.distance(coarse) + steps / 2
 
-        cbcr: (N, 2, H, W); teacher: (N, 3, H, W); both in [0, 1].
-        """
-        distance = chroma_distance(torch.cat([teacher[:, :1], cbcr], dim=1), teacher)
-        counts = ((teacher[:, 0] > DARK) & (to_rgb(teacher).amax(dim=1) < CLIPPED)).float()
-        total = counts.sum(dim=(1, 2)).clamp(min=1)
-        return (distance * counts).sum(dim=(1, 2)) / (100 * total)
-
-
-def chroma_distance(ycbcr: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Returns the distance of two pictures' colours in a* and b* of CIELAB (D65), (N, H, W).
-
-    ycbcr, other: (N, 3, H, W) of Y, Cb, Cr in [0, 1], taken for sRGB.
-    """
-    difference = to_ab(ycbcr) - to_ab(other)
-    # The root's slope has a bound, where colours are equal too.
-    return (difference.square().sum(dim=1) + 0.01).sqrt() - 0.1
-
-
-def to_ab(ycbcr: torch.Tensor) -> torch.Tensor:
-    """Converts (N, 3, H, W) of Y, Cb, Cr in [0, 1] to a* and b* of CIELAB (D65), (N, 2, H, W)."""
-    rgb = to_rgb(ycbcr).clamp(1e-4, 1)
-    linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    matrix = torch.tensor(XYZ_OF_SRGB, dtype=rgb.dtype, device=rgb.device)
-    matrix = matrix / matrix.sum(dim=1, keepdim=True)  # White has X = Y = Z = 1.
-    xyz = torch.einsum("ij,njhw->nihw", matrix, linear)
-    root = torch.where(
-        xyz > (6 / 29) ** 3, xyz.clamp(min=1e-6) ** (1 / 3), xyz * 841 / 108 + 4 / 29
-    )
-    x, y, z = root.unbind(dim=1)
-    return torch.stack([500 * (x - y), 200 * (y - z)], dim=1)
-
-
-def to_rgb(ycbcr: torch.Tensor) -> torch.Tensor:
-    """Converts (N, 3, H, W) of Y, Cb, Cr in [0, 1] (JFIF) to RGB, which may leave [0, 1]."""
-    y, cb, cr = ycbcr[:, 0], ycbcr[:, 1] - 0.5, ycbcr[:, 2] - 0.5
-    red, blue = y + 1.402 * cr, y + 1.772 * cb
-    return torch.stack([red, (y - 0.299 * red - 0.114 * blue) / 0.587, blue], dim=1)
+    @staticmethod
+    def distance(difference: torch.Tensor) -> torch.Tensor:
+        """Returns the mean of |Y| and three times the length of Cb and Cr, shape (N,)."""
+        chroma = (difference[:, 1:].square().sum(dim=1) + 1e-6).sqrt() - 1e-3
+        return (difference[:, 0].abs() + 3 * chroma).mean(dim=(1, 2))
 
 
 def tangent_log(q: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What is the network? DeepFuse's luma CNN, and its layers on a pyramid.
+"""What is the network? DeepFuse's luma CNN, and its layers on a pyramid; a photo's network.
 
 K. R. Prabhakar, V. S. Srikar, R. V. Babu, "DeepFuse: A Deep Unsupervised Approach for Exposure
 Fusion with Extreme Exposure Image Pairs", ICCV 2017, Fig. 2. PyramidDeepFuse applies the same
@@ -16,8 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import between
 from arrays import local_mean
+from between import HALVINGS, STEP
 from pyramid import LOCAL, is_coarsest, tilted_mean
+from tiles import Area
 
 TRAINED_TILT = 1.5  # largest tilt in training, where crops vary more than whole pictures
 
@@ -216,85 +219,117 @@ def stretched(y: torch.Tensor) -> torch.Tensor:
     return (y - lowest) / (highest - lowest).clamp(min=torch.finfo(y.dtype).tiny)
 
 
-class ColourNetwork(nn.Module):
-    """Gives a wanted luma the chroma that a camera would, from K >= 2 exposures of one scene.
+class BetweenNetwork(nn.Module):
+    """Tells an exposure between others, from K >= 2 exposures of one scene.
 
-    It is built in the paper's manner: tied streams look at every exposure, beside the wanted luma,
-    and their features are added. Every exposure's chroma, as it is and as a local mean, then gets a
-    factor from its own features and the sum. Grey therefore stays grey, and colour that noise or
-    clipping has taken from one exposure comes from the others.
+    It is built in the paper's manner: tied streams look at every exposure, and their features are
+    added. First on a quarter of the size and coarser, for the surroundings: what no exposure shows
+    at a place, because one is clipped there and the other black, the surroundings tell. Then on
+    every pixel, where each exposure gets factors of its luma and its chroma, and of their means
+    over squares of LOCAL and WIDE pixels. Grey therefore stays grey. What the network adds freely
+    to the luma is smooth, because the surroundings alone decide it. See between.py for what it
+    sees, and how factors make an exposure.
 
-    width: channels of all layers but the last.
+    width: channels of the layers that see the surroundings; those of a pixel have three quarters.
     """
 
-    name = "colour"
-    LOCAL = 9  # pixels; side of the squares whose mean a stream sees too
+    name = "between"
+    GAIN = 8.0  # bound of every factor
+    FREE = 0.25  # bound of the luma that is added
 
-    def __init__(self, width: int = 24):
+    def __init__(self, width: int = 32):
         super().__init__()
         self.settings: dict[str, Any] = {"name": self.name, "width": width}
 
-        def layer(in_channels, out_channels, kernel_size=1):
-            conv = nn.Conv2d(in_channels, out_channels, kernel_size)
+        def layer(in_channels, out_channels, side=1, stride=1):
+            padding = side // 2 if stride == 1 else 0
+            conv = nn.Conv2d(in_channels, out_channels, side, stride, padding)
             nn.init.kaiming_normal_(conv.weight, a=0.01, nonlinearity="leaky_relu")
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             return nn.Sequential(conv, nn.LeakyReLU(0.01, inplace=True))
 
-        # A stream sees Y, Cb, Cr, their local means, and the wanted luma.
-        self.c1 = layer(7, width, 3)
-        self.c2 = layer(width, width)
-        self.c3 = layer(width, width)  # of the added features
-        self.c4 = layer(width, width)
-        self.c5 = nn.Conv2d(width, 2, 1)  # factors of the chroma and of its local mean
-        for parameter in self.c5.parameters():
-            nn.init.zeros_(parameter)  # Training starts from the exposures' mean.
+        def ladder():
+            return nn.ModuleList(layer(width, width, 3) for _ in range(HALVINGS))
 
-    @property
-    def radius(self) -> int:
-        """Receptive radius in pixels."""
-        return self.LOCAL // 2 + 1
+        narrow = max(width * 3 // 4, 1)
+        # A stream of the surroundings sees Y, Cb, Cr and the exposure's mean luma.
+        self.c1 = layer(4, width, STEP, STEP)
+        self.c2 = layer(width, width, 3)
+        self.down, self.up = ladder(), ladder()
+        self.scene = layer(width, width)  # of the coarsest features' mean
+        self.c3 = layer(width, width, 3)
+        self.around = nn.Conv2d(width, 2 * narrow, 1, bias=False)  # for C5, and for C8
+        # A pixel's stream sees Y, Cb, Cr, their two means, the exposure's mean luma, the wanted one
+        # and their difference.
+        self.c4 = layer(12, narrow)
+        self.c5 = nn.Conv2d(narrow, narrow, 1)
+        self.c6 = layer(narrow, narrow)
+        self.c7 = nn.Conv2d(narrow, 5, 1)  # factors of Y, its local mean; chroma, its two means
+        self.c8 = nn.Conv2d(1, narrow, 1)  # of the wanted mean luma
+        self.c9 = nn.Conv2d(narrow, 1, 1)  # luma that is added
+        for last in (self.c7, self.c9):
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)  # Training starts from the exposures' mean.
 
-    def forward(self, stack: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Returns the chroma for a wanted luma, (N, 2, H, W), around 1/2.
+    def forward(
+        self, stack: torch.Tensor, wanted: torch.Tensor, area: Area | None = None
+    ) -> torch.Tensor:
+        """Returns the exposure of a wanted mean luma: Y, Cb, Cr, (N, 3, h, w).
 
-        stack: exposures in any order, (N, K, 3, H, W) of Y, Cb, Cr in [0, 1]. y: the wanted luma,
-        (N, 1, H, W).
+        stack: exposures in any order, (N, K, 3, H, W) of Y, Cb, Cr in [0, 1]. wanted: (N,), in
+        [0, 1]. area: the part of the picture that is told, all by default. The result may leave
+        [0, 1] a little.
         """
-        factors, tint = self.factors(stack, y)
-        return (factors * (stack[:, :, 1:] - 0.5)).sum(dim=1) + tint + 0.5
+        return between.tell(self, between.look(self, stack, area), wanted)
 
-    def factors(self, stack: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the factors of every exposure's chroma, (N, K, 1, H, W), and a tint to add.
+    def surroundings(self, seen: torch.Tensor, count: int) -> torch.Tensor:
+        """Returns features for C5 and C8, (N, 2 * narrow, H / STEP, W / STEP).
 
-        The tint, (N, 2, H, W), is the sum of the chroma's local means times their own factors.
-        Arguments are those of forward.
+        seen: (K*N, 4, H, W), whose sides are multiples of STEP * 2^HALVINGS. count: K.
         """
-        count = stack.shape[1]
-        x = stack.transpose(0, 1).flatten(0, 1) - 0.5  # (K*N, 3, H, W)
-        mean = local_mean(x, self.LOCAL)
-        seen = torch.cat([x, mean, (y - 0.5).repeat(count, 1, 1, 1)], dim=1) * 2
-        seen = F.pad(seen.to(self.c1[0].weight.dtype), [1] * 4, mode="replicate")
-        features = self.c2(self.c1(seen)).chunk(count)  # K of (N, width, H, W)
-        merged = self.c3(sum(features[1:], start=features[0]) * (2 / count))
-        answers = [
-            self.c5(self.c4(feature + merged).to(self.c5.weight.dtype)) for feature in features
-        ]
-        factors = torch.stack(answers, dim=1).to(x.dtype)  # (N, K, 2, H, W)
-        tint = (factors[:, :, 1:] * mean[:, 1:].unflatten(0, (count, -1)).transpose(0, 1)).sum(
-            dim=1
-        )
-        return factors[:, :, :1] + 1 / count, tint
+        x = added(self.c2(self.c1(seen)), count)
+        finer = []
+        for layer in self.down:
+            finer.append(x)
+            x = layer(F.avg_pool2d(x, 2))
+        x = x + self.scene(x.mean(dim=(2, 3), keepdim=True))
+        for layer, skipped in zip(self.up, reversed(finer), strict=True):
+            x = skipped + layer(F.interpolate(x, scale_factor=2, mode="bilinear"))
+        return self.around(self.c3(x))
+
+    def factors(self, seen: torch.Tensor, around: torch.Tensor, count: int) -> torch.Tensor:
+        """Returns every exposure's factors, (K*N, 5, h, w).
+
+        seen: (K*N, 12, h, w). around: what `surroundings` gives, of that size. count: K.
+        """
+        features = self.c4(seen)
+        merged = self.c5(added(features, count)) + around[:, : self.c5.out_channels]
+        merged = F.leaky_relu(merged, 0.01).repeat(count, 1, 1, 1)
+        return self.GAIN * torch.tanh(self.c7(self.c6(features + merged)) / self.GAIN)
+
+    def free(self, around: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        """Returns the luma that is added, (N, 1, h, w).
+
+        around: what `surroundings` gives. asked: the wanted mean luma, (N, 1, 1, 1).
+        """
+        features = F.leaky_relu(around[:, self.c5.out_channels :] + self.c8(asked), 0.01)
+        return self.FREE * torch.tanh(self.c9(features) / self.FREE)
+
+
+def added(features: torch.Tensor, count: int) -> torch.Tensor:
+    """Returns the sum of K streams' features, (K*N, C, H, W), scaled by 2/K, (N, C, H, W)."""
+    return features.unflatten(0, (count, -1)).sum(dim=0) * (2 / count)
 
 
 LumaNetwork = DeepFuse | ReleasedDeepFuse
-NETWORKS: dict[str, type[LumaNetwork] | type[ColourNetwork]] = {
+NETWORKS: dict[str, type[LumaNetwork] | type[BetweenNetwork]] = {
     network.name: network
-    for network in (DeepFuse, PyramidDeepFuse, ReleasedDeepFuse, ColourNetwork)
+    for network in (DeepFuse, PyramidDeepFuse, ReleasedDeepFuse, BetweenNetwork)
 }
-Network = TypeVar("Network", DeepFuse, LumaNetwork, ColourNetwork)
+Network = TypeVar("Network", DeepFuse, LumaNetwork, BetweenNetwork)
 
 
-def build(name: str = DeepFuse.name, **settings) -> LumaNetwork | ColourNetwork:
+def build(name: str = DeepFuse.name, **settings) -> LumaNetwork | BetweenNetwork:
     """Returns a new network; ValueError where there is none of that name.
 
     settings: arguments of the network's constructor.
@@ -336,14 +371,15 @@ def prepare(model: Network, precision: str = "auto") -> Network:
     precision: type of C2 to C4, which do 99 % of the arithmetic: "float32", "bfloat16", "float16",
         or "auto" for the one that is fast on the network's device. C1 and C5 stay in float32, so
         that neither the pictures nor the result are rounded to the few levels of 16-bit floats.
-        A ReleasedDeepFuse computes in float32, as the release does.
+        A ReleasedDeepFuse computes in float32, as the release does, and so does a BetweenNetwork,
+        which is fast enough.
 
-    Raises ValueError where it is asked for another type.
+    Raises ValueError where these are asked for another type.
     """
     device = device_of(model)
-    if isinstance(model, ReleasedDeepFuse):
+    if isinstance(model, ReleasedDeepFuse | BetweenNetwork):
         if precision not in ("auto", "float32"):
-            raise ValueError(f"the released network computes in float32, not {precision}")
+            raise ValueError(f"the network {model.name} computes in float32, not {precision}")
         return copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
     dtype = choose_precision(precision, device)
     if model.settings.get("batch_norm"):
@@ -351,9 +387,6 @@ def prepare(model: Network, precision: str = "auto") -> Network:
     model = copy.deepcopy(model).eval().to(device).to(memory_format=torch.channels_last)
     for layer in (model.c2, model.c3, model.c4):
         layer.to(dtype)
-    if isinstance(model, ColourNetwork):
-        model.c1.to(dtype)  # Its factors are smooth; the pictures themselves are not rounded.
-        return model
     model.c1.register_forward_hook(lambda _, _x, y: y.to(dtype))
     model.c4.register_forward_hook(lambda _, _x, y: y.float())
     if device.type == "cpu":

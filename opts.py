@@ -20,15 +20,9 @@ SPINS = 20_000  # of an idle thread, see limit_spinning
 LARGE_BLOCK = 2**25  # bytes; the largest M_MMAP_THRESHOLD that glibc takes
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights")
 WEIGHTS = os.path.join(FOLDER, "deepfuse.pth")  # the paper's network
-PYRAMID = os.path.join(FOLDER, "pyramid.pth")  # the network of a photo's luma
-COLOUR = os.path.join(FOLDER, "colour.pth")  # the network of a photo's colour
+PYRAMID = os.path.join(FOLDER, "pyramid.pth")  # the paper's layers on a pyramid
+BETWEEN = os.path.join(FOLDER, "between.pth")  # the network of photos
 SOURCES = os.path.join(FOLDER, "SOURCES.tsv")  # where the pictures of training come from
-# Options of inference.py that go in the next version, and what replaces them.
-REPLACED = {
-    "refine": "--look photo refines, with --finish 0 it does nothing else",
-    "chroma": "--look paper has the paper's chroma, --look photo a better one",
-    "strength": "--finish says how much is done to a photo",
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,7 +62,7 @@ class TrainOptions:
         """Returns the options of a command line, the program's own by default."""
         options = self.parser.parse_args(argv)
         if options.width is None:
-            options.width = 24 if options.network == "colour" else 16
+            options.width = 32 if options.network == "between" else 16
         return options
 
     def add_data_options(self) -> None:
@@ -99,17 +93,17 @@ class TrainOptions:
         )
         data.add_argument(
             "--pairs",
-            choices=("any", "extreme"),
+            choices=("any", "extreme", "far"),
             default="any",
-            help="a random under- and a random over-exposed picture, or the darkest and the "
-            "brightest",
+            help="a random under- and a random over-exposed picture, the darkest and the "
+            "brightest, or half of the draws either",
         )
         data.add_argument(
             "--stacks",
             type=number(float, 0, 1),
             default=0.0,
             help="share of draws that are three to five exposures instead of a pair, or with "
-            "--network colour, more than three",
+            "--network between, more than three",
         )
         data.add_argument(
             "--zoom",
@@ -130,6 +124,12 @@ class TrainOptions:
             default=0.0,
             help="largest number of stops by which a draw's darkest exposure is made darker, and "
             "its brightest brighter, as if the camera had bracketed wider",
+        )
+        data.add_argument(
+            "--degrade",
+            action="store_true",
+            help="show a draw's darkest and brightest exposure with noise, as JPEG files and moved "
+            "by up to a pixel",
         )
         data.add_argument(
             "--noise",
@@ -181,16 +181,16 @@ class TrainOptions:
         network = self.parser.add_argument_group("network")
         network.add_argument(
             "--network",
-            choices=("deepfuse", "pyramid", "colour"),
+            choices=("deepfuse", "pyramid", "between"),
             default="deepfuse",
-            help="the paper's network, its layers on a coarse-to-fine pyramid, or the network that "
-            "colours a finished photo and learns from exposures between others",
+            help="the paper's network, its layers on a coarse-to-fine pyramid, or the network of "
+            "photos, which tells exposures between others and learns from such",
         )
         network.add_argument(
             "--width",
             type=number(int, 1),
-            help="channels of C1 and C4, half those of C2 and C3, or all channels of a colour "
-            "network; 16, as in the paper, or 24 unless given",
+            help="channels of C1 and C4, half those of C2 and C3, or those of the network of "
+            "photos; 16, as in the paper, or 32 unless given",
         )
         network.add_argument(
             "--init", metavar="CHECKPOINT", help="weights of the same network to start from"
@@ -285,9 +285,9 @@ class TestOptions:
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Returns the options of a command line, the program's own by default.
 
-        `colour` is the checkpoint file that colours, or None. `portable` is True where networks
-        that need no PyTorch do the same. `images` holds the files of --image1
-        and --image2 too. Ends the program with status 2 where options contradict each other.
+        `portable` is True where a network that needs no PyTorch does the same. `images` holds the
+        files of --image1 and --image2 too. Ends the program with status 2 where options contradict
+        each other.
         """
         options = self.parser.parse_args(argv)
         error = self.parser.error
@@ -321,14 +321,9 @@ class TestOptions:
         return options
 
     def choose_look(self, options: argparse.Namespace) -> None:
-        """Completes the look and the networks; says what replaces old options that are used."""
-        for name, replacement in REPLACED.items():
-            if getattr(options, name) is not None:
-                text = f"--{name} goes in the next version: {replacement}"
-                print(f"{self.parser.prog}: {text}", file=sys.stderr)
+        """Completes the look and the network."""
         if options.look is None:
-            plain = options.model is not None and options.chroma != "relative"
-            options.look = "paper" if plain else "photo"
+            options.look = "photo" if options.model is None else "paper"
         photo = options.look == "photo"
         if options.finish != 1 and not photo:
             self.parser.error("--finish is for --look photo")
@@ -336,20 +331,16 @@ class TestOptions:
             self.parser.error("--steady is for finished photos of --folder")
         if options.steady and (options.jobs or 1) > 1:
             self.parser.error("--steady fuses one bracket after the other, with --jobs 1")
-        if options.look == "earlier" and (options.fast or options.refine):
-            self.parser.error("--look earlier is neither fast nor refined")
-        options.colour = COLOUR if photo and options.finish and options.chroma != "paper" else None
+        if options.fast and options.look != "paper":
+            self.parser.error("--fast is for --look paper")
         options.portable = (
             photo
             and options.model is None
-            and options.fast is not False
             and options.device in ("auto", "cpu")
             and options.precision == "auto"
-            and not options.panel
-            and options.refine != 0  # Else the network sees 1000 pixels, which takes OpenCV longer.
         )
         if options.model is None:
-            options.model = PYRAMID if photo else WEIGHTS
+            options.model = BETWEEN if photo else WEIGHTS
 
     def add_source_options(self) -> None:
         """Adds the options that name the pictures and the network."""
@@ -373,7 +364,7 @@ class TestOptions:
         source.add_argument(
             "--model",
             help="checkpoint file of the network that fuses, ours, the earlier implementation's or "
-            "the .npz file of the paper's authors; weights/pyramid.pth for a photo and "
+            "the .npz file of the paper's authors; weights/between.pth for a photo and "
             "weights/deepfuse.pth for other looks unless given",
         )
         source.add_argument(
@@ -469,9 +460,10 @@ class TestOptions:
         fusion.add_argument(
             "--look",
             choices=("photo", "paper", "earlier"),
-            help="photo: the best picture, with more detail and a photo's tone and colour; paper: "
-            "the network and the paper's chroma, nothing else; earlier: the network and the chroma "
-            "and rounding of the earlier implementation; photo unless --model is given",
+            help="photo: the best picture, as of more exposures, with the tone and colour that "
+            "people choose; paper: the network and the paper's chroma, nothing else; earlier: the "
+            "network and the chroma and rounding of the earlier implementation; photo unless "
+            "--model is given",
         )
         add_finish_option(fusion)
         fusion.add_argument(
@@ -482,9 +474,6 @@ class TestOptions:
         )
         add_fast_option(fusion)
         add_precision_option(fusion)
-        for name, parse in (("refine", number(int, 0)), ("strength", number(float, 0, 1))):
-            fusion.add_argument(f"--{name}", type=parse, help=argparse.SUPPRESS)
-        fusion.add_argument("--chroma", choices=("paper", "relative"), help=argparse.SUPPRESS)
 
 
 class EvaluateOptions:
@@ -521,7 +510,7 @@ class EvaluateOptions:
         parser.add_argument(
             "--photo",
             action="store_true",
-            help="score every checkpoint also with the photo look of inference.py",
+            help="score inference.py's photos too",
         )
         add_finish_option(parser)
         add_fast_option(parser)
@@ -601,8 +590,8 @@ class ExportOptions:
         parser.add_argument(
             "--layers",
             action="store_true",
-            help="write the layers of a pyramid, or of the network that colours, alone, for any "
-            "number of exposures: the files of weights/ that inference.py runs without PyTorch",
+            help="write the layers of the network of photos alone, for any number of exposures: "
+            "three files, which inference.py runs without PyTorch",
         )
         parser.add_argument("--quiet", action="store_true", help="print nothing")
 
@@ -667,22 +656,12 @@ class DemoOptions:
 
 
 def add_fast_option(parser) -> None:
-    """Adds --fast and --full, which set `fast` to True or False; it is None without them."""
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument(
+    """Adds --fast."""
+    parser.add_argument(
         "--fast",
-        action="store_const",
-        const=True,
-        help="run the network on reduced pictures, of about 1000 pixels or, where refinement "
-        "follows, of 125, refine half the size, and apply to the full ones what this does to them; "
-        "the default for photos",
-    )
-    size.add_argument(
-        "--full",
-        dest="fast",
-        action="store_const",
-        const=False,
-        help="run the network, and refinement, on the full pictures",
+        action="store_true",
+        help="for --look paper, run the network on pictures reduced to about 1000 pixels, and "
+        "apply to the full ones what this does to them",
     )
 
 

@@ -30,25 +30,17 @@ DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files 
 REST = 0.15e9  # bytes of memory for all but the pictures, without PyTorch
 EACH = 0.04e9  # more of them for every exposure
 TORCH = 0.5e9  # more of them where PyTorch runs the networks, beside its libraries
-PLANES = 30  # bytes of memory for every pixel of a photo whose luma is refined in full size
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
 SHIFTED = 0.0025  # of the longer side; exposures that seem to lie farther apart need --align
 CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2)
-
-
-class Networks(NamedTuple):
-    """The networks that make a result: of its luma and, for photos, of its colour, or None."""
-
-    luma: "fusion.Luma"
-    colour: "fusion.Colour | None"
 
 
 class Recipe(NamedTuple):
     """The way from a scene's pictures to a result, as the flags say.
 
     size: (height, width) to resize to, or None. align: None, "yes" or "try". crop: the opposite of
-    --no_crop. portable: True for networks without PyTorch. fuse: keyword arguments for fusion.fuse,
-    but for the networks. Other fields are the flags of these names.
+    --no_crop. portable: True for a network without PyTorch. fuse: arguments for fusion.fuse by
+    their names, but for the network. Other fields are the flags of these names.
     """
 
     size: tuple[int, int] | None
@@ -71,11 +63,6 @@ class Recipe(NamedTuple):
     def rest(self, count: int) -> float:
         """Returns the bytes of memory for all but the pictures, of `count` exposures."""
         return REST + EACH * count + (0 if self.portable else TORCH)
-
-    @property
-    def planes(self) -> int:
-        """Bytes of memory for every pixel of the result, beside the pictures."""
-        return PLANES if self.fuse["look"] == "photo" and self.fuse["fast"] is False else 0
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
@@ -100,51 +87,28 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
             "look": options.look,
             "finish": options.finish,
             "fast": options.fast,
-            "refine": options.refine,
-            "strength": 1.0 if options.strength is None else options.strength,
             "dtype": dtype,
         },
     )
 
 
-def networks_for(options: argparse.Namespace) -> Networks:
-    """Returns the networks that the options of inference.py ask for.
+def network_for(options: argparse.Namespace) -> fusion.Network:
+    """Returns the network that the options of inference.py ask for, ready for fusing.
 
-    Raises as load_portable and load_networks do.
+    Raises OSError and ValueError where its file cannot be used.
     """
     if options.portable:
-        return load_portable(options.model, options.colour)
-    return load_networks(options.model, options.colour, options.device, options.precision)
-
-
-def load_networks(model: str, colour: str | None, device: str, precision: str) -> Networks:
-    """Returns the networks of checkpoints, ready for fusing on a device.
-
-    device, precision: as --device and --precision. Raises as checkpoint.load_model does.
-    """
+        return portable.OnnxBetween(options.model)
     gc.disable()  # The garbage collector only slows the import of PyTorch.
-    from checkpoint import load_colour, load_model
+    from checkpoint import load_between, load_model
     from model import choose_device, prepare
 
     gc.freeze()  # Nothing of PyTorch is garbage; searching it would take 0.07 s.
     gc.enable()
-    place = choose_device(device)
-    luma = prepare(load_model(model, place), precision)
-    return Networks(luma, prepare(load_colour(colour, place), precision) if colour else None)
-
-
-def load_portable(model: str, colour: str | None) -> Networks:
-    """Returns the networks of the ONNX files beside two checkpoints; they need no PyTorch.
-
-    Raises OSError and ValueError as portable.OnnxLayers does.
-    """
-    luma = portable.OnnxPyramid(onnx_beside(model))
-    return Networks(luma, portable.OnnxColour(onnx_beside(colour)) if colour else None)
-
-
-def onnx_beside(checkpoint: str) -> str:
-    """Returns the path of the ONNX file beside a checkpoint."""
-    return f"{os.path.splitext(checkpoint)[0]}.onnx"
+    device = choose_device(options.device)
+    if options.look == "photo":
+        return prepare(load_between(options.model, device), options.precision)
+    return prepare(load_model(options.model, device), options.precision)
 
 
 def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:
@@ -247,7 +211,6 @@ def needed_memory(
             height, width = recipe.size
             shown = [header._replace(height=height, width=width) for header in headers]
         held = sum(header.size for header in shown) * recipe.copies
-        held += recipe.planes * max((header.width * header.height for header in shown), default=0)
         rest = recipe.rest(len(files))
         if recipe.size:
             held += sum(sizes)
@@ -288,7 +251,7 @@ def available_memory(cgroup: str | os.PathLike = CGROUP) -> int | None:
 
 
 def fuse_scene(
-    networks: Networks,
+    network: fusion.Network,
     files: Sequence[str],
     pictures: Sequence[utils.Picture],
     path: str,
@@ -307,7 +270,7 @@ def fuse_scene(
     described = pictures[reference].metadata
     try:
         images, alpha = align_and_deghost(files, images, alpha, reference, recipe)
-        result = fuse_images(networks, images, recipe)
+        result = fuse_images(network, images, recipe)
     except (ValueError, cv2.error) as error:
         reason = error.err if isinstance(error, cv2.error) else error
         raise ValueError(f"{' and '.join(map(str, files))}: {reason}") from error
@@ -394,7 +357,7 @@ def aligned(
     return images, area
 
 
-def fuse_images(networks: Networks, images: list[np.ndarray], recipe: Recipe) -> np.ndarray:
+def fuse_images(network: fusion.Network, images: list[np.ndarray], recipe: Recipe) -> np.ndarray:
     """Fuses a scene's pictures, or makes their panel; raises ValueError as fusion.fuse does.
 
     The result may overwrite the first exposure, unless a preview needs it afterwards.
@@ -403,11 +366,11 @@ def fuse_images(networks: Networks, images: list[np.ndarray], recipe: Recipe) ->
         if len(images) != 2:
             raise ValueError(f"--panel is for two exposures, not {len(images)}")
         under, over = sorted(images, key=lambda image: image.mean())
-        return fusion.panel(networks.luma, under, over, colour=networks.colour, **recipe.fuse)
+        return fusion.panel(network, under, over, **recipe.fuse)
     dtype = recipe.fuse["dtype"] or np.result_type(*images)
     reuse = not recipe.preview and images[0].dtype == dtype
     out = images[0] if reuse else None
-    return fusion.fuse(networks.luma, images, colour=networks.colour, **recipe.fuse, out=out)
+    return fusion.fuse(network, images, **recipe.fuse, out=out)
 
 
 def write_result(

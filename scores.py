@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +15,12 @@ import windows
 BLOWN, CRUSHED = 250, 5  # levels of 255; brighter or darker pixels, and these, show no detail
 DETAIL = 2.0  # levels of 255; standard deviation in a window that shows detail
 EVEN = 2.0  # CIELAB units; spread of chroma in a window of even colour
+PALE = 4.0  # CIELAB units; chroma up to which the best-exposed exposure counts as neutral
+WELL_EXPOSED = (40, 215)  # levels of 255 of all channels, where an exposure tells the colour
+FLAT_SPREAD = 2.0  # L* of CIELAB; spread of lightness, in a smoothed window, without texture
+BRIGHT = 235  # levels of 255; a small bright area is brighter than this in the brightest exposure
+FINE = 5  # pixels a side of the windows in which texture is compared
+SMALL_AREA = 0.02  # share of the picture that is the largest small area
 BLOCK = 8  # pixels a side of MEF-SSIMc's windows
 ROWS = 256  # rows of pixels that colour measures work on at a time
 C_1, C_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # SSIM's constants
@@ -264,7 +271,7 @@ def rendition_scores(fused: np.ndarray, rendition: np.ndarray) -> dict[str, floa
     and in its a* and b* alone (dC ref); mean lightness, its spread and mean chroma of the fused
     picture (L, L sd, chroma) and of the rendition (the same with ref).
     """
-    fused, rendition = (x if x.ndim == 3 else cv2.merge([x] * 3) for x in (fused, rendition))
+    fused, rendition = in_colour(fused), in_colour(rendition)
     lab, expected = to_lab(fused), to_lab(rendition)
     difference = lab - expected
     ciede = np.concatenate(
@@ -377,6 +384,123 @@ def middle_difference(fused: np.ndarray, exposure: np.ndarray | None) -> dict[st
     return {
         "dC": float(np.hypot(*difference[:, 1:].T).mean()),
         "dE": float(np.linalg.norm(difference, axis=1).mean()),
+    }
+
+
+def lightness_quantiles(fused: np.ndarray) -> dict[str, float]:
+    """Returns the 5 and the 95 % quantile of L* of CIELAB: how open shadows, how white whites are.
+
+    fused: 8-bit, RGB or grey.
+    """
+    light = to_lab(in_colour(fused))[..., 0]
+    low, high = np.percentile(light, (5, 95))
+    return {"L 5%": float(low), "L 95%": float(high)}
+
+
+def in_colour(image: np.ndarray) -> np.ndarray:
+    """Returns a picture with three channels, equal ones where it is grey."""
+    return image if image.ndim == 3 else cv2.merge([image] * 3)
+
+
+def noise_level(image: np.ndarray) -> np.ndarray:
+    """Returns the mean of |L* - its median of 3x3| around every pixel, float32 (H, W).
+
+    image: 8-bit, RGB or grey. The means are over 11x11 pixels.
+    """
+    light = to_lab(in_colour(image))[..., 0]
+    return cv2.blur(np.abs(light - cv2.medianBlur(light, 3)), (windows.WINDOW, windows.WINDOW))
+
+
+class Seen(NamedTuple):
+    """The places that a scene's exposures show, for the scores of scores_of_places.
+
+    flat: mask of places without texture. noise: the least noise_level of an exposure that shows the
+    place. bright: mask of small bright areas; texture: the largest spread of lightness there.
+    neutral: mask of places that the best-exposed exposure shows as neutral. All are (H, W).
+    """
+
+    flat: np.ndarray
+    noise: np.ndarray
+    bright: np.ndarray
+    texture: np.ndarray
+    neutral: np.ndarray
+
+
+def places_seen(exposures: Sequence[np.ndarray]) -> Seen:
+    """Returns what exposures show. exposures: 8-bit pictures of one size, RGB or grey."""
+    shape = exposures[0].shape[:2]
+    best = np.full(shape, np.inf, np.float32)  # the nearest that an exposure comes to mid-grey
+    flat, neutral = np.zeros(shape, bool), np.zeros(shape, bool)
+    noise = np.full(shape, np.inf, np.float32)
+    texture = np.zeros(shape, np.float32)
+    for exposure in exposures:
+        rgb = in_colour(exposure)
+        lab = to_lab(rgb)
+        lowest, highest = rgb.min(axis=2), rgb.max(axis=2)
+        shown = (lowest >= WELL_EXPOSED[0]) & (highest <= WELL_EXPOSED[1])
+        noise = np.where(shown, np.minimum(noise, noise_level(rgb)), noise)
+        texture = np.maximum(texture, np.where(highest < BLOWN, fine_spread(lab), 0))
+        distance = np.abs(lab[..., 0] - 50)
+        better = shown & (distance < best)
+        best[better] = distance[better]
+        smooth = cv2.GaussianBlur(lab, (0, 0), 2)
+        flat[better] = (lightness_spread(smooth) < FLAT_SPREAD)[better]
+        neutral[better] = (np.hypot(smooth[..., 1], smooth[..., 2]) < PALE)[better]
+    brightest = max(exposures, key=lambda image: image.mean())
+    bright = small_areas(in_colour(brightest).min(axis=2) > BRIGHT)
+    return Seen(flat & np.isfinite(noise), noise, bright & (texture > DETAIL), texture, neutral)
+
+
+def lightness_spread(lab: np.ndarray) -> np.ndarray:
+    """Returns the standard deviation of L* in the 11x11 window around every pixel, (H, W)."""
+    return spread(lab[..., 0], windows.WINDOW)
+
+
+def fine_spread(lab: np.ndarray) -> np.ndarray:
+    """Returns the same in windows of FINE x FINE pixels."""
+    return spread(lab[..., 0], FINE)
+
+
+def spread(plane: np.ndarray, side: int) -> np.ndarray:
+    """Returns the standard deviation in the window of `side` pixels around every pixel, (H, W)."""
+    variance = cv2.blur(plane * plane, (side, side)) - cv2.blur(plane, (side, side)) ** 2
+    return np.sqrt(np.maximum(variance, 0))
+
+
+def small_areas(mask: np.ndarray) -> np.ndarray:
+    """Returns the inside of a mask's connected areas of at most SMALL_AREA of the picture.
+
+    The windows of fine_spread there do not reach beyond the area.
+    """
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    small = statistics[:, cv2.CC_STAT_AREA] <= SMALL_AREA * mask.size
+    small[0] = False  # what is not in the mask
+    return cv2.erode(small[labels].astype(np.uint8), np.ones((FINE, FINE))) > 0
+
+
+def scores_of_places(fused: np.ndarray, seen: Seen) -> dict[str, float]:
+    """Returns scores that see what people name where a picture loses, NaN where nothing counts.
+
+    noise: noise_level over that of the cleanest exposure that shows the place, where there is no
+        texture; both plus 0.1, so that two clean pictures are alike.
+    highlights: texture in small bright areas, over that of the exposure that shows them best.
+    tint: mean chroma in CIELAB of what the best-exposed exposure shows as neutral.
+
+    fused: 8-bit, RGB or grey.
+    """
+    lab = to_lab(in_colour(fused))
+    ratio = (noise_level(fused) + 0.1) / (np.where(seen.flat, seen.noise, 0) + 0.1)
+    kept = fine_spread(lab) / np.maximum(seen.texture, DETAIL)
+    smooth = cv2.GaussianBlur(lab, (0, 0), 2)
+    chroma = np.hypot(smooth[..., 1], smooth[..., 2])
+    values = {
+        "noise": (ratio, seen.flat),
+        "highlights": (kept, seen.bright),
+        "tint": (chroma, seen.neutral),
+    }
+    return {
+        name: float(plane[mask].mean()) if mask.any() else math.nan
+        for name, (plane, mask) in values.items()
     }
 
 

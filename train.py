@@ -5,8 +5,8 @@ Results, below --det:
     model/previous.pth  the former latest.pth, in case the new one is damaged
     model/best.pth      network with the best validation score; without --val_folder, that of the
                         last epoch
-    image/              figures of fixed scenes: under | over | fused | y_hat, for a colour
-                        network darkest | brightest | its colour | the middle exposure
+    image/              figures of fixed scenes: under | over | fused | y_hat, for --network
+                        between darkest | brightest | told | the middle exposure
     run.json            command, options, versions, data
     log.csv             a line an epoch
     loss.png            loss and validation score over the epochs
@@ -56,15 +56,21 @@ from engine import (
     TrainingError,
     read_exposures,
     validate,
-    validate_colour,
+    validate_between,
 )
-from loss import ColourLoss, MEF_SSIM_Loss
-from model import ColourNetwork, DeepFuse, PyramidDeepFuse, choose_precision, device_of
+from loss import BetweenLoss, MEF_SSIM_Loss
+from model import (
+    BetweenNetwork,
+    DeepFuse,
+    PyramidDeepFuse,
+    choose_precision,
+    device_of,
+)
 from opts import TrainOptions, run
 from tiles import is_out_of_memory
 
 LOG_FIELDS = ("epoch", "loss", "val_score", "lr", "seconds")
-NOT_FOR_COLOUR = ("loss", "scales", "luminance_weight", "uncentred", "batch_norm")  # options
+NOT_FOR_BETWEEN = ("loss", "scales", "luminance_weight", "uncentred", "batch_norm")  # options
 RECORD = "run.json"  # below --det
 LATER = "finished epochs are in latest.pth, from which --resume goes on"
 SHOWN = 3  # validation scenes in a figure, at most
@@ -144,11 +150,11 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
 
 def check_options(options: argparse.Namespace, processes: Processes) -> None:
     """Raises ValueError where options contradict each other or do not suit this machine."""
-    if options.network == ColourNetwork.name:
+    if options.network == BetweenNetwork.name:
         default = TrainOptions().parser.get_default
-        for name in NOT_FOR_COLOUR:
+        for name in NOT_FOR_BETWEEN:
             if getattr(options, name) != default(name):
-                raise ValueError(f"--{name}: not for --network colour")
+                raise ValueError(f"--{name}: not for --network between")
     if options.loss == "global" and options.stacks:
         raise ValueError("--loss global is defined for pairs, not with --stacks")
     if options.batch_norm and processes.count > 1 and processes.device.type != "cuda":
@@ -190,12 +196,12 @@ def is_newer(path: str, other: str) -> bool:
 
 
 def find_validation(folders: Sequence[str], network: str) -> list[list[str]]:
-    """Returns the picture files to validate on: pairs or, for a colour network, whole scenes.
+    """Returns the picture files to validate on: pairs or, for a BetweenNetwork, whole scenes.
 
     Reads them all: a picture that cannot be used is found now, not after hours. Scenes of fewer
-    than three exposures are left out for a colour network.
+    than three exposures are left out for a BetweenNetwork.
     """
-    whole = network == ColourNetwork.name
+    whole = network == BetweenNetwork.name
     scenes = [files for folder in folders for files in find_brackets(folder, whole).values()]
     if whole:
         scenes = [files for files in scenes if len(files) >= 3]
@@ -209,11 +215,11 @@ def find_validation(folders: Sequence[str], network: str) -> list[list[str]]:
 def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
     """Builds the Learner, new or continued from the checkpoint of --resume."""
     torch.manual_seed(options.seed)
-    model: DeepFuse | ColourNetwork
+    model: DeepFuse | BetweenNetwork
     criterion: Criterion
-    if options.network == ColourNetwork.name:
-        model = ColourNetwork(options.width)
-        criterion = ColourLoss()
+    if options.network == BetweenNetwork.name:
+        model = BetweenNetwork(options.width)
+        criterion = BetweenLoss()
     else:
         network = PyramidDeepFuse if options.network == PyramidDeepFuse.name else DeepFuse
         model = network(options.batch_norm, width=options.width)
@@ -251,7 +257,7 @@ def start_from(model: nn.Module, path: str) -> None:
 
 def make_dataset(options: argparse.Namespace, processes: Processes) -> BracketedDataset:
     """Opens the training data; the first process decodes what the cache lacks."""
-    colour = options.network == ColourNetwork.name  # It learns from exposures between others.
+    taught = options.network == BetweenNetwork.name  # by exposures between others
     with processes.first_alone():
         return BracketedDataset(
             options.folder,
@@ -266,7 +272,8 @@ def make_dataset(options: argparse.Namespace, processes: Processes) -> Bracketed
             widen=options.widen,
             draws=options.draws,
             batch_size=options.batch_size * processes.count,
-            exposures=3 if colour else 2,
+            exposures=3 if taught else 2,
+            degrade=options.degrade,
         )
 
 
@@ -323,8 +330,8 @@ def mean_score(
     """Returns the averaged weights' mean score; every process scores a share of the scenes."""
     processes, model = learner.processes, learner.averaged
     share = scenes[processes.rank :: processes.count]
-    if isinstance(model, ColourNetwork):
-        scores = validate_colour(model, share, precision, quiet)
+    if isinstance(model, BetweenNetwork):
+        scores = validate_between(model, share, precision, quiet)
     else:
         scores = validate(model, share, precision, quiet)
     scores = processes.gather(scores)
@@ -443,10 +450,10 @@ class Outputs:
         if state.epoch % options.record_epoch == 0 or state.epoch in state.val:
             draw_curves(self.path("loss.png"), state)
 
-    def panel(self, model: DeepFuse | ColourNetwork, scene: Sequence[np.ndarray]) -> np.ndarray:
+    def panel(self, model: DeepFuse | BetweenNetwork, scene: Sequence[np.ndarray]) -> np.ndarray:
         """Returns one scene's line of a figure."""
-        if isinstance(model, ColourNetwork):
-            return colour_panel(model, scene)
+        if isinstance(model, BetweenNetwork):
+            return between_panel(model, scene)
         return fusion.panel(model, scene[0], scene[-1], target=self.options.loss)
 
     def finish(self, state: State) -> None:
@@ -529,20 +536,18 @@ def figure_scenes(
     return scenes or [[utils.from_ycbcr(crop[None].numpy(), np.uint8) for crop in dataset[0]]]
 
 
-def colour_panel(model: ColourNetwork, scene: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns darkest | brightest | the network's colour | its teacher, the middle exposure.
+def between_panel(model: BetweenNetwork, scene: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns darkest | brightest | what the network tells | its teacher, the middle exposure.
 
-    scene: three or more exposures, uint8 (side, side, 3). The network's colour has the teacher's
-    luma.
+    scene: three or more exposures, uint8 (side, side, 3).
     """
     ordered = sorted(scene, key=lambda image: image.mean())
     shown = (ordered[0], ordered[-1], ordered[len(ordered) // 2])
-    device = device_of(model)
-    *pair, teacher = (torch.from_numpy(utils.to_ycbcr(x)).to(device) for x in shown)
+    stack = torch.from_numpy(utils.to_ycbcr(*shown)).to(device_of(model))
     with torch.inference_mode():
-        cbcr = model(torch.stack(pair, dim=1), teacher[:, :1])
-        coloured = torch.cat([teacher[:, :1], cbcr], dim=1).cpu().numpy()
-    return np.concatenate([*shown[:2], utils.from_ycbcr(coloured, np.uint8), shown[2]], axis=1)
+        told = model(stack[None, :2], stack[2:, 0].mean(dim=(1, 2))).clamp(0, 1).cpu().numpy()
+    told = utils.from_ycbcr(told, np.uint8, keep_hue=True)
+    return np.concatenate([*shown[:2], told, shown[2]], axis=1)
 
 
 def middle_square(image: np.ndarray, side: int) -> np.ndarray:

@@ -26,7 +26,7 @@ sys.path.insert(0, ROOT)
 
 import fusion  # noqa: E402
 import opts  # noqa: E402
-import photos  # noqa: E402
+import portable  # noqa: E402
 import tiles  # noqa: E402
 import utils  # noqa: E402
 
@@ -99,12 +99,6 @@ def ours(path=opts.WEIGHTS, precision="auto", **how):
 
     def setup(images):
         net = network(path, precision)
-        if how.get("look") == "photo":
-            from checkpoint import load_colour
-            from model import prepare
-
-            colour = prepare(load_colour(opts.COLOUR), precision)
-            return lambda: fusion.fuse(net, images, colour=colour, **how)
         return lambda: fusion.fuse(net, images, **how)
 
     return setup
@@ -115,10 +109,8 @@ def photo(**how):
 
     def setup(images):
         opts.keep_freed_memory()
-        networks = photos.load_portable(opts.PYRAMID, opts.COLOUR)
-        return lambda: fusion.fuse(
-            networks.luma, images, look="photo", colour=networks.colour, **how
-        )
+        net = portable.OnnxBetween(opts.BETWEEN)
+        return lambda: fusion.fuse(net, images, look="photo", **how)
 
     return setup
 
@@ -137,10 +129,7 @@ METHODS = {
     "full, auto, pyramid": ours(opts.PYRAMID),
     "fast": ours(fast=True),
     "fast, pyramid": ours(opts.PYRAMID, fast=True),
-    "fast photo, --finish 0": photo(finish=0.0),
-    "fast photo": photo(),
-    "fast photo, by PyTorch": ours(opts.PYRAMID, look="photo", fast=True),
-    "full photo": ours(opts.PYRAMID, look="photo", fast=False),
+    "photo": photo(),
     "MergeMertens": merge_mertens,
 }
 

@@ -13,10 +13,9 @@ import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import checkpoint
 import fusion
-import model
 import opts
+import portable
 import utils
 from finish import Steady
 
@@ -47,13 +46,12 @@ def main():
     )
     parser.add_argument("--count", type=int, default=300, help="brackets of the sequence")
     options = parser.parse_args()
-    luma = model.prepare(checkpoint.load_model(opts.PYRAMID))
-    how = {"look": "photo", "colour": model.prepare(checkpoint.load_colour(opts.COLOUR))}
+    network = portable.OnnxBetween(opts.BETWEEN)
     print("mean lightness: first, last, mean change, mean change of the change (flicker)")
     for name, steady in (("as they are", None), ("--steady", Steady())):
         values = np.array(
             [
-                mean_lightness(fusion.fuse(luma, images, steady=steady, **how))
+                mean_lightness(fusion.fuse(network, images, look="photo", steady=steady))
                 for images in sequence(options.count)
             ]
         )

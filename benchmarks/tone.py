@@ -1,7 +1,7 @@
 """How well are the constants of tone known? Fits them to renditions, and leaves each one out.
 
-Every scene is fused, and the tone of finish.py is fitted with each of a grid of constants around
-its own. The figure is the PSNR of luma against the rendition, in pictures reduced by 2.
+Every scene's exposures are completed, and finished with each of a grid of constants around those of
+finish.py. The figure is the PSNR of luma against the rendition, in pictures reduced as for a photo.
 Cross-validated is the mean over the scenes when each is finished with the constants that serve the
 others best.
 """
@@ -16,37 +16,34 @@ from tqdm import tqdm
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import between
 import evaluate
 import finish
 import fusion
-import model
 import opts
 import utils
-from arrays import halve
-from checkpoint import load_model
+from portable import OnnxBetween
 from scores import psnr
 
 GRID = {  # finish.py's names and the values that are tried
-    "DARKEST": (0.8, 1.0, 1.2),
-    "BRIGHTEST": (0.4, 0.55, 0.7),
-    "SPREAD": (0.17, 0.2, 0.23),
+    "NATURAL_MEAN": (0.46, 0.49, 0.52),
+    "CONTRAST": (1.1, 1.25, 1.4),
+    "LIFT": (0.1, 0.25, 0.4),
 }
 
 
-def luma(image):
-    """Returns luma reduced by 2, (1, 1, h, w)."""
-    return halve(utils.to_luma(image))
+def reduced(images):
+    """Returns pictures as a photo is made of them."""
+    return fusion.reduce_pictures(images, fusion.reduction(images, fusion.SMALL))
 
 
-def fit(y_f, lumas, rendition):
+def fit(stack, rendition):
     """Returns the PSNR of the finished luma for every choice of constants."""
     found = []
     for values in itertools.product(*GRID.values()):
         for name, value in zip(GRID, values, strict=True):
             setattr(finish, name, value)
-        tone = finish.fit_tone(y_f, lumas)
-        y = finish.apply_tone(tone, y_f, lumas, tone.planes)
-        found.append(psnr(*(x[0, 0] * 255 for x in (y, rendition))))
+        found.append(psnr(finish.finished(stack)[0] * 255, rendition * 255))
     return found
 
 
@@ -61,13 +58,13 @@ def main(argv=None):
     choices = list(itertools.product(*GRID.values()))
     scenes = evaluate.find_scenes_to_score(options.folder, options.stack)
     scenes = evaluate.with_renditions(scenes, options.reference)
-    network = model.prepare(load_model(opts.PYRAMID))
+    network = OnnxBetween(opts.BETWEEN)
     rows = []
     for scene in tqdm(scenes, unit="scene", disable=None):
         images = [utils.read_image(path) for path in scene.files]
-        fused = fusion.fuse(network, images, look="photo", finish=0, dtype=np.float32)
-        lumas = np.concatenate([luma(image) for image in images])
-        rows.append(fit(luma(fused), lumas, luma(utils.read_image(scene.rendition))))
+        stack = between.complete(network, utils.to_ycbcr(*reduced(images)))
+        (rendition,) = reduced([utils.read_image(scene.rendition)])
+        rows.append(fit(stack, utils.to_luma(rendition)[0, 0]))
     found = np.array(rows)
     best = found.mean(axis=0).argmax()
     left_out = [np.delete(found, i, axis=0).mean(axis=0).argmax() for i in range(len(found))]

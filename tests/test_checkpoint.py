@@ -12,7 +12,7 @@ from conftest import luma
 from torch import nn
 
 import checkpoint
-from checkpoint import State, load_checkpoint, load_colour, load_model, save_checkpoint
+from checkpoint import State, load_between, load_checkpoint, load_model, save_checkpoint
 from model import NETWORKS, DeepFuse, build
 
 
@@ -70,16 +70,16 @@ def test_width_and_name_are_kept_in_a_checkpoint(tmp_path, name):
     assert loaded.c3[0].weight.shape == (8, 8, 7, 7)
 
 
-def test_a_colour_network_is_kept_in_a_checkpoint_and_fuses_nothing(tmp_path, model):
-    network = build("colour", width=4).eval()
-    path, other = tmp_path / "colour.pth", tmp_path / "luma.pth"
+def test_a_network_of_photos_is_kept_in_a_checkpoint_and_fuses_no_luma(tmp_path, model):
+    network = build("between", width=4).eval()
+    path, other = tmp_path / "between.pth", tmp_path / "luma.pth"
     save_checkpoint(str(path), {"model": network.state_dict(), "network": network.settings})
     save_checkpoint(str(other), {"model": model.state_dict(), "network": model.settings})
-    assert load_colour(str(path)).settings == {"name": "colour", "width": 4}
-    with pytest.raises(ValueError, match="colours photos and fuses none"):
+    assert load_between(str(path)).settings == {"name": "between", "width": 4}
+    with pytest.raises(ValueError, match="a network of photos, which fuses no luma"):
         load_model(str(path))
-    with pytest.raises(ValueError, match="fuses luma and colours nothing"):
-        load_colour(str(other))
+    with pytest.raises(ValueError, match="a network that fuses luma, for --look paper"):
+        load_between(str(other))
 
 
 def test_checkpoint_round_trip(model, tmp_path):

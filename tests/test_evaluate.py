@@ -13,9 +13,10 @@ from conftest import exif, write_bracket
 import evaluate
 import fusion
 import utils
-from checkpoint import load_colour, load_model, save_checkpoint
+from checkpoint import load_model, save_checkpoint
 from model import DeepFuse, prepare
-from opts import COLOUR
+from opts import BETWEEN
+from portable import OnnxBetween
 from scores import (
     mef_ssim_c,
     mefb_score,
@@ -76,7 +77,7 @@ def test_scores_are_those_of_the_saved_pictures(folder, model, tmp_path, stack, 
     arguments = ["--folder", folder, "--model", model, "--refine", 2, "--photo", "--save", out]
     run(*arguments, "--csv", table, "--sheet", sheet, *(["--stack"] if stack else []))
     rows = read(table)
-    methods = ["average", "MergeMertens", model, f"{model} +2", f"{model} photo"]
+    methods = ["average", "MergeMertens", model, f"{model} +2", "photo"]
     assert list(rows) == [(method, scene) for method in methods for scene in ("a", "b")]
     for (method, scene), row in rows.items():
         names = ("1.png", "2.png", "3.png") if stack else ("1.png", "3.png")
@@ -89,9 +90,10 @@ def test_scores_are_those_of_the_saved_pictures(folder, model, tmp_path, stack, 
             assert float(row[name]) == pytest.approx(value, abs=1e-6)
         if method.startswith(model):
             options = {"refine": 2} if method.endswith("+2") else {}
-            if method.endswith("photo"):
-                options = {"look": "photo", "colour": prepare(load_colour(COLOUR))}
             fused = fusion.fuse(prepare(load_model(model)), images, **options)
+            assert np.array_equal(fused, saved)
+        if method == "photo":
+            fused = fusion.fuse(OnnxBetween(BETWEEN), images, look="photo")
             assert np.array_equal(fused, saved)
     cells = len(methods) + (3 if stack else 2)
     assert utils.read_image(str(sheet)).shape[1] == cells * utils.THUMBNAIL

@@ -9,9 +9,10 @@ import torch
 from conftest import luma, released_weights
 
 import export
-from checkpoint import load_model, load_network
+from checkpoint import load_between, load_model
 from model import DeepFuse, PyramidDeepFuse
-from opts import COLOUR, PYRAMID, WEIGHTS
+from opts import BETWEEN, PYRAMID, WEIGHTS
+from portable import PARTS, onnx_beside
 
 missing = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]
 needs_packages = pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)}")
@@ -85,7 +86,9 @@ def test_the_released_network(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--model", COLOUR], "colours photos and fuses none"),
+        (["--model", BETWEEN], "a network of photos, which fuses no luma"),
+        (["--model", WEIGHTS, "--layers"], "a network that fuses luma"),
+        (["--layers", "--model", BETWEEN, "--res", "none/x.onnx"], "there is no folder none"),
         (["--model", "none.pth"], "No such file"),
         (["--res", "none/network.onnx"], "there is no folder none"),
     ],
@@ -106,19 +109,21 @@ def test_layers_have_no_count(capsys):
 
 
 @needs_packages
-@pytest.mark.parametrize("checkpoint", [PYRAMID, COLOUR])
-def test_layers_that_differ_from_pytorch_are_not_written(tmp_path, monkeypatch, capsys, checkpoint):
+def test_layers_that_differ_from_pytorch_are_not_written(tmp_path, monkeypatch, capsys):
     path = tmp_path / "layers.onnx"
-    assert run("--layers", "--model", checkpoint, "--res", path) == 0
+    files = [onnx_beside(str(path), part) for part in PARTS]
+    assert run("--layers", "--model", BETWEEN, "--res", path) == 0
     assert "largest difference from PyTorch" in capsys.readouterr().out
-    path.unlink()
-    scaled = load_network(checkpoint)
-    scaled.c4[0].weight.data *= 1.1
+    assert sorted(map(str, tmp_path.iterdir())) == sorted(files)
+    for file in files:
+        os.remove(file)
+    scaled = load_between(BETWEEN)
+    scaled.c6[0].weight.data *= 1.1
     of_others = export.layers_to_onnx(scaled)
     monkeypatch.setattr(export, "layers_to_onnx", lambda network: of_others)
-    assert run("--layers", "--model", checkpoint, "--res", path) == 2
+    assert run("--layers", "--model", BETWEEN, "--res", path) == 2
     assert "ONNX differs from PyTorch" in capsys.readouterr().err
-    assert not path.exists()
+    assert os.listdir(tmp_path) == []
 
 
 @needs_packages

@@ -15,7 +15,7 @@ import tiles
 import utils
 from arrays import halve
 from checkpoint import load_model
-from model import DeepFuse, PyramidDeepFuse, ShiftedSum, prepare
+from model import BetweenNetwork, DeepFuse, PyramidDeepFuse, ShiftedSum, prepare
 from opts import WEIGHTS
 
 CPU = torch.device("cpu")
@@ -56,7 +56,17 @@ def test_looks(model, pair):
         fusion.fuse(model, pair, look="Paper")
     paper = fusion.fuse(model, pair)
     assert np.array_equal(paper, fusion.fuse(model, pair, look="paper", fast=False, refine=0))
-    assert not np.array_equal(paper, fusion.fuse(model, pair, look="photo"))
+    between = BetweenNetwork()
+    assert not np.array_equal(paper, fusion.fuse(between, pair, look="photo"))
+    for network, look in ((model, "photo"), (between, "paper"), (between, "earlier")):
+        with pytest.raises(ValueError, match=f"{look!r} is made by another network"):
+            fusion.fuse(network, pair, look=look)
+    for options in ({"fast": True}, {"refine": 2}):
+        for network, look in ((between, "photo"), (model, "earlier")):
+            with pytest.raises(ValueError, match="neither fast nor refined"):
+                fusion.fuse(network, pair, look=look, **options)
+    with pytest.raises(ValueError, match="fast fusion is not refined"):
+        fusion.fuse(model, pair, fast=True, refine=2)
 
 
 def literal_fusion(model, images, dtype):
@@ -112,14 +122,13 @@ def test_tiles_of_a_pyramid_equal_the_whole(pyramid, tile):
     assert np.abs(whole - expected).max() <= 1
 
 
-@pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize("refine", [0, 2])
+@pytest.mark.parametrize("how", [{}, {"fast": True}, {"refine": 2}, {"look": "photo"}])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (13, 2), (12, 12), (25, 90), (3, 2100)])
-def test_any_size(model, pyramid, shape, refine, fast):
+def test_any_size(model, pyramid, shape, how):
     rng = np.random.default_rng(0)
     images = [rng.integers(low, low + 60, (*shape, 3)).astype(np.uint8) for low in (0, 190)]
-    for network in (model, pyramid):
-        fused = fusion.fuse(network, images, refine=refine, fast=fast)
+    for network in [BetweenNetwork()] if how.get("look") == "photo" else [model, pyramid]:
+        fused = fusion.fuse(network, images, **how)
         assert fused.shape == (*shape, 3)
 
 
@@ -256,10 +265,10 @@ def test_parts_are_enlarged_as_the_whole_is(factor):
 
 def test_halved_pictures_are_means(pair):
     image = pair[0][:60, :75]
-    both = fusion.halve_pictures([image, pair[1][:60, :75]], 3)
-    assert np.array_equal(both[:1], halve(utils.to_ycbcr(image)))
+    both = fusion.halve_pictures([image, pair[1][:60, :75]])
+    assert np.array_equal(both[:1], halve(utils.to_luma(image)))
     grey = scores.to_grey(image)
-    halved = fusion.halve_pictures([grey, grey], 1)
+    halved = fusion.halve_pictures([grey, grey])
     expected = grey[:, :74].reshape(30, 2, 37, 2).mean(axis=(1, 3)) / 255
     np.testing.assert_allclose(halved[1, 0, :, :37], expected, atol=1e-6)
     edge = grey[:, 74].reshape(30, 2).mean(axis=1) / 255
@@ -277,16 +286,18 @@ def test_solve(count):
     np.testing.assert_allclose(x.T, expected, rtol=1e-9)
 
 
-def test_linear_models_find_a_linear_function_and_else_the_mean():
-    sources = np.random.default_rng(0).random((1, 3, 40, 50), np.float32)
-    gain = np.array([0.7, -0.2, 0.4, 0.05], np.float32)
-    y_f = (gain[:3, None, None] * sources[0]).sum(0)[None, None] + gain[3]
-    models = fusion.linear_models(sources, y_f, 17)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_linear_models_find_a_linear_function_and_else_the_mean(channels):
+    sources = np.random.default_rng(0).random((3, channels, 40, 50), np.float32)
+    gain, constant = np.array([0.7, -0.2, 0.4], np.float32), np.float32([0.05, -0.1][:channels])
+    fused = np.tensordot(gain, sources, 1) + constant[:, None, None]
+    models = fusion.linear_models(sources, fused[None], 17)
+    expected = np.concatenate([gain, constant])[:, None, None]
     # within what RIDGE, against a variance of 1/12, and float32's rounding change
-    np.testing.assert_allclose(models - gain[:, None, None], 0, atol=1e-3)
-    flat = np.full((1, 2, 40, 50), 0.2, np.float32)
-    models = fusion.linear_models(flat, flat[:, :1] + 0.1, 17)
-    expected = np.array([0.5, 0.5, 0.1])[:, None, None]
+    np.testing.assert_allclose(models - expected, 0, atol=1e-3)
+    flat = np.full((2, channels, 40, 50), 0.2, np.float32)
+    models = fusion.linear_models(flat, flat[:1] + 0.1, 17)
+    expected = np.array([0.5, 0.5, *[0.1] * channels])[:, None, None]
     # float32's rounding of a variance of 0, about 1e-8, against RIDGE
     np.testing.assert_allclose(models - expected, 0, atol=2e-3)
 
@@ -322,55 +333,12 @@ def test_fast_fusion_does_not_depend_on_tiles(pyramid, monkeypatch):
     assert level_difference(fusion.fuse(pyramid, pair, fast=True, tile=40), whole).max() <= 1
 
 
-def test_photos_are_fused_fast(model):
-    """The paper's look is the network's on the full pictures."""
-    pair = large_pair(np.uint8)
-    photo, paper = fusion.fuse(model, pair, look="photo"), fusion.fuse(model, pair)
-    fast = fusion.fuse(model, pair, look="photo", fast=True, refine=fusion.PHOTO_STEPS)
-    assert np.array_equal(photo, fast)
-    full = fusion.fuse(model, pair, look="photo", fast=False)
-    slow = fusion.fuse(model, pair, look="photo", fast=False, refine=fusion.PHOTO_STEPS)
-    assert np.array_equal(full, slow)
-    assert np.array_equal(fusion.fuse(model, pair, fast=False), paper)
-
-
-def test_large_photos_are_refined_on_reduced_pictures(model, monkeypatch):
-    pair = large_pair(np.uint8)
-    monkeypatch.setattr(fusion, "REDUCED", 100)
-    photo = fusion.fuse(model, pair, look="photo")
-    assert np.array_equal(fusion.fuse(model, pair, look="photo", fast=True), photo)
-    monkeypatch.setattr(fusion, "REDUCED_FROM", pair[0].shape[0] * pair[0].shape[1])
-    assert not np.array_equal(fusion.fuse(model, pair, look="photo"), photo)
-
-
-def test_refinement_finds_what_the_network_has_not_seen(pyramid, monkeypatch):
-    """From a network's result on an eighth of the pixels a side, nearly that on all of them."""
-    pair = large_pair(np.uint8)
-    full = fusion.fuse(pyramid, pair, fast=False, refine=10)
-    halved = fusion.fuse(pyramid, pair, fast=True, refine=10)
-    monkeypatch.setattr(fusion, "SEEN", max(pair[0].shape) / 8)
-    small = fusion.fuse(pyramid, pair, fast=True, refine=10)
-    assert not np.array_equal(small, halved)
-    for fused in (small, halved):
-        assert grey_score(fused, pair) > grey_score(full, pair) - 0.005
-
-
 def test_linear_models_in_tiles_are_those_of_the_whole(model, monkeypatch):
     pair = large_pair()
     whole = fusion.fuse(model, pair, fast=True, refine=0)
     monkeypatch.setattr(fusion, "PLAIN_TILE", 50)
     tiled = fusion.fuse(model, pair, fast=True, refine=0, tile=256)
     assert np.abs(tiled.astype(int) - whole).max() <= 1  # of 65535 levels
-
-
-def test_strength_blends_with_the_exposures_mean(model):
-    pair = large_pair()
-    full, half, none = (fusion.fuse(model, pair, strength=s) for s in (1, 0.5, 0))
-    luma = [utils.to_ycbcr(image)[0, 0] for image in (full, half, none, *pair)]
-    # Where clipping has not changed luma.
-    inside = np.all([(x > 0.02) & (x < 0.98) for image in (full, half) for x in image.T], axis=0).T
-    np.testing.assert_allclose(luma[1][inside], (luma[0] + luma[2])[inside] / 2, atol=1e-4)
-    np.testing.assert_allclose(luma[2], (luma[3] + luma[4]) / 2, atol=0.05)
 
 
 def test_result_in_another_depth(model, pair):

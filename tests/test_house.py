@@ -17,8 +17,9 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("opts", "arrays", "tiles", "metadata", "muon", "processes"),
     ("raw", "windows", "pyramid"),
-    ("utils", "loss", "model", "portable", "refinement"),
-    ("ghosts", "finish"),
+    ("utils", "loss", "portable", "refinement"),
+    ("ghosts", "between", "finish"),
+    ("model",),
     ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
     ("fusion", "dataset"),
     ("photos", "engine"),

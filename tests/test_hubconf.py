@@ -9,7 +9,7 @@ import torch
 import fusion
 import hubconf
 import opts
-from checkpoint import load_colour, load_model
+from checkpoint import load_between, load_model
 from model import prepare
 
 ROOT = Path(__file__).parent.parent
@@ -25,9 +25,9 @@ def test_hub_loads_the_weights_and_fuses(name, pair):
 
 def test_hub_makes_photos(pair):
     photographer = torch.hub.load(str(ROOT), "photo", source="local", device="cpu")
-    options = {"look": "photo", "colour": prepare(load_colour(opts.COLOUR))}
+    network = prepare(load_between(opts.BETWEEN))
     for more in ({}, {"finish": 0.5}):
-        expected = fusion.fuse(prepare(load_model(opts.PYRAMID)), pair, **options, **more)
+        expected = fusion.fuse(network, pair, look="photo", **more)
         assert np.array_equal(photographer.fuse(pair, **more), expected)
 
 

@@ -27,8 +27,9 @@ import photos
 import scores
 import utils
 from brackets import find_pictures
-from checkpoint import load_colour, load_model, save_checkpoint
+from checkpoint import load_between, load_model, save_checkpoint
 from model import DeepFuse
+from portable import OnnxBetween
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,14 +86,11 @@ def test_panel_shows_under_first(files, pair):
         assert np.array_equal(panel[:, :75], pair[0])
 
 
-def photo_options():
-    return {"look": "photo", "colour": model.prepare(load_colour(opts.COLOUR))}
-
-
 @pytest.mark.parametrize("panel", [False, True])
-def test_a_network_as_a_photo(files, pair, panel):
+def test_a_checkpoint_of_a_network_of_photos(files, pair, panel):
+    files["--model"] = opts.BETWEEN
     assert run(files, "--look", "photo", *["--panel"] * panel) == 0
-    fused = fusion.fuse(network(files), pair, **photo_options())
+    fused = fusion.fuse(model.prepare(load_between(opts.BETWEEN)), pair, look="photo")
     result = utils.read_image(files["--res"])
     assert np.array_equal(result[:, 150:225] if panel else result, fused)
 
@@ -101,11 +99,11 @@ def test_a_network_as_a_photo(files, pair, panel):
     ("flags", "finish"), [([], 1), (["--finish", "0.5"], 0.5), (["--finish", "0"], 0)]
 )
 def test_without_a_model(files, pair, flags, finish):
-    """A newcomer gets the best photo, by the networks that need no PyTorch."""
+    """A newcomer gets the best photo, by a network that needs no PyTorch."""
     del files["--model"]
     assert run(files, *flags) == 0
-    luma, colour = photos.load_portable(opts.PYRAMID, opts.COLOUR)
-    expected = fusion.fuse(luma, pair, look="photo", colour=colour, finish=finish)
+    network = OnnxBetween(opts.BETWEEN)
+    expected = fusion.fuse(network, pair, look="photo", finish=finish)
     assert np.array_equal(utils.read_image(files["--res"]), expected)
 
 
@@ -122,10 +120,8 @@ def test_the_papers_look_has_the_papers_network(files, pair):
         ([], False),
         (["--finish", "0.5", "--depth", "16", "--preview", "--align=try", "--deghost"], False),
         (["--device", "cpu"], False),
-        (["--full"], True),
         (["--panel"], True),
         (["--precision", "float32"], True),
-        (["--refine", "0"], True),
         (["--look", "paper"], True),
     ],
 )
@@ -140,27 +136,10 @@ def test_a_photo_needs_no_pytorch(files, flags, loads):
     assert os.path.exists(files["--res"])
 
 
-@pytest.mark.parametrize(
-    ("flags", "options", "words"),
-    [
-        (["--refine", "3"], lambda: {"refine": 3}, "--refine goes in the next version: --look"),
-        (["--strength", "0.5"], lambda: {"strength": 0.5}, "--strength goes in the next version"),
-        (["--chroma", "paper"], dict, "--chroma goes in the next version: --look paper has"),
-        (["--chroma", "relative"], photo_options, "--chroma goes in the next version"),
-    ],
-)
-def test_old_flags_work_and_say_what_replaces_them(files, pair, capsys, flags, options, words):
-    assert run(files, *flags) == 0
-    assert f"{words}" in capsys.readouterr().err
-    expected = fusion.fuse(network(files), pair, **options())
-    assert np.array_equal(utils.read_image(files["--res"]), expected)
-
-
-@pytest.mark.parametrize("flag", ["--fast", "--full"])
-def test_fast_and_full(files, pair, flag):
-    assert run(files, flag, "--precision", "float32") == 0
+def test_fast(files, pair):
+    assert run(files, "--fast", "--precision", "float32") == 0
     prepared = model.prepare(load_model(files["--model"]), "float32")
-    expected = fusion.fuse(prepared, pair, fast=flag == "--fast")
+    expected = fusion.fuse(prepared, pair, fast=True)
     assert np.array_equal(utils.read_image(files["--res"]), expected)
 
 
@@ -199,7 +178,8 @@ import sys
 import inference, photos
 print('torch' in sys.modules)
 options = inference.TestOptions().parse(['--images', 'a.png', 'b.png'])
-photos.load_networks(options.model, options.colour, options.device, options.precision)
+options.portable = False
+photos.network_for(options)
 print({'torchvision', 'matplotlib'} & set(sys.modules))
 """
     done = subprocess.run(
@@ -230,7 +210,7 @@ def mistakes(tmp_path, files, pair):
     weights = Path(files["--model"]).read_bytes()
     yield "--model", str(tmp_path / "none.pth"), "No such file"
     yield "--model", files["--image1"], "not a checkpoint"
-    yield "--model", opts.COLOUR, "colours photos and fuses none"
+    yield "--model", opts.BETWEEN, "a network of photos, which fuses no luma"
     yield "--model", file("cut.pth", weights[: len(weights) // 2]), "damaged"
     torch.save({"model": RunsCode()}, tmp_path / "code.pth")
     yield "--model", str(tmp_path / "code.pth"), "would run code"
@@ -281,14 +261,13 @@ def test_a_failed_run_leaves_the_old_result(files, pair):
         ["--H", "10"],
         ["--W", "0", "--H", "5"],
         ["--bogus"],
-        ["--full", "--fast"],
+        ["--look", "photo", "--fast"],
         ["--images", "a.png", "b.png"],
         ["--folder", "photos"],
         ["--group", "3"],
         ["--no_crop"],
         ["--align=perhaps"],
         ["--quality", "101"],
-        ["--strength", "1.5"],
         ["--finish", "3", "--look", "photo"],
         ["--finish", "0.5"],
         ["--look", "earlier", "--fast"],
@@ -359,7 +338,6 @@ def test_too_little_memory_is_said_before_the_work(tmp_path, files, capfd, monke
         (["--H", "200", "--W", "300", "--deghost"], 2 + 100 * (4 + 1)),
         (["--depth", "float"], 2 + 4),
         (["--look", "paper"], 2 + 1),
-        (["--full"], 2 + 1 + photos.PLANES / 3),
     ],
 )
 def test_memory_that_fusing_needs(files, flags, pictures):
@@ -367,7 +345,7 @@ def test_memory_that_fusing_needs(files, flags, pictures):
     headers = [metadata.Header(20, 30, 3, np.dtype(np.uint8), False)] * 2
     recipe = photos.recipe_of(opts.TestOptions().parse(["--images", *paths, *flags]))
     rest = photos.REST + 2 * photos.EACH
-    rest += photos.TORCH if "paper" in flags or "--full" in flags else 0
+    rest += photos.TORCH if "paper" in flags else 0
     assert photos.needed_memory(paths, headers, recipe) == rest + pictures * 20 * 30 * 3
     assert photos.needed_memory(paths, [], recipe) == rest
 
@@ -569,7 +547,7 @@ def test_a_full_disk(tmp_path, files):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [[], ["--fast"], ["--refine", "2"]])
+@pytest.mark.parametrize("flags", [[], ["--fast"]])
 def test_smooth_gradients_have_no_bands(tmp_path, files, flags):
     """A 16-bit gradient comes out with far more than 256 levels, and ever rising."""
     ramp = np.tile(np.linspace(0.1, 0.5, 1500), (60, 1))
@@ -724,6 +702,7 @@ def test_a_steady_folder_is_one_sequence(tmp_path, files, brackets, monkeypatch)
     monkeypatch.setattr(
         fusion, "fuse", lambda *a, steady, **how: seen.append(steady) or fuse(*a, **how)
     )
+    files["--model"] = opts.BETWEEN
     flags = ["--look", "photo", "--name", "{scene}.png"]
     assert fuse_folder(files, brackets, tmp_path / "steady", *flags, "--steady") == 0
     assert len(seen) == 3
@@ -781,6 +760,7 @@ def test_several_processes_make_the_same_results(tmp_path, files, capfd):
     for number in range(5):
         write_bracket(folder / str(number), gains=(0.3 + 0.1 * number, 1.0, 8.0))
     (folder / "3" / "2.png").write_bytes(b"damaged")
+    files["--model"] = opts.BETWEEN
     flags = ["--look", "photo", "--name", "{scene}.png", "--quiet"]
     for jobs in ("1", "2"):
         assert fuse_folder(files, folder, tmp_path / jobs, *flags, "--jobs", jobs) == 1

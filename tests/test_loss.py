@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import luma, picture
+from conftest import luma
 
 import arrays
 import loss
@@ -286,23 +286,8 @@ def test_loss_module_returns_loss_and_y_hat():
     torch.testing.assert_close(target, y_hat(sources))
 
 
-def test_colour_distance_is_that_of_cielab():
-    """OpenCV converts to CIELAB by itself."""
-    pictures = [picture(shape=(30, 40, 3)), picture(shape=(31, 40, 3))[1:]]
-    expected = [scores.to_lab(image)[..., 1:] for image in pictures]
-    expected = np.linalg.norm(expected[0] - expected[1], axis=2)
-    distance = loss.chroma_distance(
-        *(torch.from_numpy(utils.to_ycbcr(image)) for image in pictures)
-    )[0]
-    assert (
-        np.abs(distance.numpy() - expected).max() < 1
-    )  # of up to 200; OpenCV's matrix has other digits
-    same = loss.chroma_distance(*[torch.from_numpy(utils.to_ycbcr(pictures[0]))] * 2)
-    assert same.abs().max() < 1e-6
-
-
-def test_colours_teacher_is_an_exposure_between_the_others():
-    """Its chroma is the answer without loss; the others are what the network sees."""
+def test_the_teacher_is_an_exposure_between_the_others():
+    """It is the answer without loss; the others are what the network sees."""
     stack = luma(2, 4, 3, 30, 30) * 0.2 + 0.4
     stack[:, :, 0] += torch.linspace(-0.2, 0.2, 4).reshape(1, 4, 1, 1)
     noise = 0.01 * torch.ones(2, 4, 30, 30)
@@ -310,29 +295,30 @@ def test_colours_teacher_is_an_exposure_between_the_others():
     for seed in range(20):
         torch.manual_seed(seed)
 
-        def network(seen, y):
-            k = next(k for k in range(4) if torch.equal(y, stack[:, k, :1]))
+        def network(seen, wanted, area):
+            means = stack[:, :, 0].mean(dim=(2, 3))  # (2, 4)
+            k = next(k for k in range(4) if torch.equal(wanted, means[:, k]))
             teachers.add(k)
             others = [i for i in range(4) if i != k]
             assert torch.equal(seen[:, :, 1:], stack[:, others, 1:])
             torch.testing.assert_close(seen[:, :, 0], stack[:, others, 0] + 0.01)
-            return stack[:, k, 1:]
+            return stack[:, k][(..., *area)]
 
-        assert loss.ColourLoss().losses(network, stack, noise).abs().max() < 1e-6
+        assert loss.BetweenLoss().losses(network, stack, noise).abs().max() < 1e-6
     assert teachers == {1, 2}
 
 
-def test_colour_counts_where_its_teacher_shows_it():
-    teacher = torch.full((1, 3, 10, 10), 0.5)
-    teacher[:, 0, :, 5:] = torch.tensor([0.0, 0.02, 0.97, 0.99, 1.0])
-    wrong = torch.full((1, 2, 10, 10), 0.5)
-    wrong[..., 5:] = 0.7
-    criterion = loss.ColourLoss()
-    assert criterion.sample_losses(wrong, teacher).item() == pytest.approx(0, abs=1e-6)
-    wrong[..., 0] = 0.6
-    assert criterion.sample_losses(wrong, teacher).item() > 0.02
-    dark = torch.zeros(1, 3, 10, 10)
-    assert criterion.sample_losses(wrong, dark).item() == 0
+def test_a_tint_counts_more_than_noise_of_its_size():
+    teacher = torch.full((1, 3, 32, 32), 0.5)
+    tint, noise = teacher.clone(), teacher.clone()
+    tint[:, 1] += 0.02
+    noise[:, 1] += 0.02 * (2 * torch.randint(2, (32, 32)) - 1)
+    criterion = loss.BetweenLoss()
+    assert criterion.sample_losses(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+    assert criterion.sample_losses(tint, teacher) > 1.5 * criterion.sample_losses(noise, teacher)
+    sharp = torch.rand(1, 3, 32, 32)
+    blurred = sharp.mean(dim=(2, 3), keepdim=True).expand_as(sharp)
+    assert criterion.sample_losses(blurred, sharp) > 0.1
 
 
 def test_half_precision_is_scored_in_float32():

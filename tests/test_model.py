@@ -11,12 +11,10 @@ from torch.nn import functional as F
 from arrays import local_mean
 from model import (
     TRAINED_TILT,
-    ColourNetwork,
     DeepFuse,
     PyramidDeepFuse,
     choose_device,
     fold_batch_norm,
-    prepare,
 )
 from pyramid import LARGEST_TILT, NATURAL, tilted_mean
 
@@ -180,54 +178,6 @@ def test_a_pyramids_radius_within_a_level(pyramid):
 def test_luma_of_wrong_shape(network, shapes):
     with pytest.raises(ValueError, match="one shape"):
         network(*(torch.rand(shape) for shape in shapes))
-
-
-@pytest.fixture
-def colour():
-    torch.manual_seed(0)
-    network = ColourNetwork().eval()
-    torch.nn.init.normal_(network.c5.weight, std=0.3)  # zero at first
-    return network
-
-
-def test_grey_stays_grey_in_a_colour_network(colour):
-    stack = luma(1, 3, 3, 30, 30)
-    stack[:, :, 1:] = 0.5
-    assert torch.equal(colour(stack, luma(1, 1, 30, 30)), torch.full((1, 2, 30, 30), 0.5))
-
-
-def test_a_colour_network_takes_any_number_of_exposures_in_any_order(colour):
-    y = luma(2, 1, 30, 30, seed=1)
-    for count in (2, 3, 6):
-        stack = luma(2, count, 3, 30, 30)
-        cbcr = colour(stack, y)
-        assert cbcr.shape == (2, 2, 30, 30)
-        torch.testing.assert_close(colour(stack.flip(1), y), cbcr, atol=1e-5, rtol=0)
-    twice = torch.cat([stack, stack], dim=1)
-    # The same exposures twice: features and chroma have the same means.
-    factors, tint = colour.factors(stack, y)
-    again, tint_again = colour.factors(twice, y)
-    own = factors - 1 / count
-    torch.testing.assert_close(again[:, :count] - 0.5 / count, own, atol=1e-5, rtol=0)
-    torch.testing.assert_close(tint_again, 2 * tint, atol=1e-5, rtol=0)
-
-
-def test_a_colour_networks_radius(colour):
-    stack = luma(1, 2, 3, 41, 41).requires_grad_()
-    colour(stack, luma(1, 1, 41, 41))[0, :, 20, 20].sum().backward()
-    rows, columns = torch.nonzero(stack.grad[0].abs().sum(dim=(0, 1)), as_tuple=True)
-    for axis in (rows, columns):
-        assert (axis.min(), axis.max()) == (20 - colour.radius, 20 + colour.radius)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_prepared_colour_network_answers_the_same(colour, precision):
-    stack, y = luma(1, 2, 3, 40, 40), luma(1, 1, 40, 40, seed=1)
-    with torch.no_grad():
-        expected, cbcr = colour(stack, y), prepare(colour, precision)(stack, y)
-    tolerance = 0.05 if precision == "bfloat16" else 1e-5
-    torch.testing.assert_close(cbcr, expected, atol=tolerance, rtol=0)
-    assert cbcr.dtype == torch.float32
 
 
 def test_folded_batch_norm_equals_the_network():

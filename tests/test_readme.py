@@ -34,7 +34,7 @@ SCRIPTS = {
 SHORT = {
     "train.py": ["--epoch", "2", "--crop_size", "48", "--quiet"],
     "benchmarks/folder.py": ["--count", "2", "--size", "0.1", "--large", "0.5"],
-    "benchmarks/inference.py": ["--sizes", "0.05", "--repeat", "1", "--methods", "fast photo"],
+    "benchmarks/inference.py": ["--sizes", "0.05", "--repeat", "1", "--methods", "photo"],
     "benchmarks/timelapse.py": ["--count", "3"],
     "export.py --model": ["--side", "300"],
     "benchmarks/training.py": ["--crop_size", "48", "--batch_size", "2", "--steps", "3"],
@@ -94,7 +94,7 @@ def furnish(folder, document):
         for name in words:
             if name.endswith(".pth") and not name.startswith("train_result"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                trained = (kind for kind in ("pyramid", "colour") if kind in name)
+                trained = (kind for kind in ("pyramid", "between") if kind in name)
                 network = next(trained, "deepfuse")
                 shutil.copy(ROOT / "weights" / f"{network}.pth", folder / name)
             if name.endswith(".dng"):

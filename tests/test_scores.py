@@ -347,3 +347,74 @@ def test_q_cv_of_a_wave():
 def test_regions_at_the_border_are_filled_up_with_zeros():
     sums = scores.region_sums(np.ones((20, 33)))
     assert sums.tolist() == [[256, 256, 16], [64, 64, 4]]
+
+
+def grey_picture(levels):
+    """Returns RGB of equal channels."""
+    return np.dstack([np.asarray(levels).round().clip(0, 255).astype(np.uint8)] * 3)
+
+
+def test_quantiles_of_lightness():
+    """A ramp of 0 to 255; L* of CIELAB is 116 (Y)^(1/3) - 16 above 8 % grey."""
+    ramp = grey_picture(np.tile(np.arange(256), (20, 1)))
+    found = scores.lightness_quantiles(ramp)
+    for name, level in (("L 5%", 12.75), ("L 95%", 242.25)):
+        linear = ((level / 255 + 0.055) / 1.055) ** 2.4
+        light = 116 * linear ** (1 / 3) - 16 if linear > 0.008856 else 903.3 * linear
+        assert found[name] == pytest.approx(light, abs=0.5)
+    assert scores.lightness_quantiles(ramp[..., 0]) == found
+
+
+def exposures_of_a_sign(side=120):
+    """A smooth wall with a small sign, which is clipped but in the darkest exposure."""
+    wall = np.tile(np.linspace(120, 135, side), (side, 1))
+    dark, bright = wall - 60, wall + 60
+    dark[50:66, 50:66] = np.where(np.arange(16) // 4 % 2, 220, 120)
+    bright[50:66, 50:66] = 255
+    return [grey_picture(dark), grey_picture(bright)]
+
+
+def test_noise_is_that_over_the_cleanest_exposure():
+    rng = np.random.default_rng(0)
+    clean = exposures_of_a_sign()
+    noisy_dark = [grey_picture(clean[0][..., 0] + rng.normal(0, 8, (120, 120))), clean[1]]
+    seen = scores.places_seen(noisy_dark)
+    middle = clean[0][..., 0] / 2.0 + clean[1][..., 0] / 2.0
+
+    def noise(sigma):
+        picture = grey_picture(middle + rng.normal(0, sigma, (120, 120)))
+        return scores.scores_of_places(picture, seen)["noise"]
+
+    assert noise(0) < 1.5  # the bright exposure is clean
+    assert noise(6) > 3 * noise(0)
+    assert noise(6) > 1.5 * noise(2)
+
+
+def test_texture_kept_in_small_bright_areas():
+    images = exposures_of_a_sign()
+    seen = scores.places_seen(images)
+    assert seen.bright[55:60, 55:60].all()
+    assert seen.bright.mean() < 0.03
+    kept = scores.scores_of_places(images[0], seen)["highlights"]
+    assert kept == pytest.approx(1, abs=0.05)
+    assert scores.scores_of_places(images[1], seen)["highlights"] < 0.1
+    half = grey_picture(images[0][..., 0] / 2.0 + images[1][..., 0] / 2.0)
+    assert 0.3 < scores.scores_of_places(half, seen)["highlights"] < 0.7
+    large = images[1].copy()
+    large[:60] = 255
+    assert not scores.places_seen([images[0], large]).bright.any()
+
+
+def test_tints_on_what_is_neutral():
+    images = exposures_of_a_sign()
+    seen = scores.places_seen(images)
+    middle = grey_picture(images[0][..., 0] / 2.0 + images[1][..., 0] / 2.0)
+    assert scores.scores_of_places(middle, seen)["tint"] < 0.5
+    green = middle.copy()
+    green[..., 1] += 12
+    chroma = np.hypot(*np.moveaxis(scores.to_lab(green)[..., 1:], -1, 0))[seen.neutral].mean()
+    assert scores.scores_of_places(green, seen)["tint"] == pytest.approx(chroma, rel=0.1)
+    wall = [np.clip(image + np.array([20, 0, -20]), 0, 255).astype(np.uint8) for image in images]
+    assert not scores.places_seen(wall).neutral[:40].any()
+    nothing = scores.places_seen([np.zeros_like(middle), np.full_like(middle, 255)])
+    assert all(math.isnan(x) for x in scores.scores_of_places(middle, nothing).values())

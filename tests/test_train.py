@@ -25,9 +25,9 @@ import inference
 import scores
 import train
 import utils
-from checkpoint import State, load_checkpoint, load_colour, load_model
+from checkpoint import State, load_between, load_checkpoint, load_model
 from engine import Learner, Processes
-from loss import ColourLoss
+from loss import BetweenLoss
 from model import DeepFuse, prepare
 from opts import TrainOptions
 
@@ -106,44 +106,44 @@ def test_training_leaves_no_workers(brackets, tmp_path):
     assert set(multiprocessing.active_children()) <= before
 
 
-def test_a_colour_network_is_trained_and_validated(brackets, tmp_path, capsys):
+def test_a_network_of_photos_is_trained_and_validated(brackets, tmp_path, capsys):
     """By exposures between others; scenes that have none are left out."""
     val = tmp_path / "val"
     paths = write_bracket(val / "scene", seed=7)
     write_bracket(val / "pair", seed=8, gains=(0.3, 8.0))
     det = tmp_path / "det"
-    changes = {"network": "colour", "epoch": 2, "val_folder": val, "val_epoch": 1}
+    changes = {"network": "between", "epoch": 2, "val_folder": val, "val_epoch": 1}
     checkpoint = run(brackets, det, **changes, record_epoch=1, width=8)
     assert "scene10: skipped, it has 2 pictures only" in capsys.readouterr().err
     assert len(checkpoint["data"]) == 2
-    assert checkpoint["network"] == {"name": "colour", "width": 8}
+    assert checkpoint["network"] == {"name": "between", "width": 8}
     assert utils.read_image(str(det / "image" / "2.png")).shape == (48, 4 * 48, 3)
-    with pytest.raises(ValueError, match="colours photos and fuses none"):
+    with pytest.raises(ValueError, match="a network of photos, which fuses no luma"):
         load_model(det / "model" / "best.pth")
-    network = load_colour(det / "model" / "best.pth")
+    network = load_between(det / "model" / "best.pth")
     dark, teacher, bright = (
         torch.from_numpy(utils.to_ycbcr(utils.read_image(str(path)))) for path in paths
     )
     with torch.no_grad():
-        cbcr = network(torch.stack([dark, bright], dim=1), teacher[:, :1])
-    value = 1 - ColourLoss().sample_losses(cbcr, teacher).item()
+        told = network(torch.stack([dark, bright], dim=1), teacher[:, 0].mean(dim=(1, 2)))
+    value = 1 - BetweenLoss().sample_losses(told, teacher).item()
     assert max(checkpoint["val"].values()) == pytest.approx(value, abs=1e-6)
 
 
 @pytest.mark.slow
-def test_a_colour_networks_loss_goes_down(brackets, tmp_path):
-    changes = {"network": "colour", "epoch": 60, "pairs": "extreme", "lr": 5e-3}
+def test_the_loss_of_a_network_of_photos_goes_down(brackets, tmp_path):
+    changes = {"network": "between", "epoch": 60, "pairs": "extreme", "lr": 5e-3}
     losses = run(brackets, tmp_path / "det", **changes)["loss"]
-    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"batch_norm": None}, "--batch_norm: not for"), ({"val_folder": "pairs"}, "no scene has")],
 )
-def test_what_a_colour_network_cannot_do(brackets, tmp_path, capsys, changes, message):
+def test_what_a_network_of_photos_cannot_do(brackets, tmp_path, capsys, changes, message):
     write_bracket(tmp_path / "pairs" / "scene", gains=(0.3, 8.0))
-    argv = arguments(brackets, tmp_path / "det", network="colour")
+    argv = arguments(brackets, tmp_path / "det", network="between")
     for name, value in changes.items():
         argv += [f"--{name}", *([str(tmp_path / value)] if value else [])]
     assert train.main(argv) == 2
@@ -176,7 +176,16 @@ def test_loss_goes_down(brackets, tmp_path):
             "optimizer": "muon",
             "ema": 0.9,
         },
-        {"network": "colour", "batch_size": 1, "width": 8, "zoom": 1.5, "noise": 0.02, "ema": 0.9},
+        {
+            "network": "between",
+            "batch_size": 1,
+            "width": 8,
+            "zoom": 1.5,
+            "pairs": "far",
+            "degrade": None,
+            "noise": 0.02,
+            "ema": 0.9,
+        },
     ],
 )
 def test_resumed_equals_uninterrupted(brackets, tmp_path, changes):
@@ -570,8 +579,8 @@ def cases(brackets, tmp_path):
     message = f"{other}: holds another network than the one to train"
     yield "init of another network", {"init": other, "network": "pyramid"}, message
     for flag, value in (("loss", "global"), ("scales", 1), ("luminance_weight", 5)):
-        message = f"--{flag}: not for --network colour"
-        yield f"{flag} of colour", {"network": "colour", flag: value}, message
+        message = f"--{flag}: not for --network between"
+        yield f"{flag} of between", {"network": "between", flag: value}, message
     message = "--loss global is defined for pairs"
     yield "stacks", {"stacks": 0.5, "loss": "global"}, message
     message = "a batch needs 4 scenes, and there are 3"
@@ -758,16 +767,17 @@ def test_a_worker_that_is_killed_gets_one_line(brackets, tmp_path):
     assert err.count("\n") == 1
 
 
-def test_colour_is_validated_on_grey_pictures_too(tmp_path):
+def test_exposures_are_validated_on_grey_pictures_too(tmp_path):
     """Of several depths: the darkest exposure is the one that looks darkest."""
     for name in ("a", "b"):
         write_bracket(tmp_path / "data" / name)
-    for k, path in enumerate(write_bracket(tmp_path / "val" / "c")):
+    paths = write_bracket(tmp_path / "val" / "c")
+    for k, path in enumerate(paths):
         grey = utils.read_image(str(path))[..., 1]
         utils.write_image(str(path), utils.as_type(grey, np.uint16) if k == 0 else grey)
-    options = {"network": "colour", "width": 8, "epoch": 1, "val_folder": tmp_path / "val"}
+    options = {"network": "between", "width": 8, "epoch": 1, "val_folder": tmp_path / "val"}
     state = run(tmp_path / "data", tmp_path / "det", val_epoch=1, **options)
-    assert state["val"][1] == pytest.approx(1, abs=1e-3)  # Grey has no colour to miss.
+    assert 0.3 < state["val"][1] < 1
 
 
 @pytest.mark.parametrize(
