@@ -138,8 +138,8 @@ def scene_tone(lumas: np.ndarray, steady: Steady | None = None) -> np.ndarray:
     A weighted sum of the exposures is a smooth, rising curve of the scene's light. Its mean is
     brought towards a natural one: that of the renditions that people chose or, at night, where
     even the brightest exposure is dark, a lower one. At night, lamps are clipped all the same;
-    where nothing is, the bracket has ended too early, and is brightened as by day. A curve then raises the contrast around the
-    mean, and black is lifted towards the brightest exposure.
+    where nothing is, the bracket has ended too early, and is brightened as by day. A curve then
+    raises the contrast around the mean, and black is lifted towards the brightest exposure.
 
     lumas: of a complete stack, dark to bright, (M, h, w) in [0, 1].
     """
