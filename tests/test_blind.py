@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -137,5 +138,14 @@ def test_command_writes_the_pictures(brackets, tmp_path, capsys):
     scenes = {row["scene"] for row in read(folder / "key.csv")}
     assert scenes == {"scene1", "scene2", "scene10"}
     assert {path.stem for path in folder.glob("*.jpg")} == scenes
+    given = []
+    for name in ("one", "other"):  # Both sides can be results on disk.
+        (tmp_path / name).mkdir()
+        for scene in scenes:
+            shutil.copy(brackets / scene / "1.png", tmp_path / name / f"{scene}.png")
+        given.append(f"{name}={tmp_path / name}")
+    argv[-1] = str(tmp_path / "given")
+    assert evaluate.main([*argv, "one", "other", "--fused", *given]) == 0
+    assert {row["left"] for row in read(tmp_path / "given" / "key.csv")} <= {"one", "other"}
     with pytest.raises(SystemExit):
         evaluate.main(["--quiet"])

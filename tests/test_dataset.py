@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import utils
 from brackets import find_brackets, find_scenes
-from dataset import MAX_STACK, BracketedDataset, EpochBatches, make_loader
+from dataset import MAX_STACK, BracketedDataset, EpochBatches, degraded, make_loader
 
 
 def make(folder, tmp_path, **options):
@@ -321,9 +321,48 @@ def test_stacks_of_scenes_that_have_two_pictures_are_pairs(tmp_path):
     assert draws(stacks=1.0) == [[40, 200]] * 300
 
 
+def test_far_pairs_are_extreme_in_half_of_the_draws(tmp_path):
+    every = (20, 40, 90, 200, 230)
+    draws = levels_scene(tmp_path, every)(pairs="far")
+    # Any pair is the extreme one in a sixth of the draws; the deviation of the share is 0.03.
+    assert 0.48 < np.mean([draw == [20, 230] for draw in draws]) < 0.69
+    assert {level for draw in draws for level in draw} == set(every)
+
+
+def test_degraded_exposures_are_the_outer_ones(brackets, tmp_path):
+    """The teacher between them is as the camera took it, and every draw can be repeated."""
+    options = {"exposures": 3, "pairs": "extreme", "batch_size": 1}
+    with pytest.warns(UserWarning, match="scene10"):
+        plain, degraded, again = (
+            make(brackets, tmp_path, degrade=degrade, **options) for degrade in (False, True, True)
+        )
+    for item in range(4):
+        seen, expected = degraded[item], plain[item]
+        assert torch.equal(seen[1], expected[1])
+        assert torch.equal(seen, again[item])
+        for k in (0, 2):
+            difference = (seen[k] - expected[k]).abs()
+            assert 0 < difference.mean() < 0.1
+
+
+def test_degraded_pictures_are_noisier_where_they_are_dark():
+    rng = np.random.default_rng(3)
+    dark, bright = (np.full((64, 64, 3), level, np.uint8) for level in (30, 220))
+    spread = [
+        np.mean([degraded(image, rng).astype(float).std() for _ in range(40)])
+        for image in (dark, bright)
+    ]
+    assert spread[0] > 1.5 * spread[1] > 0
+    edge = np.full((40, 40, 3), 40, np.uint8)
+    edge[:, 20:] = 200
+    moved = [degraded(edge, rng)[:, :, 1].mean() for _ in range(60)]
+    # A pixel of 40 is 2.5 % of the width: at most 4 levels of the mean, and some noise.
+    assert 0.5 < np.std(moved) < 4
+
+
 @pytest.mark.parametrize("pairs", ["any", "extreme"])
 def test_draws_of_three_and_more(tmp_path, pairs):
-    """For colour: all of three exposures or, in a share of them, more."""
+    """For exposures between: all of three or, in a share of the draws, more."""
     every = [10, 40, 90, 140, 200]
     options = {"exposures": 3, "pairs": pairs, "batch_size": 1}
     draws = [tuple(draw) for draw in levels_scene(tmp_path, every)(stacks=0.25, **options)]
