@@ -13,20 +13,23 @@ import numpy as np
 
 import utils
 from arrays import local_mean
+from refinement import refine_luma
 
 EXPOSED = 0.2  # distance from mid-grey at which a channel counts as badly exposed (Mertens et al.)
+REFINED = 2  # steps of refinement
 WEIGHTS = (0.35, 0.0, 0.4, 0.0, 0.25)  # of the complete stack's lumas, dark to bright, in the tone
 NATURAL_MEAN = 0.49  # mean luma of the renditions that people chose
-NIGHT = (0.21, 0.325)  # least mean that is aimed at, and its slope by the brightest's mean
+NIGHT = (0.18, 0.4)  # least mean that is aimed at, and its slope by the brightest's mean
 PULL = 0.85  # share of the way to that mean
 LARGEST_SHIFT = 0.25  # of a mean of 1/2; falls to 0 at 0 and 1
 WHITE = 0.97  # luma from which on a pixel counts as clipped
 CLIPPED = 0.01  # share of such pixels; an exposure with fewer could have been a brighter one
-CONTRAST = 1.35  # slope of the tone's curve at its mean
-LIFT = 0.2  # share of the way to the brightest exposure by which black is lifted
+CONTRAST = 1.25  # slope of the tone's curve at its mean
+LIFT = 0.8  # share of the way to the brightest exposure by which black is lifted
+LIFTED = 8  # power by which the lift falls with brightness
 PARTS = 24  # tone is smoothed in windows whose radius is the longer side divided by twice this
 RIDGE = 0.014  # squared contrast of the tone below which its edges are not followed
-DETAIL = 0.5  # by which local contrast is raised
+DETAIL = 0.3  # by which local contrast is raised
 DETAIL_WINDOW = 5  # pixels of a reduced picture; side of the windows of local contrast
 DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not raised
 BRIGHTER, DARKER = 0.35, 0.6  # shares of the way to white and to black that tone goes, at most
@@ -68,14 +71,16 @@ class Steady:
 def finished(stack: np.ndarray, amount: float = 1.0, steady: Steady | None = None) -> np.ndarray:
     """Returns the photo of a complete stack, (3, h, w) of Y, Cb, Cr in [0, 1].
 
-    Local brightness and texture are those of Mertens' fusion. Its brightness over large areas is
-    corrected to that of the scene's tone, which keeps the order of brightness that fusion flattens.
+    Local brightness is that of Mertens' fusion, and texture that of the darkest and the brightest
+    exposure, by refinement. Brightness over large areas is corrected to that of the scene's tone,
+    which keeps the order of brightness that fusion flattens.
 
     stack: exposures at equal steps, dark to bright, (M, 3, h, w). amount: 1 for the whole finish, 0
     for none. steady: of a sequence, whose next picture this is; it smooths the tone in time.
     """
     lumas = stack[:, 0]
-    y = merged_luma(stack)
+    # Of blocks of JPEG files and of noise, refinement leaves less than merging does.
+    y = refine_luma(merged_luma(stack)[None, None].clip(0, 1), lumas[None, [0, -1]], REFINED)[0, 0]
     tone = scene_tone(lumas, steady)
     y = (y + np.float32(amount) * correction(y, tone)).clip(0, 1)
     own = chroma_at(stack, y)
@@ -160,7 +165,7 @@ def scene_tone(lumas: np.ndarray, steady: Steady | None = None) -> np.ndarray:
     dark = mean * (tone / mean) ** CONTRAST
     bright = 1 - (1 - mean) * ((1 - tone) / (1 - mean)).clip(min=0) ** CONTRAST
     tone = np.where(tone < mean, dark, bright)
-    return tone + LIFT * (lumas[-1] - tone).clip(min=0) * (1 - tone) ** 4
+    return tone + LIFT * (lumas[-1] - tone).clip(min=0) * (1 - tone) ** LIFTED
 
 
 def correction(y: np.ndarray, tone: np.ndarray) -> np.ndarray:

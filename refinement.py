@@ -21,14 +21,11 @@ def refine_luma(
     sources: Array,
     steps: int,
     image_means: Array | None = None,
-    finest: int = 0,
 ) -> Array:
     """Raises fused luma's own multi-scale MEF-SSIM, and keeps it natural, by gradient ascent.
 
     y_f: (1, 1, H, W), the luma to start from; sources: (1, K, H, W); both in [0, 1].
     image_means: mean luma of whole pictures, (1, K, 1, 1), where `sources` are parts of them.
-    finest: the scale of MEF-SSIM that y_f has: 0, or 1 for pictures reduced to half their size.
-        Scale 0 is three quarters of the work, and has a fourteenth of the weight.
 
     Returns luma like y_f. Pictures smaller than MEF-SSIM's window at the coarsest scale are refined
     at fewer scales; those smaller than one window are returned as they are.
@@ -47,7 +44,7 @@ def refine_luma(
     Structural Similarity Index", IEEE Transactions on Computational Imaging 4(1), 2018.
     """
     shape = y_f.shape[-2:]
-    scales = min(windows.possible_scales(*shape), len(windows.EXPONENTS) - finest)
+    scales = min(windows.possible_scales(*shape), len(windows.EXPONENTS))
     if not scales or not steps:
         return y_f
     if image_means is None:
@@ -68,7 +65,7 @@ def refine_luma(
         seen = levels[i][(..., *outer)]
         x, mean, b, variance = windows.desired_at_scale(seen)
         mean = windows.as_centres((b * mean).sum(axis=1, keepdims=True))[0]
-        exponent = windows.EXPONENTS[finest + i]
+        exponent = windows.EXPONENTS[i]
         weight = windows.as_centres(namespace(b).full_like(variance, 2 * exponent))[0]
         constant = windows.as_centres(variance)[0] + windows.C_2
         l_hat = None

@@ -65,6 +65,18 @@ def test_a_sample_does_not_depend_on_its_batch(network):
     torch.testing.assert_close(torch.cat(alone), network(stack, wanted), atol=1e-5, rtol=0)
 
 
+def test_factors_and_what_is_added_are_bounded(network):
+    """However large the features are, gains are at most GAIN, and the added luma is FREE."""
+    for parameter in network.parameters():
+        parameter.data *= 5
+    seen, around = luma(2, 12, 20, 20), luma(1, 12, 20, 20, seed=1)
+    with torch.no_grad():
+        factors = network.factors(seen, around, 2)
+        free = network.free(around, torch.full((1, 1, 1, 1), 0.5))
+    assert network.GAIN / 2 < factors.abs().max() <= network.GAIN
+    assert free.abs().max() <= network.FREE
+
+
 @pytest.mark.parametrize(
     "area",
     [

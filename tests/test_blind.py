@@ -142,7 +142,8 @@ def test_command_writes_the_pictures(brackets, tmp_path, capsys):
     for name in ("one", "other"):  # Both sides can be results on disk.
         (tmp_path / name).mkdir()
         for scene in scenes:
-            shutil.copy(brackets / scene / "1.png", tmp_path / name / f"{scene}.png")
+            first = next((brackets / scene).iterdir())
+            shutil.copy(first, tmp_path / name / f"{scene}{first.suffix}")
         given.append(f"{name}={tmp_path / name}")
     argv[-1] = str(tmp_path / "given")
     assert evaluate.main([*argv, "one", "other", "--fused", *given]) == 0

@@ -170,6 +170,17 @@ def test_tiles_of_a_photo_have_no_seams(network, monkeypatch):
     assert np.abs(photo(network, images) - whole).max() <= 4  # of 65535
 
 
+def test_the_number_of_threads_changes_nothing(network):
+    images = exposures(190, 231)
+    threads = cv2.getNumThreads()
+    expected = photo(network, images)
+    try:
+        cv2.setNumThreads(1)
+        assert np.array_equal(photo(network, images), expected)
+    finally:
+        cv2.setNumThreads(threads)
+
+
 def test_a_large_picture_is_made_like_a_small_one(network, monkeypatch):
     """Above SMALL pixels, all is found on reduced pictures."""
     monkeypatch.setattr(fusion, "SMALL", 160)

@@ -20,38 +20,34 @@ def exposures(count=2, height=190, width=231):
     return torch.from_numpy(utils.to_luma(*images)).transpose(0, 1).contiguous()
 
 
-def objective(y, sources, l_hat, scales, finest=0):
-    """The sum that refine_luma's docstring states, by the functions of the score.
-
-    finest: the scale of MEF-SSIM that the pictures have.
-    """
+def objective(y, sources, l_hat, scales):
+    """The sum that refine_luma's docstring states, by the functions of the score."""
     total = 0.0
     levels = zip(
         windows.scale_levels(y, scales), windows.desired_windows(sources, scales), strict=True
     )
     for i, (level, desired) in enumerate(levels):
         numerator, denominator, l_f = windows.compare(level, desired)
-        total = total + windows.EXPONENTS[i + finest] * 4**i * (numerator / denominator).sum()
+        total = total + windows.EXPONENTS[i] * 4**i * (numerator / denominator).sum()
         if i == 0:
             numerator, denominator = windows.compare_luminance(l_f, l_hat)
             total = total + refinement.LUMINANCE_WEIGHT * (numerator / denominator).sum()
     return total
 
 
-@pytest.mark.parametrize("finest", [0, 1])
 @pytest.mark.parametrize(("height", "width"), [(61, 76), (54, 47), (30, 101), (11, 20)])
 @pytest.mark.parametrize("count", [2, 3])
-def test_closed_form_is_the_gradient(monkeypatch, height, width, count, finest):
+def test_closed_form_is_the_gradient(monkeypatch, height, width, count):
     """In float64, at odd sizes, in tiles, at as many scales as the size allows."""
     monkeypatch.setattr(refinement, "PLAIN_TILE", 40)
     monkeypatch.setattr(refinement, "MOMENTUM", 0)
     generator = torch.Generator().manual_seed(0)
     sources = torch.rand(1, count, height, width, generator=generator, dtype=torch.float64)
     y = sources.mean(dim=1, keepdim=True) * 0.5 + 0.25
-    scales = min(windows.possible_scales(height, width), 3 - finest)
+    scales = min(windows.possible_scales(height, width), 3)
     l_hat = windows.desired_luminance(sources, window_mean=windows.gaussian_mean)
     free = y.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(objective(free, sources, l_hat, scales, finest), free)
+    (expected,) = torch.autograd.grad(objective(free, sources, l_hat, scales), free)
     found = []
     joined = refinement.joined
 
@@ -60,7 +56,7 @@ def test_closed_form_is_the_gradient(monkeypatch, height, width, count, finest):
         return found[-1].clone()
 
     monkeypatch.setattr(refinement, "joined", watched)
-    step = refinement.refine_luma(y, sources, 1, finest=finest)
+    step = refinement.refine_luma(y, sources, 1)
     curvature, gradient = found
     torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=1e-10)
     assert curvature.min() > 0
