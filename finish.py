@@ -19,13 +19,13 @@ EXPOSED = 0.2  # distance from mid-grey at which a channel counts as badly expos
 REFINED = 2  # steps of refinement
 WEIGHTS = (0.35, 0.0, 0.4, 0.0, 0.25)  # of the complete stack's lumas, dark to bright, in the tone
 NATURAL_MEAN = 0.49  # mean luma of the renditions that people chose
-NIGHT = (0.18, 0.4)  # least mean that is aimed at, and its slope by the brightest's mean
+NIGHT = (0.25, 0.33)  # least mean that is aimed at, and its slope by the brightest's mean
 PULL = 0.85  # share of the way to that mean
 LARGEST_SHIFT = 0.25  # of a mean of 1/2; falls to 0 at 0 and 1
 WHITE = 0.97  # luma from which on a pixel counts as clipped
 CLIPPED = 0.01  # share of such pixels; an exposure with fewer could have been a brighter one
 CONTRAST = 1.25  # slope of the tone's curve at its mean
-LIFT = 0.8  # share of the way to the brightest exposure by which black is lifted
+LIFT = 0.6  # share of the way to the brightest exposure by which black is lifted
 LIFTED = 8  # power by which the lift falls with brightness
 PARTS = 24  # tone is smoothed in windows whose radius is the longer side divided by twice this
 RIDGE = 0.014  # squared contrast of the tone below which its edges are not followed
@@ -34,8 +34,7 @@ DETAIL_WINDOW = 5  # pixels of a reduced picture; side of the windows of local c
 DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not raised
 BRIGHTER, DARKER = 0.35, 0.6  # shares of the way to white and to black that tone goes, at most
 END = 0.03  # luma next to black and white that tone does not change, of pixels and of pictures
-ASKED = (0.55, -0.1)  # luma at which a pixel's chroma is asked for, at mid-grey, and its slope
-CHROMA = 1.1  # by which chroma is multiplied
+ASKED = (0.6, -0.1)  # luma at which a pixel's chroma is asked for, at mid-grey, and its slope
 LEVEL_SHARE, TREND_SHARE = 0.2, 0.05  # of a new picture in Steady's level and trend
 JUMP = 0.15  # of a value in a sequence, from which on another scene begins
 
@@ -68,24 +67,31 @@ class Steady:
         return level
 
 
-def finished(stack: np.ndarray, amount: float = 1.0, steady: Steady | None = None) -> np.ndarray:
+def finished(
+    stack: np.ndarray,
+    exposures: np.ndarray,
+    amount: float = 1.0,
+    steady: Steady | None = None,
+) -> np.ndarray:
     """Returns the photo of a complete stack, (3, h, w) of Y, Cb, Cr in [0, 1].
 
-    Local brightness is that of Mertens' fusion, and texture that of the darkest and the brightest
-    exposure, by refinement. Brightness over large areas is corrected to that of the scene's tone,
+    Local brightness is that of Mertens' fusion, and texture that of the scene's own exposures, by
+    refinement. Brightness over large areas is corrected to that of the scene's tone,
     which keeps the order of brightness that fusion flattens.
 
-    stack: exposures at equal steps, dark to bright, (M, 3, h, w). amount: 1 for the whole finish, 0
+    stack: exposures at equal steps, dark to bright, (M, 3, h, w). exposures: the scene's own lumas,
+    (K, h, w). amount: 1 for the whole finish, 0
     for none. steady: of a sequence, whose next picture this is; it smooths the tone in time.
     """
     lumas = stack[:, 0]
     # Of blocks of JPEG files and of noise, refinement leaves less than merging does.
-    y = refine_luma(merged_luma(stack)[None, None].clip(0, 1), lumas[None, [0, -1]], REFINED)[0, 0]
+    y = merged_luma(stack).clip(0, 1)
+    y = refine_luma(y[None, None], exposures[None], REFINED)[0, 0]
     tone = scene_tone(lumas, steady)
     y = (y + np.float32(amount) * correction(y, tone)).clip(0, 1)
     own = chroma_at(stack, y)
     asked = ASKED[0] + ASKED[1] * (y - 0.5)
-    cbcr = own + np.float32(amount) * (CHROMA * chroma_at(stack, asked) - own)
+    cbcr = own + np.float32(amount) * (chroma_at(stack, asked) - own)
     return np.concatenate([y[None], cbcr + np.float32(utils.NEUTRAL)])
 
 

@@ -327,7 +327,8 @@ def plan_photo(
     if stack.shape[1] == 1:
         grey = np.full_like(stack, utils.NEUTRAL)
         stack = np.concatenate([stack, grey, grey], axis=1)
-    photo = finished(between.complete(OnArrays(model), stack), finish, steady)[None]
+    complete = between.complete(OnArrays(model), stack)
+    photo = finished(complete, stack[:, 0], finish, steady)[None]
     fuse_luma = transferred(stack[:, :1], photo[:, :1], factor, SMALL_WINDOW)
     half = np.float32(utils.NEUTRAL)
     tint = transferred(stack[:, 1:] - half, photo[:, 1:] - half, factor, SMALL_WINDOW)

@@ -37,13 +37,13 @@ def reduced(images):
     return fusion.reduce_pictures(images, fusion.reduction(images, fusion.SMALL))
 
 
-def fit(stack, rendition):
+def fit(stack, lumas, rendition):
     """Returns the PSNR of the finished luma for every choice of constants."""
     found = []
     for values in itertools.product(*GRID.values()):
         for name, value in zip(GRID, values, strict=True):
             setattr(finish, name, value)
-        found.append(psnr(finish.finished(stack)[0] * 255, rendition * 255))
+        found.append(psnr(finish.finished(stack, lumas)[0] * 255, rendition * 255))
     return found
 
 
@@ -62,9 +62,10 @@ def main(argv=None):
     rows = []
     for scene in tqdm(scenes, unit="scene", disable=None):
         images = [utils.read_image(path) for path in scene.files]
-        stack = between.complete(network, utils.to_ycbcr(*reduced(images)))
+        exposures = utils.to_ycbcr(*reduced(images))
+        stack = between.complete(network, exposures)
         (rendition,) = reduced([utils.read_image(scene.rendition)])
-        rows.append(fit(stack, utils.to_luma(rendition)[0, 0]))
+        rows.append(fit(stack, exposures[:, 0], utils.to_luma(rendition)[0, 0]))
     found = np.array(rows)
     best = found.mean(axis=0).argmax()
     left_out = [np.delete(found, i, axis=0).mean(axis=0).argmax() for i in range(len(found))]
