@@ -24,7 +24,8 @@ PULL = 0.85  # share of the way to that mean
 LARGEST_SHIFT = 0.25  # of a mean of 1/2; falls to 0 at 0 and 1
 WHITE = 0.97  # luma from which on a pixel counts as clipped
 CLIPPED = 0.01  # share of such pixels; an exposure with fewer could have been a brighter one
-CONTRAST = 1.25  # slope of the tone's curve at its mean
+SPREAD = 0.21  # standard deviation that the tone is brought towards, by the slope of a curve
+SLOPES = (0.75, 1.25)  # bounds of the slope at the tone's mean
 LIFT = 0.6  # share of the way to the brightest exposure by which black is lifted
 LIFTED = 8  # power by which the lift falls with brightness
 PARTS = 24  # tone is smoothed in windows whose radius is the longer side divided by twice this
@@ -88,7 +89,9 @@ def finished(
     y = merged_luma(stack).clip(0, 1)
     y = refine_luma(y[None, None], exposures[None], REFINED)[0, 0]
     tone = scene_tone(lumas, steady)
-    y = (y + np.float32(amount) * correction(y, tone)).clip(0, 1)
+    # What is black in all exposures remains so, and nothing is darker than in the darkest.
+    change = np.minimum(correction(y, tone), lumas[-1])
+    y = np.maximum(y + np.float32(amount) * change, lumas[0]).clip(0, 1)
     own = chroma_at(stack, y)
     asked = ASKED[0] + ASKED[1] * (y - 0.5)
     cbcr = own + np.float32(amount) * (chroma_at(stack, asked) - own)
@@ -150,7 +153,8 @@ def scene_tone(lumas: np.ndarray, steady: Steady | None = None) -> np.ndarray:
     brought towards a natural one: that of the renditions that people chose or, at night, where
     even the brightest exposure is dark, a lower one. At night, lamps are clipped all the same;
     where nothing is, the bracket has ended too early, and is brightened as by day. A curve then
-    raises the contrast around the mean, and black is lifted towards the brightest exposure.
+    brings the contrast around the mean nearer to that of renditions, and black is lifted towards
+    the brightest exposure.
 
     lumas: of a complete stack, dark to bright, (M, h, w) in [0, 1].
     """
@@ -168,8 +172,9 @@ def scene_tone(lumas: np.ndarray, steady: Steady | None = None) -> np.ndarray:
     if END < mean < 1 - END:
         tone = tone ** (math.log(wanted) / math.log(mean))
     mean = min(max(float(tone.mean()), END), 1 - END)
-    dark = mean * (tone / mean) ** CONTRAST
-    bright = 1 - (1 - mean) * ((1 - tone) / (1 - mean)).clip(min=0) ** CONTRAST
+    slope = min(max(SPREAD / max(float(tone.std()), 1e-3), SLOPES[0]), SLOPES[1])
+    dark = mean * (tone / mean) ** slope
+    bright = 1 - (1 - mean) * ((1 - tone) / (1 - mean)).clip(min=0) ** slope
     tone = np.where(tone < mean, dark, bright)
     return tone + LIFT * (lumas[-1] - tone).clip(min=0) * (1 - tone) ** LIFTED
 

@@ -27,8 +27,8 @@ from scores import psnr
 
 GRID = {  # finish.py's names and the values that are tried
     "NATURAL_MEAN": (0.46, 0.49, 0.52),
-    "CONTRAST": (1.1, 1.25, 1.4),
-    "LIFT": (0.1, 0.25, 0.4),
+    "SPREAD": (0.18, 0.21, 0.24),
+    "LIFT": (0.4, 0.6, 0.8),
 }
 
 

@@ -1,5 +1,6 @@
 """The promises of exposures told between others."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -140,9 +141,11 @@ def test_a_stack_with_all_its_exposures_is_not_told_anything():
 
 def test_more_exposures_of_one_range_change_little(trained):
     """Nine exposures make the complete stack of three."""
-    three, nine = exposures((0.25, 1.4, 8.0)), exposures(0.25 * 2 ** np.linspace(0, 5, 9))
-    one, other = (between.complete(trained, stack) for stack in (three, nine))
-    assert np.abs(one - other).mean() < 0.01
+    radiance = cv2.resize(scene(40, 50, 5).astype(np.float32), (300, 240))
+    gains = (0.25, 1.4, 8.0), 0.25 * 2 ** np.linspace(0, 5, 9)
+    stacks = [utils.to_ycbcr(*(expose(radiance, gain) for gain in some)) for some in gains]
+    one, other = (between.complete(trained, stack) for stack in stacks)
+    assert np.abs(one - other).mean() < 0.015
     assert abs(one[:, 1:].std() / other[:, 1:].std() - 1) < 0.1
 
 

@@ -51,7 +51,7 @@ def test_what_all_exposures_show_as_black_or_white_stays_so(network, level):
     for image in images:
         image[:150] = 255 * level
     fused = photo(network, images)[:120] / 255
-    assert np.abs(fused - level).max() < 0.03
+    assert np.abs(fused - level).max() < 0.01
 
 
 def test_black_and_white_and_grey_pictures(network):
@@ -111,15 +111,19 @@ def test_an_empty_exposure_counts_nothing(network):
 
 
 def test_the_number_of_exposures_changes_neither_colour_nor_tone(network):
-    three = exposures(gains=(0.25, 1.4, 8.0))
-    nine = exposures(gains=0.25 * 2 ** np.linspace(0, 5, 9))
+    """Of a scene of soft shapes, as photos are when they are reduced."""
+    radiance = cv2.resize(
+        scene(40, 50, 5).astype(np.float32), (300, 240), interpolation=cv2.INTER_LINEAR
+    )
+    three = [expose(radiance, gain) for gain in (0.25, 1.4, 8.0)]
+    nine = [expose(radiance, gain) for gain in 0.25 * 2 ** np.linspace(0, 5, 9)]
     one, other = (
         cv2.cvtColor(np.float32(photo(network, images)) / 255, cv2.COLOR_RGB2LAB)
         for images in (three, nine)
     )
     assert abs(one[..., 0].mean() - other[..., 0].mean()) < 1
     chroma = [np.hypot(*np.moveaxis(lab[..., 1:], -1, 0)).mean() for lab in (one, other)]
-    assert chroma[1] / chroma[0] == pytest.approx(1, abs=0.06)
+    assert chroma[1] / chroma[0] == pytest.approx(1, abs=0.08)
 
 
 def test_no_pixel_has_much_more_chroma_than_the_exposures_show(network):
@@ -250,4 +254,4 @@ def test_a_sequence_does_not_flicker(network):
         pictures = [photo(network, images, steady=steady) for images in sequence]
         return np.abs(np.diff([picture.mean() for picture in pictures])).mean()
 
-    assert change(finish.Steady()) < change(None) / 2
+    assert change(finish.Steady()) < 0.6 * change(None)
