@@ -104,8 +104,11 @@ def fuse(
     check_images(images)
     fused = result_array(images, dtype, out)
     if look == "photo":
-        images = informative(images)
-        plan = plan_photo(model, images, finish, steady)
+        factor = reduction(images, SMALL)
+        reduced = reduce_pictures(images, factor)
+        shown = informative(reduced)
+        images = [images[k] for k in shown]
+        plan = plan_photo(model, [reduced[k] for k in shown], factor, finish, steady)
     else:
         plan = choose_plan(model, images, tile or tile_size(model), look, fast, refine, progress)
         if look == "earlier" and images[0].ndim == 3:
@@ -315,15 +318,14 @@ def plan_fast(model: Any, images: Sequence[np.ndarray], tile: int, progress: boo
 
 
 def plan_photo(
-    model: Any, images: Sequence[np.ndarray], finish: float, steady: Steady | None
+    model: Any, reduced: Sequence[np.ndarray], factor: int, finish: float, steady: Steady | None
 ) -> Plan:
-    """Returns the Plan of the best photo.
+    """Returns the Plan of the best photo, from pictures reduced to about SMALL pixels.
 
-    Of pictures reduced to about SMALL pixels, the missing exposures between are told (between.py),
-    all are merged and finished (finish.py), and what this does is applied to the full pictures.
+    The missing exposures between are told (between.py), all are merged and finished (finish.py),
+    and what this does is applied to the full pictures.
     """
-    factor = reduction(images, SMALL)
-    stack = utils.to_ycbcr(*reduce_pictures(images, factor))
+    stack = utils.to_ycbcr(*reduced)
     if stack.shape[1] == 1:
         grey = np.full_like(stack, utils.NEUTRAL)
         stack = np.concatenate([stack, grey, grey], axis=1)
@@ -363,18 +365,18 @@ class OnArrays:
         self.free = calling(network.free)
 
 
-def informative(images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-    """Returns the images without empty ones, which are white or black nearly everywhere.
+def informative(images: Sequence[np.ndarray]) -> list[int]:
+    """Returns the indices of the images that are not white or black nearly everywhere.
 
-    An empty exposure tells nothing of the scene, and would be taken for the brightest or the
+    Such an empty exposure tells nothing of the scene, and would be taken for the brightest or the
     darkest. Where all are empty, all are returned.
     """
-    shares = []
-    for small in reduce_pictures(images, reduction(images, SMALL)):
-        luma = utils.to_luma(small)
-        shares.append(((luma > LEAST) & (luma < MOST)).mean())
-    kept = [image for image, share in zip(images, shares, strict=True) if share >= SHOWN]
-    return kept or images
+    shown = []
+    for k, image in enumerate(images):
+        luma = utils.to_luma(image)
+        if ((luma > LEAST) & (luma < MOST)).mean() >= SHOWN:
+            shown.append(k)
+    return shown or list(range(len(images)))
 
 
 def transferred(
