@@ -67,10 +67,9 @@ def test_windows_of_mef_ssim(target):
     np.testing.assert_allclose(found, other, atol=1e-9)
 
 
-@pytest.mark.parametrize("finest", [0, 1])
 @pytest.mark.parametrize("shape", [(5, 60), (61, 75), (130, 451)])
-def test_refinement(shape, finest):
+def test_refinement(shape):
     sources = planes(1, 3, *shape)
     y = sources.mean(axis=1, keepdims=True)
-    found, other = both(lambda *x: refinement.refine_luma(*x, steps=5, finest=finest), y, sources)
+    found, other = both(lambda *x: refinement.refine_luma(*x, steps=5), y, sources)
     np.testing.assert_allclose(found, other, atol=1e-9)

@@ -20,6 +20,7 @@ import export
 import inference
 import train
 import utils
+from portable import PARTS, onnx_beside
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))))
@@ -141,7 +142,9 @@ def run(words):
         subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True)
     for flag in ("--res", "--csv", "--sheet"):
         for name in values_of(flag, arguments):
-            assert Path(name).stat().st_size > 0
+            parts = PARTS if "--layers" in arguments else ()
+            for path in [onnx_beside(name, part) for part in parts] or [name]:
+                assert Path(path).stat().st_size > 0
 
 
 CASES = [
