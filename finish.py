@@ -77,12 +77,12 @@ def finished(
     """Returns the photo of a complete stack, (3, h, w) of Y, Cb, Cr in [0, 1].
 
     Local brightness is that of Mertens' fusion, and texture that of the scene's own exposures, by
-    refinement. Brightness over large areas is corrected to that of the scene's tone,
-    which keeps the order of brightness that fusion flattens.
+    refinement. Brightness over large areas is corrected to that of the scene's tone, which keeps
+    the order of brightness that fusion flattens.
 
     stack: exposures at equal steps, dark to bright, (M, 3, h, w). exposures: the scene's own lumas,
-    (K, h, w). amount: 1 for the whole finish, 0
-    for none. steady: of a sequence, whose next picture this is; it smooths the tone in time.
+    (K, h, w). amount: 1 for the whole finish, 0 for none. steady: of a sequence, whose next picture
+    this is; it smooths the tone in time.
     """
     lumas = stack[:, 0]
     # Of blocks of JPEG files and of noise, refinement leaves less than merging does.
