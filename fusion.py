@@ -44,9 +44,8 @@ LOOKS = ("paper", "photo", "earlier")
 REFINEMENT_TILE = 2048  # pixels a side of a tile
 REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
 REDUCED = 1000  # pixels; approximate longer side of the pictures that fast fusion reduces to
-WINDOW = 17  # pixels of these; side of the windows of linear models
 SMALL = 500  # pixels; approximate longer side of the reduced pictures that a photo is made of
-SMALL_WINDOW = 17  # pixels of these; side of the windows of linear models
+WINDOW = 17  # pixels of reduced pictures; side of the windows of linear models
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
 LEAST, MOST = 0.02, 0.98  # luma of pixels that show something
 SHOWN = 0.005  # share of such pixels below which an exposure counts as empty
@@ -314,7 +313,7 @@ def plan_fast(model: Any, images: Sequence[np.ndarray], tile: int, progress: boo
     reduced = reduce_pictures(images, factor)
     plan = plan_full(model, reduced, tile)
     y_f = whole_luma(plan, reduced, network_device(model), progress)
-    return Plan(transferred(read_lumas(reduced, WHOLE), y_f, factor, WINDOW), PLAIN_TILE, 0)
+    return Plan(transferred(read_lumas(reduced, WHOLE), y_f, factor), PLAIN_TILE, 0)
 
 
 def plan_photo(
@@ -331,9 +330,9 @@ def plan_photo(
         stack = np.concatenate([stack, grey, grey], axis=1)
     complete = between.complete(OnArrays(model), stack)
     photo = finished(complete, stack[:, 0], finish, steady)[None]
-    fuse_luma = transferred(stack[:, :1], photo[:, :1], factor, SMALL_WINDOW)
+    fuse_luma = transferred(stack[:, :1], photo[:, :1], factor)
     half = np.float32(utils.NEUTRAL)
-    tint = transferred(stack[:, 1:] - half, photo[:, 1:] - half, factor, SMALL_WINDOW)
+    tint = transferred(stack[:, 1:] - half, photo[:, 1:] - half, factor)
 
     def fuse_chroma(chroma: np.ndarray, _y_f: np.ndarray, place: Area) -> np.ndarray:
         # Grey pictures have no chroma.
@@ -380,7 +379,7 @@ def informative(images: Sequence[np.ndarray]) -> list[int]:
 
 
 def transferred(
-    sources: np.ndarray, fused: np.ndarray, factor: int, window: int
+    sources: np.ndarray, fused: np.ndarray, factor: int
 ) -> Callable[[np.ndarray, Area], np.ndarray]:
     """Returns a function that applies to full pictures what was done to reduced ones.
 
@@ -393,16 +392,16 @@ def transferred(
     arXiv:1505.00996.
 
     sources: C planes of the reduced exposures, (K, C, h, w); fused: those of the result, (1, C, h,
-    w). window: pixels of these, see linear_models.
+    w). factor: by which they are reduced.
     """
     count, channels = sources.shape[:2]
     coefficients = np.empty((1, count + channels, *fused.shape[-2:]), np.float32)
 
     def work(outer: Area, inner: Area, place: Area) -> None:
-        part = linear_models(sources[(..., *outer)], fused[(..., *outer)], window)
+        part = linear_models(sources[(..., *outer)], fused[(..., *outer)], WINDOW)
         coefficients[(..., *place)] = part[(..., *inner)]
 
-    in_tiles(work, fused.shape[-2:], PLAIN_TILE, 2 * (window // 2))
+    in_tiles(work, fused.shape[-2:], PLAIN_TILE, 2 * (WINDOW // 2))
 
     def apply(planes: np.ndarray, place: Area) -> np.ndarray:
         gain = enlarge(coefficients, factor, place)  # (1, K + C, h, w)

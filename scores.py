@@ -439,7 +439,7 @@ def places_seen(exposures: Sequence[np.ndarray]) -> Seen:
         lowest, highest = rgb.min(axis=2), rgb.max(axis=2)
         shown = (lowest >= WELL_EXPOSED[0]) & (highest <= WELL_EXPOSED[1])
         noise = np.where(shown, np.minimum(noise, noise_level(rgb)), noise)
-        texture = np.maximum(texture, np.where(highest < BLOWN, fine_spread(lab), 0))
+        texture = np.maximum(texture, np.where(highest < BLOWN, lightness_spread(lab, FINE), 0))
         distance = np.abs(lab[..., 0] - 50)
         better = shown & (distance < best)
         best[better] = distance[better]
@@ -451,26 +451,20 @@ def places_seen(exposures: Sequence[np.ndarray]) -> Seen:
     return Seen(flat & np.isfinite(noise), noise, bright & (texture > DETAIL), texture, neutral)
 
 
-def lightness_spread(lab: np.ndarray) -> np.ndarray:
-    """Returns the standard deviation of L* in the 11x11 window around every pixel, (H, W)."""
-    return spread(lab[..., 0], windows.WINDOW)
+def lightness_spread(lab: np.ndarray, side: int = windows.WINDOW) -> np.ndarray:
+    """Returns the standard deviation of L* in the window around every pixel, (H, W).
 
-
-def fine_spread(lab: np.ndarray) -> np.ndarray:
-    """Returns the same in windows of FINE x FINE pixels."""
-    return spread(lab[..., 0], FINE)
-
-
-def spread(plane: np.ndarray, side: int) -> np.ndarray:
-    """Returns the standard deviation in the window of `side` pixels around every pixel, (H, W)."""
-    variance = cv2.blur(plane * plane, (side, side)) - cv2.blur(plane, (side, side)) ** 2
+    side: pixels a side of the windows.
+    """
+    light = lab[..., 0]
+    variance = cv2.blur(light * light, (side, side)) - cv2.blur(light, (side, side)) ** 2
     return np.sqrt(np.maximum(variance, 0))
 
 
 def small_areas(mask: np.ndarray) -> np.ndarray:
     """Returns the inside of a mask's connected areas of at most SMALL_AREA of the picture.
 
-    The windows of fine_spread there do not reach beyond the area.
+    Windows of FINE pixels there do not reach beyond the area.
     """
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     small = statistics[:, cv2.CC_STAT_AREA] <= SMALL_AREA * mask.size
@@ -490,7 +484,7 @@ def scores_of_places(fused: np.ndarray, seen: Seen) -> dict[str, float]:
     """
     lab = to_lab(in_colour(fused))
     ratio = (noise_level(fused) + 0.1) / (np.where(seen.flat, seen.noise, 0) + 0.1)
-    kept = fine_spread(lab) / np.maximum(seen.texture, DETAIL)
+    kept = lightness_spread(lab, FINE) / np.maximum(seen.texture, DETAIL)
     smooth = cv2.GaussianBlur(lab, (0, 0), 2)
     chroma = np.hypot(smooth[..., 1], smooth[..., 2])
     values = {
