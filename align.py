@@ -5,9 +5,10 @@ Pictures are (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1]. A h
 (0, 0) is the centre of the first pixel.
 """
 
-import itertools
-import math
+import contextlib
+import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
@@ -17,21 +18,42 @@ import ghosts
 import utils
 
 LARGEST = 32767  # pixels a side; OpenCV resamples no larger pictures
-COARSE = 1000  # pixels; longer side of the reduced pictures in which features are matched
-STEP = 2.5  # factor by which pictures grow from one refinement to the next, up to full size
+FINEST = 2000  # pixels; longer side of the largest reduced pictures that are compared
+MIDDLE = 500  # pixels; the same of those that tell whether exposures fit
+COARSEST = 125  # pixels; the same of those in which a shift is looked for, at least
+FREEDOM = {125: (2, 4, 4, 4), 250: (4, 4, 4), 500: (8, 8, 8)}  # of MOTIONS, the first ones, by size
+LAST = (8, 8)  # at larger sizes
+BLOCKS = 30  # blocks along the width, each of which tells of its displacement
+LEAST_BLOCK = 8  # pixels; least side of a block
+NARROW, WIDE = 1.0, 3.0  # pixels; standard deviations of the Gaussians whose difference is compared
+GRAIN = 1.0  # levels of 255; noise of pictures, at least
+FLOOR = 0.05  # pixels; error of a block's displacement, at least
+# Usual sizes of hand movements, as shares of half of the longer side: of each motion of MOTIONS.
+# Shift and rotation may have any.
+USUAL = np.array([np.inf, np.inf, 0.01, np.inf, 0.002, 0.002, 0.006, 0.006])
+OUTLIER = 4.7  # times the robust standard deviation, from which on a block counts nothing
 FEATURES = 4000  # features of each picture, at most
-PATCH = (48, 160)  # pixels; limits of a patch's side, which is a twelfth of the longer side
-PATCHES = 18  # patches along the longer side
-CLIPPED = (4, 250)  # levels of 255; pixels outside of them show no detail
-LEAST_VALID = 0.3  # share of a patch's pixels that must not be clipped
-LEAST_CONTRAST = 2.0  # levels of 255; standard deviation of a patch that can be compared
-LEAST_CORRELATION = 0.8  # correlation of two patches that show the same
-LEAST_PATCHES = 8  # patches that must agree
-LEAST_SHARE = 0.15  # share of the compared patches that must agree
-GLANCE = 512  # pixels; longer side of the reduced pictures whose shift is estimated
-SMALLEST_GLANCE = 200  # pixels; shorter side of these below which no shift is estimated
-LEAST_RESPONSE = 0.1  # of phase correlation; below it, two pictures have too little in common
+LEAST_FEATURES = 8  # matched features that must agree
+DETAIL = 0.5  # levels of 255; contrast of what two exposures both show, at least
+FIT = 0.2  # least correlation of two exposures of one scene in register; of others it is below 0.05
+CLEAR = 0.5  # correlation above which no better way to register is looked for
+NOTICED = {125: 0.3, 250: 0.15}  # pixels of movement that are seen at a glance, by longer side
 STILL = 0.1  # pixels; a smaller movement is not worth the loss by interpolation
+FRACTIONS = 1024  # of a pixel, in which the corners of a registered exposure are told
+NEEDED = 1.0  # pixels; a movement by less is not seen
+GAIN = 0.03  # share of the missing correlation that a needed registration adds
+
+# Motions of points (x, y), each a displacement p (u, v) and p * sign in cells (i, j) of a matrix.
+MOTIONS = [
+    [(0, 2, 1)],  # shift
+    [(1, 2, 1)],
+    [(0, 0, 1), (1, 1, 1)],  # zoom
+    [(0, 1, -1), (1, 0, 1)],  # rotation
+    [(0, 0, 1), (1, 1, -1)],  # shear
+    [(0, 1, 1), (1, 0, 1)],
+    [(2, 0, -1)],  # perspective
+    [(2, 1, -1)],
+]
 
 
 class Registration(NamedTuple):
@@ -40,38 +62,71 @@ class Registration(NamedTuple):
     homography: (3, 3), from the reference's pixels to the exposure's.
     shift: (x, y) of the picture's centre, in pixels.
     rotation: in degrees, clockwise as seen.
-    residual: median distance that remains between agreeing patches of both, in pixels.
-    patches: number of patches that agree.
+    correlation: of the detail that both show, in register.
     """
 
     homography: np.ndarray
     shift: tuple[float, float]
     rotation: float
-    residual: float
-    patches: int
+    correlation: float
+
+    @property
+    def still(self) -> bool:
+        """True where the exposure has been left where it is."""
+        return bool(np.array_equal(self.homography, np.eye(3)))
 
 
 def align(
-    images: Sequence[np.ndarray], reference: int | None = None, crop: bool = True
+    images: Sequence[np.ndarray],
+    reference: int | None = None,
+    crop: bool = True,
+    names: Sequence[str] | None = None,
 ) -> tuple[list[np.ndarray], list[Registration], tuple[slice, slice]]:
     """Registers exposures of one scene to one of them, and resamples them accordingly.
 
     images: two or more pictures, all grey or all RGB; sizes may differ.
-    reference: index of the picture to which the others are registered; by default the middle
-        exposure.
-    crop: crops to the rectangle that all exposures cover. Otherwise pictures get the reference's
-        size, and show the reference where an exposure shows nothing.
+    reference: index of the picture to which the others are registered; by default the exposure
+        that tells most, see ghosts.telling_exposure.
+    crop: see lay_on.
+    names: of the pictures, for messages; by default "exposure 1" and so on.
 
     Returns the aligned pictures, which have one size, a Registration of each, and the rows and
     columns of the reference that they show. An exposure that has not moved is not resampled.
-    Raises ValueError where an exposure, named by its number, cannot be registered, and where
-    pictures are larger than OpenCV can resample.
+    Raises ValueError where an exposure cannot be registered, and where pictures are larger than
+    OpenCV can resample.
     """
+    check_registrable(images)
+    if reference is None:
+        reference = ghosts.telling_exposure(images)
+    names = names or [f"exposure {k + 1}" for k in range(len(images))]
+    found = []
+    for name, outcome in zip(names, register_all(images, reference), strict=True):
+        if isinstance(outcome, str):
+            raise ValueError(f"{name} cannot be aligned with {names[reference]}: {outcome}")
+        found.append(outcome)
+    aligned, area = lay_on(images, found, reference, crop)
+    return aligned, found, area
+
+
+def check_registrable(images: Sequence[np.ndarray]) -> None:
+    """Raises ValueError where pictures are larger than OpenCV can resample."""
     if max(max(image.shape[:2]) for image in images) > LARGEST:
         raise ValueError(f"pictures can be aligned up to {LARGEST} pixels a side")
-    if reference is None:
-        reference = ghosts.middle_exposure(images)
-    registrations = register_all([utils.as_grey(image) for image in images], reference)
+
+
+def lay_on(
+    images: Sequence[np.ndarray],
+    registrations: Sequence[Registration],
+    reference: int,
+    crop: bool = True,
+) -> tuple[list[np.ndarray], tuple[slice, slice]]:
+    """Resamples registered exposures as seen from the reference, given by its index.
+
+    crop: crops to the rectangle that all exposures cover. Otherwise pictures get the reference's
+        size, and show the reference where an exposure shows nothing.
+
+    Returns the pictures, and the rows and columns of the reference that they show.
+    """
     height, width = images[reference].shape[:2]
     area = (slice(0, height), slice(0, width))
     if crop:
@@ -82,120 +137,440 @@ def align(
         if not crop and resampled is not image:
             inside = covered(image.shape[:2], registration.homography, (height, width))
             if not inside.all():
-                resampled = ghosts.show_elsewhere(resampled, images[reference], inside)
+                resampled = ghosts.show_elsewhere(resampled, images[reference], ~inside, inside)
         aligned.append(resampled[area])
-    return aligned, registrations, area
+    return aligned, area
 
 
-def apparent_shifts(images: Sequence[np.ndarray]) -> list[float]:
-    """Estimates how far each exposure of a scene and the next lie apart, by their longer side.
-
-    Phase correlation of their edges tells, in some milliseconds (C. Kuglin, D. Hines, "The Phase
-    Correlation Image Alignment Method", IEEE Conference on Cybernetics and Society, 1975). Levels
-    are equalised first, since exposures keep their order.
-
-    images: two or more. The share is 0 where two have too little in common, and all are where
-    pictures are small or differ in size.
-    """
-    shape = images[0].shape[:2]
-    factor = -(-max(shape) // GLANCE)
-    height, width = (side // factor for side in shape)
-    if min(height, width) < SMALLEST_GLANCE or any(image.shape[:2] != shape for image in images):
-        return [0.0] * (len(images) - 1)
-    window = cv2.createHanningWindow((width, height), cv2.CV_32F)
-    shares = []
-    for pair in itertools.pairwise(visible_edges(image, factor) for image in images):
-        shift, response = cv2.phaseCorrelate(*pair, window)
-        share = math.hypot(*shift) / max(height, width)
-        shares.append(share if response > LEAST_RESPONSE else 0.0)
-    return shares
-
-
-def visible_edges(picture: np.ndarray, factor: int) -> np.ndarray:
-    """Returns the strength of edges in a picture reduced by a whole factor, float32 (h, w).
-
-    It is logarithmic, as seeing is.
-    """
-    height, width = (side // factor * factor for side in picture.shape[:2])
-    # OpenCV is three times as fast by whole factors, and two rows of every `factor` tell enough.
-    step = 1 if factor % 2 else factor // 2
-    size = (width // factor, height // factor)
-    reduced = cv2.resize(picture[:height:step, :width], size, interpolation=cv2.INTER_AREA)
-    grey = utils.as_grey(reduced)
-    smooth = cv2.GaussianBlur(cv2.equalizeHist(grey), (0, 0), 1)
-    slopes = [cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))]
-    return np.log1p(cv2.magnitude(*slopes))
-
-
-def register_all(greys: Sequence[np.ndarray], reference: int) -> list[Registration]:
-    """Registers every 8-bit grey picture to the reference, given by its index.
+def register_all(
+    images: Sequence[np.ndarray], reference: int, needed: bool = False
+) -> list[Registration | str]:
+    """Registers every picture to the reference, given by its index.
 
     A picture that has too little in common with the reference is registered to its neighbour in
     brightness towards the reference instead, and the two steps are combined.
-    Raises ValueError where that fails too.
+
+    needed: leaves exposures where they are that are in register as far as can be seen, or that
+        show too little to tell, or are too large to be resampled.
+    Returns a Registration of each picture, or the reason why there is none.
     """
-    brightness = [picture.mean() for picture in greys]
-    order = [int(k) for k in np.argsort(brightness, kind="stable")]
+    moved = list(range(len(images)))
+    if needed:
+        large = max(max(image.shape[:2]) for image in images) > LARGEST
+        moved = [] if large else not_in_register(images, reference)
+        if not moved:
+            return [to_registration(STAYS, 1, images[reference].shape)] * len(images)
+    scale = min(FINEST / max(max(image.shape[:2]) for image in images), 1)
+    views = [utils.as_grey(utils.reduce(image, scale)) for image in images]
+    least = NEEDED * scale if needed else 0.0
+    order = ghosts.by_brightness(images)
     middle = order.index(reference)
-    shape = greys[reference].shape
-    found = {reference: to_registration(np.eye(3), shape, 0.0, 0)}
+    found: dict[int, Match | str] = {reference: STAYS}
     for k in [*order[middle + 1 :], *reversed(order[:middle])]:
+        if k not in moved:
+            found[k] = STAYS
+            continue
         place = order.index(k)
         neighbour = order[place - 1] if place > middle else order[place + 1]
-        try:
-            found[k] = register(greys[k], greys[reference])
-        except ValueError as error:
-            if neighbour == reference:
-                raise ValueError(f"exposure {k + 1} cannot be aligned: {error}") from error
-            try:
-                step = register(greys[k], greys[neighbour])
-            except ValueError as error:
-                raise ValueError(f"exposure {k + 1} cannot be aligned: {error}") from error
-            homography = step.homography @ found[neighbour].homography
-            found[k] = to_registration(homography, shape, step.residual, step.patches)
-    return [found[k] for k in range(len(greys))]
+        found[k] = by_way_of(views, k, reference, neighbour, found[neighbour], least)
+    shape = images[reference].shape
+    outcomes = [found[k] for k in range(len(images))]
+    return [
+        outcome if isinstance(outcome, str) else to_registration(outcome, scale, shape)
+        for outcome in outcomes
+    ]
 
 
-def to_registration(
-    homography: np.ndarray, shape: Sequence[int], residual: float, patches: int
-) -> Registration:
-    """Returns the Registration of a homography from a reference of a shape (H, W)."""
-    homography = homography / homography[2, 2]
+def not_in_register(images: Sequence[np.ndarray], reference: int) -> list[int]:
+    """Returns the indices of pictures that seem, at a glance, not to lie on the reference."""
+    side = max(NOTICED)
+    views = [utils.as_grey(utils.reduced_quickly(image, side)) for image in images]
+    here = views[reference]
+
+    def seems_to_move(k: int) -> bool:
+        if k == reference:
+            return False
+        if images[k].shape[:2] != images[reference].shape[:2]:
+            return True
+        return not Pair.of(views[k], here).seems_still()
+
+    with ThreadPoolExecutor() as pool:
+        return [k for k, moves in enumerate(pool.map(seems_to_move, range(len(views)))) if moves]
+
+
+def by_way_of(
+    views: Sequence[np.ndarray],
+    picture: int,
+    reference: int,
+    neighbour: int,
+    between: "Match | str",
+    least: float,
+) -> "Match | str":
+    """Matches a view to the reference's or else to a neighbour's, whose own match is `between`.
+
+    Returns the Match to the reference, or why there is none.
+    """
+    try:
+        return match(views[picture], views[reference], least)
+    except ValueError as error:
+        if neighbour != reference and not isinstance(between, str):
+            with contextlib.suppress(ValueError):
+                step = match(views[picture], views[neighbour], least)
+                fit = min(step.correlation, between.correlation)
+                return Match(step.homography @ between.homography, fit)
+        return str(error)
+
+
+class Match(NamedTuple):
+    """A homography from one picture's pixels to another's, and how well their detail correlates."""
+
+    homography: np.ndarray
+    correlation: float
+
+
+STAYS = Match(np.eye(3), 1.0)
+
+
+def match(picture: np.ndarray, reference: np.ndarray, least: float = 0.0) -> Match:
+    """Finds where a reference's pixels lie in another exposure of the scene, both 8-bit grey.
+
+    Phase correlation gives a shift or, where that does not fit, matched features give a homography.
+    It is corrected at growing sizes, and accepted where what both show then correlates.
+
+    least: a movement by less, in pixels, is not looked for, nor one by which nothing is gained, nor
+        one in pictures that show too little to tell.
+    Raises ValueError with the reason where they do not fit.
+    """
+    pair = Pair.of(picture, reference)
+    if pair.contrast() < DETAIL:
+        if least:
+            return STAYS
+        raise ValueError("the two have too little detail in common")
+    before = pair.correlation(np.eye(3))
+    best = Match(np.eye(3), before)
+    for first in FIRST:
+        start = first(pair)
+        if start is not None:
+            homography = pair.corrected(start, COARSEST, MIDDLE)
+            fit = pair.correlation(homography)
+            if fit > best.correlation:
+                best = Match(homography, fit)
+        if best.correlation >= CLEAR:
+            break
+    if best.correlation < FIT:
+        raise ValueError("the two seem to show different scenes")
+    gain = (best.correlation - before) / max(1 - before, 1e-6)
+    if least and (gain < GAIN or distance_moved(best.homography, reference.shape) < least):
+        return STAYS
+    return best._replace(homography=pair.corrected(best.homography, 2 * MIDDLE, FINEST))
+
+
+class Pair(NamedTuple):
+    """A reference and another exposure, 8-bit grey, and what their levels are brought to.
+
+    levels: two tables (256,) of float32 levels of 255, of the reference and of the other.
+    """
+
+    reference: np.ndarray
+    picture: np.ndarray
+    levels: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, picture: np.ndarray, reference: np.ndarray) -> "Pair":
+        """Returns the Pair, with its levels, which the pictures' histograms tell."""
+        scale = min(MIDDLE / max(reference.shape), 1)
+        small = [utils.reduce(x, scale) for x in (reference, picture)]
+        return cls(reference, picture, brought_together(*small))
+
+    def at(self, scale: float) -> list[np.ndarray]:
+        """Returns reference and picture, reduced by a scale of at most 1, their levels together."""
+        views = zip((self.reference, self.picture), self.levels, strict=True)
+        return [cv2.LUT(utils.reduce(view, scale), levels) for view, levels in views]
+
+    def scale(self, side: float) -> float:
+        """Returns the scale at which the reference has a longer side of `side` pixels at most."""
+        return min(side / max(self.reference.shape), 1)
+
+    def contrast(self) -> float:
+        """Returns the standard deviation of the detail that tells least, in levels of 255."""
+        return min(float(detail(view).std()) for view in self.at(self.scale(MIDDLE)))
+
+    def correlation(self, homography: np.ndarray) -> float:
+        """Returns the correlation of the detail of both, where a homography has both."""
+        scale = self.scale(MIDDLE)
+        reference, picture = self.at(scale)
+        here, there, inside = lay_over(reference, picture, rescale(homography, scale))
+        here, there = here[inside], there[inside]
+        power = float((here * here).sum()) * float((there * there).sum())
+        return float((here * there).sum()) / max(power, 1e-6) ** 0.5
+
+    def seems_still(self) -> bool:
+        """Returns True where both fit, and corrections would move them by less than NOTICED."""
+        if self.correlation(np.eye(3)) < FIT:
+            return False
+        for side, least in NOTICED.items():
+            reference, picture = self.at(self.scale(side))
+            motion = small_motion(np.eye(3), reference, picture, 4)
+            if distance_moved(motion, reference.shape) > least:
+                return False
+        return True
+
+    def corrected(self, homography: np.ndarray, side: int, last: int) -> np.ndarray:
+        """Returns a homography with corrections at growing sizes, from `side` to `last` pixels."""
+        while side <= last:
+            scale = self.scale(side)
+            reference, picture = self.at(scale)
+            homography = rescale(homography, scale)
+            for freedom in FREEDOM.get(side, LAST):
+                homography = homography @ small_motion(homography, reference, picture, freedom)
+            homography = rescale(homography, 1 / scale)
+            if scale == 1:
+                break
+            side *= 2
+        return homography
+
+
+def brought_together(reference: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds tables that give the levels of two exposures of a scene the same meaning.
+
+    Exposure is a monotone function of light, so a level has the same rank in both, even where one
+    has moved a little. The levels are those of the brighter one. What either cannot tell apart,
+    such as what it clips, becomes one level in both, so that the border of a lamp or of the sky
+    is where both see it.
+
+    reference, picture: uint8. Returns a table of each, (256,), float32, in levels of 255.
+    """
+    shares = [np.bincount(x.ravel(), minlength=256) / x.size for x in (reference, picture)]
+    ends = [share.cumsum() for share in shares]
+    edges = np.unique(np.concatenate([[0.0], *ends]))
+    width, middle = np.diff(edges), (edges[:-1] + edges[1:]) / 2
+    # Ranks between two edges have one level in each picture.
+    ranks = [np.searchsorted(end, middle).clip(0, 255) for end in ends]
+    means = [share @ np.arange(256) for share in shares]
+    bright, dark = ranks if means[0] > means[1] else ranks[::-1]
+
+    def mean_by_level(level: np.ndarray, value: np.ndarray) -> np.ndarray:
+        total = np.bincount(level, width, 256)
+        known = total > 0
+        mean = np.bincount(level, width * value, 256)[known] / total[known]
+        return np.interp(np.arange(256), np.flatnonzero(known), mean)
+
+    merged = mean_by_level(dark, bright)[dark]
+    of_bright = mean_by_level(bright, merged)
+    of_dark = mean_by_level(dark, of_bright[bright])
+    tables = (of_bright, of_dark) if means[0] > means[1] else (of_dark, of_bright)
+    return tables[0].astype(np.float32), tables[1].astype(np.float32)
+
+
+def detail(view: np.ndarray) -> np.ndarray:
+    """Returns what a plane shows between two scales, without its large-scale levels."""
+    return cv2.GaussianBlur(view, (0, 0), NARROW) - cv2.GaussianBlur(view, (0, 0), WIDE)
+
+
+def lay_over(
+    reference: np.ndarray, picture: np.ndarray, homography: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the detail of two planes, the second as seen from the first, and where both show it.
+
+    The last is a mask, bool (h, w).
+    """
+    there, inside = picture, np.ones(reference.shape, bool)
+    if picture.shape != reference.shape or moves(homography, reference.shape):
+        size = reference.shape[::-1]
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        there = cv2.warpPerspective(
+            picture, homography, size, flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+        inside = covered(picture.shape, homography, reference.shape)
+    return detail(reference), detail(there), inside
+
+
+def small_motion(
+    homography: np.ndarray, reference: np.ndarray, picture: np.ndarray, freedom: int
+) -> np.ndarray:
+    """Returns the small motion (3, 3) by which a homography has to be followed.
+
+    Every block tells of its displacement by its gradients (B. Lucas, T. Kanade, "An Iterative Image
+    Registration Technique", IJCAI 1981), along edges less than across them. The likeliest motion is
+    found by least squares, in which a block counts by what its detail and its noise let it tell,
+    and nothing where it moves on its own (Tukey's biweight). Motions that hands do not make count
+    against it, see USUAL.
+
+    reference, picture: float32 planes (h, w), whose levels have been brought together. freedom: how
+        many of MOTIONS it may be of, from the first on.
+    """
+    here, there, inside = lay_over(reference, picture, homography)
+    centres, displacements, information = block_displacements(here, there, inside)
+    height, width = reference.shape
+    unit = max(height, width) / 2
+    middle = np.array([width - 1, height - 1]) / 2
+    parameters = likeliest((centres - middle) / unit, displacements, information, unit, freedom)
+    matrix = np.zeros((3, 3))
+    for value, cells in zip(parameters / unit, MOTIONS[:freedom], strict=True):
+        for i, j, sign in cells:
+            matrix[i, j] += sign * value
+    matrix += np.eye(3)
+    normalise = np.array([[1, 0, -middle[0]], [0, 1, -middle[1]], [0, 0, unit]]) / unit
+    return np.linalg.inv(normalise) @ matrix @ normalise
+
+
+def block_displacements(
+    here: np.ndarray, there: np.ndarray, inside: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measures how far the blocks of a picture lie from where they should.
+
+    here, there: detail of the same place in both pictures, (h, w); inside: mask of where both are.
+    Returns, of N blocks, centres (N, 2), displacements (N, 2), in pixels, and their inverse
+    covariances (N, 2, 2).
+    """
+    height, width = here.shape
+    block = max(width // BLOCKS, LEAST_BLOCK)
+    across, down = max(width // block, 1), max(height // block, 1)
+    between = (here + there) / 2
+    slope_x = cv2.Sobel(between, cv2.CV_32F, 1, 0, scale=1 / 8)
+    slope_y = cv2.Sobel(between, cv2.CV_32F, 0, 1, scale=1 / 8)
+    change = here - there
+    products = (
+        slope_x * slope_x,
+        slope_x * slope_y,
+        slope_y * slope_y,
+        slope_x * change,
+        slope_y * change,
+        change * change,
+        np.ones_like(here),
+    )
+    mask = inside.astype(np.float32)
+
+    def block_sums(plane: np.ndarray) -> np.ndarray:
+        means = cv2.resize(plane * mask, (across, down), interpolation=cv2.INTER_AREA)
+        return means.ravel().astype(np.float64) * (height * width / (across * down))
+
+    xx, xy, yy, xc, yc, cc, count = map(block_sums, products)
+    x, y = np.meshgrid(
+        (np.arange(across) + 0.5) * width / across - 0.5,
+        (np.arange(down) + 0.5) * height / down - 0.5,
+    )
+    valid = count > 0.3 * block**2
+    centres = np.stack([x.ravel(), y.ravel()], axis=1)[valid]
+    tensor = np.stack([xx, xy, xy, yy], axis=1)[valid].reshape(-1, 2, 2)
+    tensor += np.eye(2) * (1e-3 * (xx + yy)[valid] + 1e-3)[:, None, None]
+    slopes = np.stack([xc, yc], axis=1)[valid]
+    displacements = np.linalg.solve(tensor, slopes[..., None])[..., 0]
+    left = np.maximum(cc[valid] - (displacements * slopes).sum(axis=1), 0)
+    variance = (left / count[valid] + GRAIN**2) * 4 * NARROW**2  # Neighbours' noise is alike.
+    covariance = variance[:, None, None] * np.linalg.inv(tensor) + FLOOR**2 * np.eye(2)
+    return centres, displacements, np.linalg.inv(covariance)
+
+
+def likeliest(
+    points: np.ndarray,
+    displacements: np.ndarray,
+    information: np.ndarray,
+    unit: float,
+    freedom: int,
+) -> np.ndarray:
+    """Returns the likeliest sizes of MOTIONS (8,), in pixels at a distance of `unit`.
+
+    points: (N, 2), in units from the middle; displacements: (N, 2), in pixels; information: their
+    inverse covariances (N, 2, 2), of which only the proportions are trusted.
+    """
+    x, y = points.T
+    zero, one = np.zeros_like(x), np.ones_like(x)
+    u = np.stack([one, zero, x, -y, x, y, x * x, x * y], axis=1)
+    v = np.stack([zero, one, y, x, -y, x, x * y, y * y], axis=1)
+    motions = np.stack([u, v], axis=1)[..., :freedom]
+    informed = np.swapaxes(motions, 1, 2) @ information  # (N, 8, 2)
+    squares, products = informed @ motions, (informed @ displacements[..., None])[..., 0]
+    usual = np.diag(1 / (USUAL[:freedom] * unit) ** 2 + 1e-9)
+    weight, scale = np.ones(len(points)), 1.0
+    parameters = np.zeros(freedom)
+    for _ in range(15 if len(points) else 0):
+        matrix = np.tensordot(weight / scale**2, squares, 1) + usual
+        parameters = np.linalg.solve(matrix, weight / scale**2 @ products)
+        rest = displacements - motions @ parameters
+        distance = np.sqrt(np.einsum("ni,nij,nj->n", rest, information, rest))
+        scale = max(0.85 * float(np.median(distance)), 1)  # of two dimensions, if Gaussian
+        weight = np.clip(1 - (distance / (OUTLIER * scale)) ** 2, 0, None) ** 2
+    return parameters
+
+
+def matched_shift(pair: Pair, side: int) -> np.ndarray | None:
+    """Returns a first homography, a shift, by phase correlation of edges; None where sizes differ.
+
+    C. Kuglin, D. Hines, "The Phase Correlation Image Alignment Method", IEEE Conference on
+    Cybernetics and Society, 1975.
+    """
+    scale = pair.scale(side)
+    reference, picture = pair.at(scale)
+    if reference.shape != picture.shape:
+        return None
+    edges = []
+    for view in (reference, picture):
+        smooth = cv2.GaussianBlur(view, (0, 0), NARROW)
+        slopes = [cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))]
+        edges.append(cv2.magnitude(*slopes))
+    window = cv2.createHanningWindow(reference.shape[::-1], cv2.CV_32F)
+    shift, _ = cv2.phaseCorrelate(edges[0], edges[1], window)
+    homography = np.eye(3)
+    homography[:2, 2] = shift
+    return rescale(homography, 1 / scale)
+
+
+def matched_features(pair: Pair) -> np.ndarray | None:
+    """Returns a first homography, from SIFT features; None where too few match."""
+    scale = pair.scale(2 * MIDDLE)
+    views = [view.round().astype(np.uint8) for view in pair.at(scale)]
+    equalise = cv2.createCLAHE(clipLimit=4.0, tileGridSize=(8, 8)).apply
+    sift = cv2.SIFT.create(nfeatures=FEATURES, contrastThreshold=0.02)
+    (points, features), (others, other_features) = (
+        sift.detectAndCompute(equalise(view), None) for view in views
+    )
+    if min(len(points), len(others)) < LEAST_FEATURES:
+        return None
+    matches = cv2.BFMatcher(cv2.NORM_L2).knnMatch(features, other_features, k=2)
+    clear = [m[0] for m in matches if len(m) == 2 and m[0].distance < 0.8 * m[1].distance]
+    source = np.array([points[m.queryIdx].pt for m in clear]).reshape(-1, 2)
+    target = np.array([others[m.trainIdx].pt for m in clear]).reshape(-1, 2)
+    if len(clear) < LEAST_FEATURES:
+        return None
+    partial, inside = cv2.estimateAffinePartial2D(source, target, ransacReprojThreshold=3.0)
+    if partial is None or inside.sum() < LEAST_FEATURES:
+        return None
+    return rescale(np.vstack([partial, [0, 0, 1]]), 1 / scale)
+
+
+FIRST = (
+    functools.partial(matched_shift, side=COARSEST),
+    functools.partial(matched_shift, side=2 * COARSEST),
+    matched_features,
+)
+
+
+def distance_moved(homography: np.ndarray, shape: Sequence[int]) -> float:
+    """Returns how far a homography moves the pixels of a shape (H, W), root mean square."""
+    height, width = shape[:2]
+    x, y = np.meshgrid(np.linspace(0, width - 1, 5), np.linspace(0, height - 1, 5))
+    points = np.stack([x.ravel(), y.ravel()], axis=1)
+    return float(np.sqrt(((project(homography, points) - points) ** 2).sum(axis=1).mean()))
+
+
+def to_registration(match: Match, scale: float, shape: Sequence[int]) -> Registration:
+    """Returns the Registration of a Match of pictures reduced by a scale.
+
+    shape: (H, W) of the reference.
+    """
+    homography = rescale(match.homography, 1 / scale)
+    if not np.array_equal(match.homography, np.eye(3)):
+        # Sums differ in their last bits from run to run; results should not.
+        here = corners(shape[:2])
+        there = (project(homography, here) * FRACTIONS).round() / FRACTIONS
+        homography = cv2.getPerspectiveTransform(here.astype(np.float32), there.astype(np.float32))
     x, y = (shape[1] - 1) / 2, (shape[0] - 1) / 2
     there, there_right = project(homography, np.array([[x, y], [x + shape[1] / 4, y]]))
     shift = there - [x, y]
     direction = there_right - there
     rotation = float(np.degrees(np.arctan2(direction[1], direction[0])))
-    return Registration(homography, (float(shift[0]), float(shift[1])), rotation, residual, patches)
-
-
-def register(picture: np.ndarray, reference: np.ndarray) -> Registration:
-    """Finds the homography from a reference to another exposure of the scene; both 8-bit grey.
-
-    Features matched in reduced pictures give a first homography. It is refined at growing sizes, up
-    to the full one, by the displacements of small patches. A displacement maximises the enhanced
-    correlation coefficient (G. Evangelidis, E. Psarakis, "Parametric Image Alignment Using Enhanced
-    Correlation Coefficient Maximization", IEEE TPAMI 30(10), 2008). Exposures of a patch differ
-    mainly by gain and offset, which do not change it. Clipped pixels are left out.
-
-    Raises ValueError with the reason where the pictures do not fit.
-    """
-    long_side = max(reference.shape)
-    scale = min(COARSE / long_side, 1)
-    small, small_reference = utils.reduce(picture, scale), utils.reduce(reference, scale)
-    homography = match_features(small, small_reference)
-    while True:
-        for _ in range(2):
-            homography, residual, agree, compared = refine(homography, small, small_reference)
-        if agree < LEAST_PATCHES or agree < LEAST_SHARE * compared:
-            raise ValueError(f"only {agree} of {compared} places in it fit those of the reference")
-        if scale == 1:
-            break
-        larger = min(scale * STEP, 1)
-        homography = rescale(homography, larger / scale)
-        scale = larger
-        small, small_reference = utils.reduce(picture, scale), utils.reduce(reference, scale)
-    return to_registration(homography, reference.shape, residual, agree)
+    return Registration(homography, (float(shift[0]), float(shift[1])), rotation, match.correlation)
 
 
 def rescale(homography: np.ndarray, factor: float) -> np.ndarray:
@@ -203,185 +578,6 @@ def rescale(homography: np.ndarray, factor: float) -> np.ndarray:
     # Whole coordinates are pixels' centres, so corners lie at halves.
     enlarge = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
     return enlarge @ homography @ np.linalg.inv(enlarge)
-
-
-def match_features(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Returns a first homography, from SIFT features of pictures with equalised local contrast.
-
-    Raises ValueError with the reason where too few features match.
-    """
-    equalise = cv2.createCLAHE(clipLimit=4.0, tileGridSize=(8, 8)).apply
-    sift = cv2.SIFT.create(nfeatures=FEATURES, contrastThreshold=0.02)
-    points, features = sift.detectAndCompute(equalise(reference), None)
-    other_points, other_features = sift.detectAndCompute(equalise(picture), None)
-    if features is None or other_features is None or min(len(points), len(other_points)) < 4:
-        raise ValueError("it or the reference has no detail to compare")
-    matches = cv2.BFMatcher(cv2.NORM_L2).knnMatch(features, other_features, k=2)
-    clear = [m[0] for m in matches if len(m) == 2 and m[0].distance < 0.8 * m[1].distance]
-    source = np.array([points[m.queryIdx].pt for m in clear]).reshape(-1, 2)
-    target = np.array([other_points[m.trainIdx].pt for m in clear]).reshape(-1, 2)
-    homography, inliers = None, None
-    if len(clear) >= 4:
-        homography, inliers = cv2.findHomography(source, target, cv2.USAC_MAGSAC, 2.0)
-    if homography is None or inliers is None or inliers.sum() < LEAST_PATCHES:
-        raise ValueError("too few of its features are the reference's too")
-    if inliers.sum() < 40:  # Eight parameters need more points.
-        inside = inliers.ravel() > 0
-        partial, _ = cv2.estimateAffinePartial2D(
-            source[inside], target[inside], ransacReprojThreshold=3.0
-        )
-        if partial is not None:
-            homography = np.vstack([partial, [0, 0, 1]])
-    return homography
-
-
-def refine(
-    homography: np.ndarray, picture: np.ndarray, reference: np.ndarray
-) -> tuple[np.ndarray, float, int, int]:
-    """Corrects a homography by the displacements of patches.
-
-    Returns the homography, the median displacement that remains in agreeing patches, in pixels, the
-    number of agreeing patches, and the number of patches compared.
-    """
-    centres, displacements, compared = patch_displacements(homography, picture, reference)
-    if len(centres) < LEAST_PATCHES:
-        return homography, float("inf"), len(centres), compared
-    height, width = reference.shape
-    unit = max(height, width) / 2
-    middle = np.array([width - 1, height - 1]) / 2
-    correction, remaining = fit((centres - middle) / unit, displacements)
-    normalise = np.array([[1 / unit, 0, -middle[0] / unit], [0, 1 / unit, -middle[1] / unit]])
-    normalise = np.vstack([normalise, [0, 0, 1]])
-    correction[:2, 2] /= unit
-    correction[:2, :2] = np.eye(2) + correction[:2, :2] / unit
-    correction[2] /= unit
-    correction[2, 2] = 1
-    homography = homography @ np.linalg.inv(normalise) @ correction @ normalise
-    near = remaining < max(1, max(height, width) / 3000)
-    residual = float(np.median(remaining[near])) if near.any() else float("inf")
-    return homography, residual, int(near.sum()), compared
-
-
-def patch_displacements(
-    homography: np.ndarray, picture: np.ndarray, reference: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Measures how far the reference's patches lie from where a homography puts them.
-
-    Returns the patches' centres (N, 2), their displacements (N, 2), both in the reference's pixels,
-    and the number of patches with detail in both pictures.
-    """
-    height, width = reference.shape
-    side = min(int(np.clip(max(height, width) // 12, *PATCH)), height, width)
-    spacing = max(max(height, width) / PATCHES, side / 2)
-    places = [
-        (int(x), int(y))
-        for y in np.linspace(0, height - side, max(int(height / spacing), 1))
-        for x in np.linspace(0, width - side, max(int(width / spacing), 1))
-    ]
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
-    centres, displacements, compared = [], [], 0
-    for x, y in places:
-        here = reference[y : y + side, x : x + side]
-        to_picture = homography @ np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
-        there = cv2.warpPerspective(
-            picture,
-            to_picture,
-            (side, side),
-            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-            borderValue=0,  # so that what lies outside counts as clipped
-        )
-        valid = np.ones(here.shape, bool)
-        for patch in (here, there):
-            valid &= (patch >= CLIPPED[0]) & (patch <= CLIPPED[1])
-        if (
-            valid.mean() < LEAST_VALID
-            or min(here[valid].std(), there[valid].std()) < LEAST_CONTRAST
-        ):
-            continue
-        compared += 1
-        mask = cv2.erode(valid.astype(np.uint8), np.ones((5, 5), np.uint8))
-        try:
-            correlation, shift = cv2.findTransformECC(
-                here,
-                there,
-                np.eye(2, 3, dtype=np.float32),
-                cv2.MOTION_TRANSLATION,
-                criteria,
-                mask,
-                5,
-            )
-        except cv2.error:  # It does not converge where patches have nothing in common.
-            continue
-        displacement = shift[:, 2].astype(np.float64)
-        if correlation >= LEAST_CORRELATION and np.abs(displacement).max() < side / 4:
-            centres.append((x + (side - 1) / 2, y + (side - 1) / 2))
-            displacements.append(displacement)
-    return np.array(centres).reshape(-1, 2), np.array(displacements).reshape(-1, 2), compared
-
-
-def fit(points: np.ndarray, displacements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fits a small projective motion to displaced points.
-
-    Translation, similarity, affinity and homography are fitted by reweighted least squares (Tukey's
-    biweight); for small motions each is linear. The one with the smallest Akaike criterion,
-    corrected for small N, is taken, so that the motion has no more freedom than the points show.
-
-    points: (N, 2), within [-1, 1]; displacements: (N, 2), in any unit.
-    Returns the motion's (3, 3) matrix less the identity, for displacements in that unit, and the
-    lengths of the displacements that remain, (N,).
-    """
-    x, y = points.T
-    zero, one = np.zeros_like(x), np.ones_like(x)
-    # A parameter p adds p (u, v) to a displacement, and p * sign to cells (i, j) of the matrix.
-    columns = [
-        (one, zero, [(0, 2, 1)]),
-        (zero, one, [(1, 2, 1)]),
-        (x, y, [(0, 0, 1), (1, 1, 1)]),
-        (-y, x, [(0, 1, -1), (1, 0, 1)]),
-        (x, -y, [(0, 0, 1), (1, 1, -1)]),
-        (y, x, [(0, 1, 1), (1, 0, 1)]),
-        (x * x, x * y, [(2, 0, -1)]),
-        (x * y, y * y, [(2, 1, -1)]),
-    ]
-    design = np.stack([np.concatenate([u, v]) for u, v, _ in columns], axis=1)
-    target = np.concatenate(displacements.T)
-    count = len(points)
-    # The closest fit tells the noise, by which all fits are judged.
-    fits = {}
-    for freedom in (2, 4, 6, 8):
-        if count >= freedom + 2:
-            fits[freedom] = biweight(design[:, :freedom], target)
-    scale = max(min(noise for _, _, noise in fits.values()), 0.02)
-
-    def criterion(freedom: int) -> float:
-        capped = np.minimum(fits[freedom][1] / (3 * scale), 1) ** 2 * 9  # squares, in scale^2
-        n = 2 * count
-        return capped.sum() + 2 * freedom * n / max(n - freedom - 1, 1)
-
-    parameters, remaining, _ = fits[min(fits, key=criterion)]
-    matrix = np.zeros((3, 3))
-    for value, (_, _, cells) in zip(parameters, columns, strict=False):
-        for i, j, sign in cells:
-            matrix[i, j] += sign * value
-    return matrix, remaining
-
-
-def biweight(design: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Solves robust least squares for points whose x come first in `target`, then their y.
-
-    Returns the parameters, the distance that remains at every point, and its robust scale.
-    """
-    weight = np.ones(len(target))
-    count = len(target) // 2
-    for _ in range(20):
-        root = np.sqrt(weight)[:, None]
-        parameters = np.linalg.lstsq(design * root, target * root[:, 0], rcond=None)[0]
-        rest = target - design @ parameters
-        remaining = np.hypot(rest[:count], rest[count:])
-        scale = max(1.4826 * float(np.median(np.abs(rest))), 0.01)
-        share = np.clip(1 - (remaining / (6 * scale)) ** 2, 0, None) ** 2
-        weight = np.concatenate([share, share])
-    return parameters, remaining, scale
 
 
 def project(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -418,6 +614,12 @@ def common_area(
     return slice(top, bottom + 1), slice(left, right + 1)
 
 
+def moves(homography: np.ndarray, shape: Sequence[int]) -> bool:
+    """Returns True where a homography moves pixels of a shape (H, W) by STILL or more."""
+    there = corners(shape[:2])
+    return bool(np.abs(project(homography, there) - there).max() >= STILL)
+
+
 def resample(image: np.ndarray, homography: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Returns an exposure as seen from the reference, whose picture has a shape (H, W, ...).
 
@@ -425,14 +627,13 @@ def resample(image: np.ndarray, homography: np.ndarray, shape: tuple[int, ...]) 
     it is.
     """
     height, width = shape[:2]
-    moved = project(homography, corners((height, width))) - corners((height, width))
-    if image.shape == shape and np.abs(moved).max() < STILL:
+    if image.shape == shape and not moves(homography, shape):
         return image
     warped = cv2.warpPerspective(
         image,
         homography,
         (width, height),
-        flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LANCZOS4,
+        flags=cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC,
         borderMode=cv2.BORDER_REPLICATE,
     )
     return np.clip(warped, 0, 1) if warped.dtype.kind == "f" else warped

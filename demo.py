@@ -103,9 +103,10 @@ class Studio:
     def fuse_reduced(self, dropped: Dropped, choice: Choice) -> list[np.ndarray]:
         """Returns the reduced exposures, aligned if chosen, and the fused picture; 8-bit each."""
         recipe = choice.recipe("result.png")
-        reference = photos.choose_reference(dropped.reduced, recipe.reference)
-        images, _ = photos.align_and_deghost(
-            dropped.files, list(dropped.reduced), None, reference, recipe
+        reference = photos.choose_reference(dropped.reduced, recipe)
+        opaque = [None] * len(dropped.reduced)
+        images, _, _ = photos.prepared(
+            dropped.files, list(dropped.reduced), opaque, reference, recipe
         )
         network = self.network(choice.look)
         # The result may take the place of the first exposure.

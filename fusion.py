@@ -608,6 +608,11 @@ def explain(size: tuple[int, ...], other: tuple[int, ...]) -> str:
     """Returns the likely reason why two sizes (H, W) differ, as the end of a message, or ""."""
     if size == other[::-1]:
         return "; one lacks the EXIF orientation that the other has"
-    if all(abs(a - b) <= 0.02 * b for a, b in zip(size, other, strict=True)):
+    if nearly_fits(size, other):
         return "; pictures that nearly fit can be brought to one size by alignment (--align)"
     return ""
+
+
+def nearly_fits(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Returns True where two sizes (H, W) differ by a fiftieth at most."""
+    return all(abs(a - b) <= 0.02 * b for a, b in zip(size, other, strict=True))

@@ -13,26 +13,32 @@ import numpy as np
 
 import utils
 
-COARSE = 1000  # pixels; longer side of the reduced pictures in which movement is looked for
+COARSE = 500  # pixels; longer side of the reduced pictures in which movement is looked for
 QUICK = 300  # pixels; the same where a reference is looked for
-TOLERANCE = 10  # levels of 255; noise and rounding may move a pixel so far, either way
+TOLERANCE = 10  # levels of 255; noise and rounding may move a bright pixel so far, either way
 CERTAIN = 12.0  # levels beyond TOLERANCE, as an area's mean, that prove movement
 POSSIBLE = 3.0  # levels beyond TOLERANCE that show movement next to a proven one
+DIM, LEAST = 80, 0.25  # level of 255 below which all these are less; their least share, at black
 NOISE = 6.0  # levels; a colour may leave the usual one so far, and by
 UNUSUAL = 2.0  # times the mean distance by which its colour leaves it elsewhere
 STRANGE = 6.0  # levels beyond these two, as an area's mean, without which nothing is proven
 ODD = 2.0  # levels beyond these two that show movement next to a proven one
-DISSENT = 2.0  # times these two, for a colour in which another witness and the reference differ
-CLIPPED, UNKNOWN = 2.0, 15.0  # levels from black or white; by which these may be farther off
-EXTENT = 9  # pixels of reduced pictures; side of an area that is checked for movement
-SOFT = 4.0  # width of the soft border of replaced areas, in pixels of reduced pictures
+EXTENT = 7  # pixels of reduced pictures; side of an area that is checked for movement
+POCKET = 0.25  # share of what moved; smaller areas that it surrounds are taken to move with it
+SOFT = 2.5  # width of the soft border of replaced areas, in pixels of reduced pictures
 GRID = 33  # colours a channel of a ColourGrid; a power of 2, and 1
 PRIOR = 8.0  # pixels' worth of trust in what the coarser of two grids says
 MOST = 0.9  # share of a picture; where more seems to have moved, it is of another scene
 WORTH = 0.005  # share of the picture that has to move for another reference to be looked for
 VAGUE = 40  # levels of another exposure that belong to one; with more, it tells too little
-QUARREL = 0.25  # share of what moved in the middle exposure about which the others may differ
-BETTER = 0.8  # share of the middle exposure's cost below which another reference is preferred
+QUARREL = 0.25  # share of what moved in the first reference about which the others may differ
+BETTER = 0.8  # share of its cost below which another reference is preferred
+GLARE = 60.0  # levels that a large clipped area may add at its middle, half of it at its border
+REACH = (3.0, 12.0)  # pixels of reduced pictures; standard deviations of its spread
+BLACK, WHITE = 16, 250  # levels of 255; a pixel below or from there on tells too little
+LIGHT = 96  # levels of 255; a pixel from there on has little noise
+STRIP = 64  # rows of a full picture that are replaced at a time
+PATCH = 9  # pixels of reduced pictures; side of the least area that another exposure tells of
 
 
 def middle_exposure(images: Sequence[np.ndarray]) -> int:
@@ -40,75 +46,148 @@ def middle_exposure(images: Sequence[np.ndarray]) -> int:
     return by_brightness(images)[(len(images) - 1) // 2]
 
 
+def telling_exposure(images: Sequence[np.ndarray]) -> int:
+    """Returns the index of the picture that tells most: light, and not clipped, in most places.
+
+    A dark pixel counts less, since it has more noise. Of two alike, the darker one.
+    """
+    greys = [few_pixels(image) for image in images]
+    told = [((grey < WHITE) * np.minimum(grey / LIGHT, 1)).mean() for grey in greys]
+    return max(by_brightness(images), key=lambda k: told[k])
+
+
 def by_brightness(images: Sequence[np.ndarray]) -> list[int]:
     """Returns the indices of pictures from the darkest to the brightest."""
-    brightness = [utils.as_grey(image[::8, ::8]).mean() for image in images]
+    brightness = [few_pixels(image).mean() for image in images]
     return [int(k) for k in np.argsort(brightness, kind="stable")]
+
+
+def few_pixels(image: np.ndarray) -> np.ndarray:
+    """Returns some of a picture's pixels, evenly spread, as 8-bit grey."""
+    step = max(max(image.shape[:2]) // QUICK, 1)
+    return utils.as_grey(image[::step, ::step])
 
 
 def deghost(
     images: Sequence[np.ndarray], reference: int | None = None
 ) -> tuple[list[np.ndarray], list[float]]:
-    """Replaces what moved in aligned exposures by what the reference shows there.
+    """Replaces what moved in aligned exposures by what a reference shows there.
 
     Where an exposure shows something else than the reference's scene, it gets what it would show
-    of that scene, see Witness. The replaced area thus has the exposure's brightness and
-    colours, and a soft border, so that fusing finds no step there. The exposures that are next to
-    it in brightness tell more of the scene than the reference alone, where they show it too.
+    of that scene, see Rendering. The replaced area thus has the exposure's brightness and colours,
+    and a soft border, so that fusing finds no step there. Where the reference is white or black,
+    another exposure that does not contradict it is the reference.
 
     images: two or more pictures of one size, all grey or all RGB.
-    reference: index of the picture whose scene is shown; best_reference by default.
+    reference: index of the picture whose scene is shown; by default the exposure that tells most
+        or, where something moved, best_reference.
     Returns the pictures, and the share of each that was replaced.
     """
-    if reference is None:
-        reference = best_reference(images)
-    small = [small_8_bit(image, COARSE) for image in images]
-    moved = [np.zeros(other.shape[:2], bool) for other in small]
-    for k, other in enumerate(small):
-        if k != reference:
-            moved[k] = movement(small[reference], other)
-    order = by_brightness(images)
+    small = [utils.reduced_quickly(image, COARSE) for image in images]
+    first = telling_exposure(images) if reference is None else reference
+    moved, sources = find_movement(small, first)
+    if reference is None and np.mean(moved, axis=(1, 2)).max() >= WORTH:
+        best = best_reference(images)
+        if best != first:
+            moved, sources = find_movement(small, best)
     result = []
     for k, image in enumerate(images):
-        if moved[k].any():
-            place = order.index(k)
-            near = [s for s in order[max(place - 1, 0) : place + 2] if s not in (k, reference)]
-            witnesses = [
-                Witness.learn(images[s], small[s], small[k], moved[s], moved[k])
-                for s in (reference, *near)
-            ]
-            image = replace(image, moved[k], witnesses)
+        for source in np.unique(sources[moved[k]]):
+            static = or_all(~(moved[k] | moved[source]))
+            rendering = Rendering.learn(small[source], small[k], static)
+            place = moved[k] & (sources == source)
+            image = replace(image, images[source], small[source], place, rendering)
         result.append(image)
     return result, [float(mask.mean()) for mask in moved]
+
+
+def find_movement(
+    images: Sequence[np.ndarray], reference: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Finds where exposures show something else than the scene that is kept.
+
+    images: in 8 bits. Returns a mask of each, bool (H, W), and the index of the exposure that tells
+    of the scene at every pixel, (H, W).
+    """
+    moved = [
+        np.zeros(image.shape[:2], bool) if k == reference else movement(images[reference], image)
+        for k, image in enumerate(images)
+    ]
+    sources = best_sources(images, moved, reference)
+    others = [int(k) for k in np.unique(sources) if k != reference]
+    found = [mask.copy() for mask in moved]
+    for source in others:
+        place = sources == source
+        for k in range(len(images)):
+            if k not in (reference, source):
+                found[k] |= movement(images[source], images[k]) & place
+    return [without_pockets(mask) for mask in found], sources
+
+
+def best_sources(
+    images: Sequence[np.ndarray], moved: Sequence[np.ndarray], reference: int
+) -> np.ndarray:
+    """Returns the index of the exposure that tells of the reference's scene at each pixel, (H, W).
+
+    It is the reference, or where that is white the next darker one that is not, and where that is
+    black the next brighter one that is not; not one that shows something else there.
+    """
+    order = by_brightness(images)
+    place = order.index(reference)
+    greys = [utils.as_grey(image) for image in images]
+    rank = np.full(greys[reference].shape, place, np.uint8)
+    white, black = greys[reference] >= WHITE, greys[reference] < BLACK
+    for unknown, ranks in ((white, range(place)), (black, range(len(order) - 1, place, -1))):
+        for r in ranks:  # The last that tells is the nearest to the reference.
+            k = order[r]
+            tells = (greys[k] >= BLACK) & (greys[k] < WHITE) & ~moved[k]
+            rank[unknown & tells] = r
+    rank = cv2.medianBlur(rank, PATCH)
+    sources = np.array(order)[rank]
+    contrary = np.take_along_axis(np.array(moved), sources[None], axis=0)[0]
+    return np.where(contrary, reference, sources)
+
+
+def without_pockets(mask: np.ndarray) -> np.ndarray:
+    """Returns a mask with the small areas that it surrounds, so that one thing has one source."""
+    if not mask.any():
+        return mask
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * EXTENT + 1, 2 * EXTENT + 1))
+    closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disc)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(1 - closed, connectivity=4)
+    areas = statistics[:, cv2.CC_STAT_AREA]
+    small = areas < POCKET * closed.sum()
+    small[0] = True  # the mask itself
+    return small[labels]
 
 
 def best_reference(images: Sequence[np.ndarray]) -> int:
     """Returns the index of the exposure whose scene is shown in place of what moved.
 
-    It is the middle exposure, unless something moved there that the others do not show, who agree
-    with each other. Then it is that one of these for which the least is replaced, where it tells
-    what the others should show.
+    It is the one that tells most, unless something moved there that the others do not show, who
+    agree with each other. Then it is that one of these for which the least is replaced, where it
+    tells what the others should show.
     """
-    middle = middle_exposure(images)
+    first = telling_exposure(images)
     if len(images) < 3:
-        return middle
-    small = [small_8_bit(image, QUICK) for image in images]
+        return first
+    small = [utils.reduced_quickly(image, QUICK) for image in images]
     number = range(len(images))
 
     def differ(i: int, j: int) -> np.ndarray:
         return movement(small[i], small[j]) | movement(small[j], small[i])
 
-    odd = {frozenset((middle, k)): differ(middle, k) for k in number if k != middle}
-    in_middle = np.any(list(odd.values()), axis=0)
-    if in_middle.mean() < WORTH:
-        return middle
+    odd = {frozenset((first, k)): differ(first, k) for k in number if k != first}
+    in_first = np.any(list(odd.values()), axis=0)
+    if in_first.mean() < WORTH:
+        return first
     pairs = {frozenset(pair): differ(*pair) for pair in itertools.combinations(number, 2)}
     elsewhere = np.any([mask for pair, mask in pairs.items() if pair not in odd], axis=0)
-    if (in_middle & elsewhere).sum() > QUARREL * in_middle.sum():
-        return middle
+    if (in_first & elsewhere).sum() > QUARREL * in_first.sum():
+        return first
     costs = [reference_cost(k, small, pairs) for k in number]
     best = int(np.argmin(costs))
-    return best if costs[best] < BETTER * costs[middle] else middle
+    return best if costs[best] < BETTER * costs[first] else first
 
 
 def reference_cost(
@@ -137,11 +216,6 @@ def reference_cost(
         if pair not in own
     ]
     return cost + float(np.any(contrary, axis=0).mean())
-
-
-def small_8_bit(image: np.ndarray, side: int) -> np.ndarray:
-    """Returns a picture in 8 bits, reduced to a longer side of `side` pixels at most."""
-    return utils.reduce(utils.to_8_bit(image), min(side / max(image.shape[:2]), 1))
 
 
 def or_all(mask: np.ndarray) -> np.ndarray:
@@ -201,25 +275,54 @@ def level_evidence(reference: np.ndarray, other: np.ndarray, static: np.ndarray)
 
     Both luma and a colour channel have to. Luma's level map fails on saturated colours, whose
     channels clip one by one. A channel's level map fails where a camera renders a colour
-    differently at another exposure.
+    differently at another exposure. What the brighter of the two may owe to glare does not count.
 
     reference, other: 8-bit pictures. static: mask of the pixels from which level maps are computed.
     """
-    excess = level_excess(utils.as_grey(reference), utils.as_grey(other), static)
-    if reference.ndim == 3:
+    luma = utils.as_grey(reference), utils.as_grey(other)
+    brighter = int(luma[1].mean() > luma[0].mean())
+    light = [np.zeros(static.shape, np.float32)] * 2
+    light[brighter] = glare(luma[brighter])
+    excess = level_excess(*luma, static, *light)
+    if reference.ndim == 3 and (cv2.blur(excess, (EXTENT, EXTENT)) > CERTAIN).any():
         pairs = zip(planes(reference), planes(other), strict=True)
-        channels = [level_excess(ours, theirs, static) for ours, theirs in pairs]
+        channels = [level_excess(ours, theirs, static, *light) for ours, theirs in pairs]
         excess = cv2.min(excess, np.max(channels, axis=0))
     return cv2.blur(excess, (EXTENT, EXTENT))
 
 
-def level_excess(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np.ndarray:
-    """Returns the levels by which a plane leaves its level map's range, float32 (H, W), >= 0."""
-    lowest, highest, _ = level_map(reference[static], other[static])
+def glare(grey: np.ndarray) -> np.ndarray:
+    """Returns the levels that light from clipped areas may add around them, float32 (H, W)."""
+    clipped = (grey >= WHITE).astype(np.float32)
+    return GLARE * np.max([cv2.GaussianBlur(clipped, (0, 0), reach) for reach in REACH], axis=0)
+
+
+def level_excess(
+    reference: np.ndarray,
+    other: np.ndarray,
+    static: np.ndarray,
+    glare_here: np.ndarray,
+    glare_there: np.ndarray,
+) -> np.ndarray:
+    """Returns by how much a plane leaves its level map's range, float32 (H, W), >= 0.
+
+    The unit is a level of bright pixels; of dark ones fewer levels, of less noise, say as much.
+    glare_here, glare_there: levels that glare may have added to the reference and to the other.
+    """
+    lowest, highest, mean = level_map(reference[static], other[static])
     other = other.astype(np.float32)
-    too_dark = cv2.LUT(reference, lowest.astype(np.float32)) - other
-    too_bright = other - cv2.LUT(reference, highest.astype(np.float32))
-    return np.maximum(cv2.max(too_dark, too_bright) - TOLERANCE, 0)
+    without = np.clip(reference - glare_here, 0, 255).astype(np.uint8)
+    around = np.ones((3, 3), np.uint8)  # Edges lie between pixels, and not always the same ones.
+    too_dark = cv2.erode(cv2.LUT(without, lowest.astype(np.float32)), around) - other
+    too_bright = cv2.dilate(cv2.LUT(reference, highest.astype(np.float32)), around)
+    too_bright = other - glare_there - too_bright
+    unit = cv2.LUT(reference, levels_that_count(mean).astype(np.float32))
+    return np.maximum(cv2.max(too_dark, too_bright) / unit - TOLERANCE, 0)
+
+
+def levels_that_count(level: np.ndarray) -> np.ndarray:
+    """Returns how many levels of 255 at a level say as much as one of a bright pixel does."""
+    return np.clip(LEAST + (1 - LEAST) * level / DIM, LEAST, 1)
 
 
 def colour_evidence(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np.ndarray:
@@ -265,8 +368,9 @@ def level_map(
     def level_at(rank):
         return np.clip(np.searchsorted(ranks, rank - 1e-9), 0, 255).astype(np.float64)
 
-    lowest = level_at(below[np.clip(levels - TOLERANCE, 0, 255)])
-    highest = level_at(above[np.clip(levels + TOLERANCE, 0, 255)])
+    room = np.ceil(TOLERANCE * levels_that_count(levels)).astype(int)
+    lowest = level_at(below[np.clip(levels - room, 0, 255)])
+    highest = level_at(above[np.clip(levels + room, 0, 255)])
     # The mean level between two ranks is a difference of the integral of level_at.
     integral = np.concatenate([[0], np.cumsum(share_other * levels)])
     edges = np.concatenate([[0], ranks])
@@ -411,102 +515,80 @@ def between_levels(table: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(channel, np.arange(256), row) for row, channel in pairs], 1)
 
 
-class Witness(NamedTuple):
-    """A picture of the scene that is kept, and what another exposure would show of it.
+def replace(
+    image: np.ndarray,
+    source: np.ndarray,
+    small: np.ndarray,
+    moved: np.ndarray,
+    rendering: Rendering,
+) -> np.ndarray:
+    """Returns a picture that shows another one's scene in a mask, with a soft border.
 
-    picture: of full size. moved: mask, bool, of reduced size: where it shows something else.
-    rendering: its colours in the exposure. usual: the mean distances, by colour, by which the
-    exposure leaves them where both show the scene. brighter: True for a picture brighter than it.
-    """
+    The levels of the full picture are mapped; the offsets of its colours, which vary little from
+    pixel to pixel, are those of the reduced one.
 
-    picture: np.ndarray
-    moved: np.ndarray
-    rendering: Rendering
-    usual: ColourGrid
-    brighter: bool
-
-    @classmethod
-    def learn(
-        cls,
-        picture: np.ndarray,
-        small: np.ndarray,
-        other: np.ndarray,
-        moved: np.ndarray,
-        other_moved: np.ndarray,
-    ) -> "Witness":
-        """Learns from where neither mask is True; small, other: both pictures, reduced, 8-bit."""
-        static = or_all(~(moved | other_moved))
-        rendering, known = Rendering.learn(small, other, static), static.ravel()
-        places, distance = rendering.distances(flat(small)[known], flat(other)[known])
-        usual = ColourGrid.fit(places, distance)
-        return cls(picture, moved, rendering, usual, bool(small.mean() > other.mean()))
-
-    def colours(self, rows: slice, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the exposure's colours (P, C) in levels of 255, and their usual distances.
-
-        rows: a strip of the full picture. at: mask of its pixels.
-        """
-        colours = flat(self.picture[rows])[at.ravel()]
-        white = utils.white_level(self.picture.dtype)
-        if white != 255:
-            colours = colours * (255 / white)
-        places = self.rendering.places(colours)
-        # White of a brighter picture, and black of a darker one, can be anything in the exposure.
-        room = 255 - colours.max(axis=1) if self.brighter else colours.min(axis=1)
-        usual = self.usual.at(places) + UNKNOWN * (room < CLIPPED)[:, None]
-        return self.rendering.of(colours, places), usual
-
-
-def replace(image: np.ndarray, moved: np.ndarray, witnesses: Sequence[Witness]) -> np.ndarray:
-    """Returns a picture that shows the witnesses' scene in a mask, with a soft border.
-
-    It shows their mean, in which each has the weight of its usual distance's inverse square. The
-    first is the reference; another one counts where it agrees with it, as far as both usually do.
-    So it tells most where the reference is black or noisy.
-
-    moved: the mask, bool, of reduced size.
+    small: `source`, reduced, in 8 bits. moved: the mask, bool, of its size. rendering: of `source`
+    in `image`.
     """
     height, width = image.shape[:2]
-    soft = softened(moved, width, height)
-    reference, *others = witnesses
-    hidden = [softened(witness.moved, width, height) for witness in others]
+    near = cv2.dilate(moved.astype(np.uint8), np.ones((5, 5)), iterations=2 * EXTENT) > 0
+    soft = softened(moved)
+    offsets = np.zeros((*small.shape[:2], len(rendering.levels)), np.float32)
+    offsets[near] = rendering.offsets.at(rendering.places(flat(small)[near.ravel()]))
     white = utils.white_level(image.dtype)
     result = image.copy()
-    for start in range(0, height, 64):  # Strips keep the memory for floats small.
-        rows = slice(start, start + 64)
-        at = soft[rows] > 0
+    for start in range(0, height, STRIP):  # Strips keep the memory for floats small.
+        rows = slice(start, min(start + STRIP, height))
+        share = enlarged(soft, rows, height, width)
+        at = share > 0
         if not at.any():
             continue
-        share, own = soft[rows][at][:, None], flat(image[rows])[at.ravel()]
-        first, first_usual = reference.colours(rows, at)
-        weight = 1 / (first_usual**2 + 1)
-        total, weights = weight * first, weight
-        for witness, elsewhere in zip(others, hidden, strict=True):
-            colours, usual = witness.colours(rows, at)
-            limits = DISSENT * (NOISE + UNUSUAL * (usual + first_usual))
-            agrees = (np.abs(colours - first) <= limits).all(axis=1, keepdims=True)
-            weight = agrees * (1 - elsewhere[rows][at][:, None]) / (usual**2 + 1)
-            total, weights = total + weight * colours, weights + weight
-        blend = own / white * (1 - share) + total / weights / 255 * share
+        colours = flat(source[rows])[at.ravel()] * (255 / utils.white_level(source.dtype))
+        if source.dtype == np.uint8:
+            colours = flat(source[rows])[at.ravel()]
+        shown = between_levels(rendering.levels, colours)
+        shown += flat(enlarged(offsets, rows, height, width))[at.ravel()]
+        own, share = flat(image[rows])[at.ravel()], share[at][:, None]
+        blend = own / white * (1 - share) + shown.clip(0, 255) / 255 * share
         result[rows][at] = utils.quantise(blend, image.dtype).reshape(-1, *image.shape[2:])
     return result
 
 
-def softened(mask: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Returns a mask of reduced size as shares, float32 (height, width), with a soft border.
+def enlarged(plane: np.ndarray, rows: slice, height: int, width: int) -> np.ndarray:
+    """Returns some rows of a plane (h, w, ...) enlarged to a height and a width."""
+    y, x = plane.shape[0] / height, plane.shape[1] / width
+    # Whole coordinates are pixels' centres, so corners lie at halves.
+    to_plane = np.array([[x, 0, (x - 1) / 2], [0, y, (rows.start + 0.5) * y - 0.5]])
+    return cv2.warpAffine(
+        plane,
+        to_plane,
+        (width, rows.stop - rows.start),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def softened(mask: np.ndarray) -> np.ndarray:
+    """Returns a mask as shares, float32 (h, w), with a soft border.
 
     The border lies outside of the mask, so that nothing of a ghost is left inside.
     """
-    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), SOFT)
-    soft = np.clip(soft * 2, 0, 1)
-    return cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.clip(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), SOFT) * 2, 0, 1)
 
 
-def show_elsewhere(image: np.ndarray, reference: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Returns a picture with the reference's scene, in the picture's brightness, outside a mask."""
-    small, small_reference = (small_8_bit(x, COARSE) for x in (image, reference))
+def show_elsewhere(
+    image: np.ndarray, source: np.ndarray, hidden: np.ndarray, known: np.ndarray
+) -> np.ndarray:
+    """Returns a picture that shows another one's scene, in its own brightness, in a mask.
+
+    hidden: the mask, bool (H, W). known: mask of where both pictures show the scene.
+    """
+    small, small_source = (utils.reduced_quickly(x, COARSE) for x in (image, source))
     size = small.shape[1::-1]
-    shown = cv2.resize(inside.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    nowhere = np.zeros_like(shown)
-    witness = Witness.learn(reference, small_reference, small, nowhere, ~shown)
-    return replace(image, ~shown, [witness])
+    # A reduced pixel is hidden where a part of it is, and known where all of it is.
+    hidden, known = (
+        cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        for mask in (hidden, known)
+    )
+    rendering = Rendering.learn(small_source, small, or_all(known == 1))
+    return replace(image, source, small_source, hidden > 0, rendering)

@@ -314,17 +314,19 @@ class TestOptions:
             options.images = pair
         if options.panel and options.images and len(options.images) != 2:
             error("--panel is for two exposures")
-        if options.no_crop and not options.align:
+        if options.no_crop and options.align == "no":
             error("--no_crop is for --align")
         if options.res is None:
             options.res = "result.png" if options.folder is None else "fused"
         return options
 
     def choose_look(self, options: argparse.Namespace) -> None:
-        """Completes the look and the network."""
+        """Completes the look, the network, and what is done to exposures before."""
         if options.look is None:
             options.look = "photo" if options.model is None else "paper"
         photo = options.look == "photo"
+        options.align = options.align or ("auto" if photo else "no")
+        options.deghost = options.deghost or ("auto" if photo else "no")
         if options.finish != 1 and not photo:
             self.parser.error("--finish is for --look photo")
         if options.steady and not (photo and options.finish and options.folder):
@@ -426,32 +428,30 @@ class TestOptions:
     def add_scene_options(self) -> None:
         """Adds the options for hand-held photos and moving scenes."""
         scene = self.parser.add_argument_group("hand-held photos and moving scenes")
-        scene.add_argument(
-            "--align",
-            nargs="?",
-            choices=("yes", "try"),
-            const="yes",
-            help="register all exposures to the middle one first; a bracket that does not fit is "
-            "refused, or with --align=try, fused as it is",
-        )
+        for flag, text in (
+            ("--align", "bring exposures into register with the one that tells most"),
+            ("--deghost", "where exposures show different things, show what one of them does"),
+        ):
+            scene.add_argument(
+                flag,
+                nargs="?",
+                choices=("auto", "yes", "no"),
+                const="yes",
+                help=f"{text}: auto, where that is needed, is the default of photos; no is that of "
+                f"other looks; {flag} alone is yes",
+            )
         scene.add_argument(
             "--no_crop",
             action="store_true",
-            help="after --align, keep the middle exposure's size instead of cropping to the area "
-            "that all exposures show",
-        )
-        scene.add_argument(
-            "--deghost",
-            action="store_true",
-            help="where exposures show different things, show what one of them does: the "
-            "middle one, unless the others agree against it",
+            help="keep the size of the exposures that are brought into register, instead of "
+            "cropping to the area that all of them show",
         )
         scene.add_argument(
             "--reference",
             type=number(int, 1),
             metavar="N",
-            help="take the Nth exposure from dark to bright for the middle one in --align and "
-            "--deghost; the result has its EXIF",
+            help="show the scene of the Nth exposure from dark to bright, instead of the one that "
+            "tells most; the result has its view and its EXIF",
         )
 
     def add_fusion_options(self) -> None:

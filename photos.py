@@ -31,22 +31,22 @@ REST = 0.15e9  # bytes of memory for all but the pictures, without PyTorch
 EACH = 0.04e9  # more of them for every exposure
 TORCH = 0.5e9  # more of them where PyTorch runs the networks, beside its libraries
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
-SHIFTED = 0.0025  # of the longer side; exposures that seem to lie farther apart need --align
+MOSTLY = 0.5  # share of an exposure; where more of it is replaced, it is left out of a stack
 CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2)
 
 
 class Recipe(NamedTuple):
     """The way from a scene's pictures to a result, as the flags say.
 
-    size: (height, width) to resize to, or None. align: None, "yes" or "try". crop: the opposite of
-    --no_crop. portable: True for a network without PyTorch. fuse: arguments for fusion.fuse by
-    their names, but for the network. Other fields are the flags of these names.
+    size: (height, width) to resize to, or None. align, deghost: "auto", "yes" or "no". crop: the
+    opposite of --no_crop. portable: True for a network without PyTorch. fuse: arguments for
+    fusion.fuse by their names, but for the network. Other fields are the flags of these names.
     """
 
     size: tuple[int, int] | None
-    align: str | None
+    align: str
     crop: bool
-    deghost: bool
+    deghost: str
     reference: int | None
     panel: bool
     preview: bool
@@ -58,7 +58,7 @@ class Recipe(NamedTuple):
     @property
     def copies(self) -> int:
         """Pictures in memory for every exposure, beside the one that is decoded or encoded."""
-        return 2 if self.align or self.deghost else 1
+        return 1 if self.align == self.deghost == "no" else 2
 
     def rest(self, count: int) -> float:
         """Returns the bytes of memory for all but the pictures, of `count` exposures."""
@@ -155,23 +155,27 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
     # A decoder can need memory for another picture of the same size.
     with ThreadPoolExecutor(1 if largest > utils.LARGE else few) as pool:
         pictures = list(pool.map(read, files))
-    if not recipe.align:
+    if recipe.align == "no":
         warn_of_shifts(files, [picture.pixels for picture in pictures])
     return pictures
 
 
 def warn_of_shifts(files: Sequence[str], images: Sequence[np.ndarray]) -> None:
     """Warns of a scene whose exposures seem to need --align."""
-    order = ghosts.by_brightness(images)
-    shifts = align.apparent_shifts([images[k] for k in order])
-    if max(shifts, default=0) > SHIFTED:
-        place = shifts.index(max(shifts))
-        one, other = (files[k] for k in order[place : place + 2])
-        warnings.warn(
-            f"{one} and {other}: seem to lie {max(shifts) * max(images[0].shape):.0f} "
-            "pixels apart; --align brings exposures into register",
-            stacklevel=2,
-        )
+    reference = ghosts.telling_exposure(images)
+    shape = images[reference].shape[:2]
+    if any(image.shape[:2] != shape for image in images):
+        return  # Fusing says so.
+    outcomes = align.register_all(images, reference, needed=True)
+    for file, outcome in zip(files, outcomes, strict=True):
+        if not isinstance(outcome, str) and not outcome.still:
+            apart = align.distance_moved(outcome.homography, shape)
+            warnings.warn(
+                f"{file} and {files[reference]}: seem to lie {apart:.0f} pixels apart; --align "
+                "brings exposures into register",
+                stacklevel=2,
+            )
+            return
 
 
 def known_headers(files: Sequence[str]) -> list[metadata.Header]:
@@ -262,14 +266,14 @@ def fuse_scene(
     Raises ValueError naming the files where they cannot be fused, or the flag that does not fit.
     """
     images = [picture.pixels for picture in pictures]
-    alpha = common_alpha(pictures, path)
+    alphas = [picture.alpha for picture in pictures]
     if recipe.size:
         images = [resize(image, *recipe.size) for image in images]
-        alpha = None if alpha is None else resize(alpha, *recipe.size)
-    reference = choose_reference(images, recipe.reference)
+        alphas = [None if alpha is None else resize(alpha, *recipe.size) for alpha in alphas]
+    reference = choose_reference(images, recipe)
     described = pictures[reference].metadata
     try:
-        images, alpha = align_and_deghost(files, images, alpha, reference, recipe)
+        images, alpha, files = prepared(files, images, alphas, reference, recipe)
         result = fuse_images(network, images, recipe)
     except (ValueError, cv2.error) as error:
         reason = error.err if isinstance(error, cv2.error) else error
@@ -284,77 +288,137 @@ def fuse_scene(
     return functools.partial(write_result, path, result, alpha, described, recipe.quality, sheet)
 
 
-def choose_reference(images: Sequence[np.ndarray], number: int | None) -> int:
-    """Returns the index of the exposure that --reference means, by default the middle one.
+def choose_reference(images: Sequence[np.ndarray], recipe: Recipe) -> int:
+    """Returns the index of the exposure whose view, scene and metadata the result has.
 
-    number: 1 for the darkest. Raises ValueError where there are fewer exposures.
+    It is that of --reference, 1 being the darkest, or else the one that tells most, or the middle
+    one where exposures are neither registered nor freed of ghosts. Raises ValueError where there
+    are fewer exposures.
     """
+    number = recipe.reference
     if number is None:
-        return ghosts.middle_exposure(images)
+        asked = recipe.align != "no" or recipe.deghost != "no"
+        return ghosts.telling_exposure(images) if asked else ghosts.middle_exposure(images)
     if number > len(images):
         raise ValueError(f"--reference {number}: there are {len(images)} exposures")
     return ghosts.by_brightness(images)[number - 1]
 
 
-def align_and_deghost(
+def prepared(
     files: Sequence[str],
     images: list[np.ndarray],
-    alpha: np.ndarray | None,
+    alphas: Sequence[np.ndarray | None],
     reference: int,
     recipe: Recipe,
-) -> tuple[list[np.ndarray], np.ndarray | None]:
-    """Returns the pictures of one scene, ready for fusing, and their alpha.
+) -> tuple[list[np.ndarray], np.ndarray | None, list[str]]:
+    """Returns the pictures of one scene, ready for fusing, their alpha, and the files left.
 
+    Transparent pixels are filled, exposures are brought into register, and what moved is replaced,
+    as the recipe says; exposures that do not go with the reference are left out, with a warning.
     Raises ValueError where the pictures do not go together or cannot be aligned.
     """
-    fusion.check_images(images, one_size=not recipe.align)
-    if recipe.align:
-        images, area = aligned(files, images, reference, recipe)
+    files = list(files)
+    fusion.check_images(images, one_size=recipe.align == "no" or not nearly_one_size(images))
+    images, alpha = without_holes(images, alphas, reference)
+    kept = list(range(len(images)))
+    if recipe.align != "no":
+        images, kept, area = registered(files, images, reference, recipe)
+        files, reference = [files[k] for k in kept], kept.index(reference)
         alpha = None if alpha is None else alpha[area]
-        fusion.check_images(images)  # With --align=try, they may be unaligned and differ in size.
-    if recipe.deghost:
-        # Only aligned pictures tell which exposure shows what stays.
-        shown = ghosts.best_reference(images) if recipe.reference is None else reference
-        images, shares = ghosts.deghost(images, shown)
-        if recipe.verbose:
-            print(f"{files[shown]}: its scene is shown", file=sys.stderr)
-        for file, share in zip(files, shares, strict=True):
-            if share > 0.5:
-                text = f"{file}: {share:.0%} of it replaced as moved; is it of this scene?"
-                warnings.warn(text, stacklevel=2)
-            if recipe.verbose:
-                print(f"{file}: {share:.1%} replaced as moved", file=sys.stderr)
-    return images, alpha
+    fusion.check_images(images)
+    if recipe.deghost != "no":
+        images, kept = freed_of_ghosts(files, images, reference, recipe)
+        files = [files[k] for k in kept]
+    return images, alpha, files
 
 
-def aligned(
-    files: Sequence[str], images: list[np.ndarray], reference: int, recipe: Recipe
-) -> tuple[list[np.ndarray], tuple[slice, slice]]:
-    """Returns aligned pictures of one scene and the area of the reference that they show.
+def nearly_one_size(images: Sequence[np.ndarray]) -> bool:
+    """Returns True where pictures' sizes differ so little that registration can bring them to one.
 
-    With "try", pictures that cannot be aligned are returned as they are, with a warning. Raises
-    ValueError as align.align does.
+    Pictures that lie on their sides are none of these.
     """
-    try:
-        images, registrations, area = align.align(images, reference, recipe.crop)
-    except ValueError as error:
-        if recipe.align != "try":
-            raise
-        listed = " and ".join(map(str, files))
-        warnings.warn(f"{listed}: fused unaligned: {error}", stacklevel=2)
-        return images, (slice(None), slice(None))
+    return all(fusion.nearly_fits(i.shape[:2], images[0].shape[:2]) for i in images)
+
+
+def registered(
+    files: Sequence[str], images: list[np.ndarray], reference: int, recipe: Recipe
+) -> tuple[list[np.ndarray], list[int], tuple[slice, slice]]:
+    """Returns pictures in register, the indices of those left, and the area that they show.
+
+    The area is rows and columns of the reference. Raises ValueError as prepared does.
+    """
+    if recipe.align == "yes":
+        aligned, found, area = align.align(images, reference, recipe.crop, files)
+        kept = list(range(len(images)))
+    else:
+        outcomes = align.register_all(images, reference, needed=True)
+        kept = left(
+            files,
+            {
+                k: f"does not go with {files[reference]} ({outcome})"
+                for k, outcome in enumerate(outcomes)
+                if isinstance(outcome, str)
+            },
+        )
+        found = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+        aligned, area = [images[k] for k in kept], (slice(None), slice(None))
+        if not all(place.still for place in found):
+            aligned, area = align.lay_on(aligned, found, kept.index(reference), recipe.crop)
     if recipe.verbose:
-        for k, (file, found) in enumerate(zip(files, registrations, strict=True)):
-            if k == reference:
-                print(f"{file}: the reference", file=sys.stderr)
-                continue
-            print(
-                f"{file}: moved by {found.shift[0]:.2f}, {found.shift[1]:.2f} pixels and "
-                f"{found.rotation:.3f} degrees; {found.patches} places fit, the median one to "
-                f"{found.residual:.2f} pixels",
-                file=sys.stderr,
+        tell_movement([files[k] for k in kept], found, kept.index(reference))
+    return aligned, kept, area
+
+
+def left(files: Sequence[str], reasons: dict[int, str]) -> list[int]:
+    """Returns the indices of files without some, and warns of these; reasons: by their indices.
+
+    Raises ValueError where fewer than two would be left.
+    """
+    kept = [k for k in range(len(files)) if k not in reasons]
+    for k, reason in reasons.items():
+        if len(kept) < 2:
+            raise ValueError(f"{files[k]} {reason}; --align no --deghost no fuses it all the same")
+        warnings.warn(f"{files[k]}: left out: it {reason}", stacklevel=2)
+    return kept
+
+
+def tell_movement(
+    files: Sequence[str], found: Sequence[align.Registration], reference: int
+) -> None:
+    """Says on stderr how far exposures were moved."""
+    for k, (file, place) in enumerate(zip(files, found, strict=True)):
+        text = "the reference"
+        if k != reference:
+            text = (
+                f"moved by {place.shift[0]:.2f}, {place.shift[1]:.2f} pixels and "
+                f"{place.rotation:.3f} degrees; correlation {place.correlation:.2f}"
             )
-    return images, area
+            if place.still:
+                text = "in register"
+        print(f"{file}: {text}", file=sys.stderr)
+
+
+def freed_of_ghosts(
+    files: Sequence[str], images: list[np.ndarray], reference: int, recipe: Recipe
+) -> tuple[list[np.ndarray], list[int]]:
+    """Returns pictures in register without what moved, and the indices of those that are left."""
+    # Only aligned pictures tell which exposure shows what stays.
+    asked = None if recipe.reference is None else reference
+    images, shares = ghosts.deghost(images, asked)
+    if recipe.verbose and any(shares):
+        for file, share in zip(files, shares, strict=True):
+            print(f"{file}: {share:.1%} replaced as moved", file=sys.stderr)
+    reasons = {
+        k: f"shows something else than the others in {share:.0%} of the picture"
+        for k, share in enumerate(shares)
+        if share > MOSTLY
+    }
+    if recipe.deghost == "auto" and len(images) - len(reasons) >= 2:
+        kept = left(files, reasons)
+        return [images[k] for k in kept], kept
+    for k, reason in reasons.items():
+        warnings.warn(f"{files[k]}: {reason}; is it of this scene?", stacklevel=2)
+    return images, list(range(len(images)))
 
 
 def fuse_images(network: fusion.Network, images: list[np.ndarray], recipe: Recipe) -> np.ndarray:
@@ -387,15 +451,38 @@ def write_result(
     utils.write_image(path, result, alpha, described, quality)
 
 
-def common_alpha(pictures: Sequence[utils.Picture], path: str) -> np.ndarray | None:
-    """Returns the alpha that all Pictures have; None, with a warning, where they differ in it."""
-    first, *others = (picture.alpha for picture in pictures)
-    if first is None and all(alpha is None for alpha in others):
-        return None
-    if first is None or any(a is None or not np.array_equal(a, first) for a in others):
-        warnings.warn(f"{path}: without alpha, in which the pictures differ", stacklevel=2)
-        return None
-    return first
+def without_holes(
+    images: list[np.ndarray], alphas: Sequence[np.ndarray | None], reference: int
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Returns pictures without transparent areas, and the alpha of their result, None if opaque.
+
+    Where a picture is transparent, it gets what another one shows there, in its own brightness:
+    the reference, or else one that is not transparent. An alpha that all pictures have is kept.
+    """
+    first, *others = alphas
+    if first is not None and all(a is not None and np.array_equal(a, first) for a in others):
+        return images, first
+    if all(alpha is None for alpha in alphas):
+        return images, None
+    seen = [
+        np.ones(image.shape[:2], bool) if alpha is None else alpha >= utils.white_level(alpha.dtype)
+        for image, alpha in zip(images, alphas, strict=True)
+    ]
+    order = sorted(range(len(images)), key=lambda k: k != reference)
+    filled = []
+    for k, image in enumerate(images):
+        hidden = ~seen[k]
+        for source in order:
+            if source != k and (hidden & seen[source]).any():
+                known = seen[k] & seen[source]
+                place = hidden & seen[source]
+                image = ghosts.show_elsewhere(image, images[source], place, known)
+                hidden &= ~place
+        filled.append(image)
+    anywhere = np.any(seen, axis=0)
+    if anywhere.all():
+        return filled, None
+    return filled, utils.as_type(anywhere.astype(np.float32), images[reference].dtype)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -89,8 +89,11 @@ def train(options: argparse.Namespace) -> list[float]:
             return train_in(processes, options)
     except Exception as error:
         # PyTorch's signal handler tells of a dead worker in the midst of anything, so that another
-        # error may follow.
-        if any("DataLoader worker" in str(cause) for cause in causes(error)):
+        # error may follow; or the connection to the worker ends first.
+        ended = (ConnectionResetError, ConnectionRefusedError, EOFError)
+        if any(
+            "DataLoader worker" in str(cause) or isinstance(cause, ended) for cause in causes(error)
+        ):
             reason = f"a process that prepares crops has ended, perhaps for lack of memory; {LATER}"
             raise TrainingError(reason) from error
         if not isinstance(error, RuntimeError):

@@ -213,6 +213,18 @@ def reduce(picture: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(picture, size, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
+def reduced_quickly(picture: np.ndarray, side: int) -> np.ndarray:
+    """Returns a picture in 8 bits, reduced to a longer side of about `side` pixels at most.
+
+    Some rows of large pictures are left out: enough for a glance, in a third of the time.
+    """
+    factor = -(-max(picture.shape[:2]) // side)
+    height, width = (max(length // factor, 1) for length in picture.shape[:2])
+    step = 1 if factor % 2 else factor // 2
+    part = picture[: height * factor : step, : width * factor]
+    return to_8_bit(cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA))
+
+
 def turn_upright(image: np.ndarray, how: int) -> np.ndarray:
     """Turns and mirrors a picture as an EXIF orientation, 1 to 8, says."""
     if how in (5, 6, 7, 8):
