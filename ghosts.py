@@ -18,7 +18,7 @@ QUICK = 300  # pixels; the same where a reference is looked for
 TOLERANCE = 10  # levels of 255; noise and rounding may move a bright pixel so far, either way
 CERTAIN = 12.0  # levels beyond TOLERANCE, as an area's mean, that prove movement
 POSSIBLE = 3.0  # levels beyond TOLERANCE that show movement next to a proven one
-DIM, LEAST = 80, 0.25  # level of 255 below which all these are less; their least share, at black
+DIM, LEAST = 80, 0.1  # level of 255 below which all these are less; their least share, at black
 NOISE = 6.0  # levels; a colour may leave the usual one so far, and by
 UNUSUAL = 2.0  # times the mean distance by which its colour leaves it elsewhere
 STRANGE = 6.0  # levels beyond these two, as an area's mean, without which nothing is proven
@@ -26,6 +26,7 @@ ODD = 2.0  # levels beyond these two that show movement next to a proven one
 EXTENT = 7  # pixels of reduced pictures; side of an area that is checked for movement
 POCKET = 0.25  # share of what moved; smaller areas that it surrounds are taken to move with it
 SOFT = 2.5  # width of the soft border of replaced areas, in pixels of reduced pictures
+REACHES = (64.0, 16.0, 4.0)  # pixels of reduced pictures; of the surroundings that tell
 GRID = 33  # colours a channel of a ColourGrid; a power of 2, and 1
 PRIOR = 8.0  # pixels' worth of trust in what the coarser of two grids says
 MOST = 0.9  # share of a picture; where more seems to have moved, it is of another scene
@@ -94,9 +95,8 @@ def deghost(
     for k, image in enumerate(images):
         for source in np.unique(sources[moved[k]]):
             static = or_all(~(moved[k] | moved[source]))
-            rendering = Rendering.learn(small[source], small[k], static)
             place = moved[k] & (sources == source)
-            image = replace(image, images[source], small[source], place, rendering)
+            image = replace(image, images[source], place, (small[k], small[source]), static)
         result.append(image)
     return result, [float(mask.mean()) for mask in moved]
 
@@ -142,8 +142,7 @@ def best_sources(
             k = order[r]
             tells = (greys[k] >= BLACK) & (greys[k] < WHITE) & ~moved[k]
             rank[unknown & tells] = r
-    rank = cv2.medianBlur(rank, PATCH)
-    sources = np.array(order)[rank]
+    sources = np.array(order)[cv2.medianBlur(rank, PATCH)]
     contrary = np.take_along_axis(np.array(moved), sources[None], axis=0)[0]
     return np.where(contrary, reference, sources)
 
@@ -518,23 +517,22 @@ def between_levels(table: np.ndarray, colours: np.ndarray) -> np.ndarray:
 def replace(
     image: np.ndarray,
     source: np.ndarray,
-    small: np.ndarray,
     moved: np.ndarray,
-    rendering: Rendering,
+    small: tuple[np.ndarray, np.ndarray],
+    static: np.ndarray,
 ) -> np.ndarray:
     """Returns a picture that shows another one's scene in a mask, with a soft border.
 
     The levels of the full picture are mapped; the offsets of its colours, which vary little from
     pixel to pixel, are those of the reduced one.
 
-    small: `source`, reduced, in 8 bits. moved: the mask, bool, of its size. rendering: of `source`
-    in `image`.
+    moved: the mask, bool, of reduced size. small: both pictures, reduced, in 8 bits. static: mask
+    of where both show the scene.
     """
     height, width = image.shape[:2]
+    rendering = Rendering.learn(small[1], small[0], static)
     near = cv2.dilate(moved.astype(np.uint8), np.ones((5, 5)), iterations=2 * EXTENT) > 0
-    soft = softened(moved)
-    offsets = np.zeros((*small.shape[:2], len(rendering.levels)), np.float32)
-    offsets[near] = rendering.offsets.at(rendering.places(flat(small)[near.ravel()]))
+    soft, offsets = softened(moved), offsets_of(*small, static, rendering, near)
     white = utils.white_level(image.dtype)
     result = image.copy()
     for start in range(0, height, STRIP):  # Strips keep the memory for floats small.
@@ -543,14 +541,53 @@ def replace(
         at = share > 0
         if not at.any():
             continue
-        colours = flat(source[rows])[at.ravel()] * (255 / utils.white_level(source.dtype))
-        if source.dtype == np.uint8:
-            colours = flat(source[rows])[at.ravel()]
+        colours = flat(source[rows])[at.ravel()]
+        if source.dtype != np.uint8:
+            colours = colours * (255 / utils.white_level(source.dtype))
         shown = between_levels(rendering.levels, colours)
         shown += flat(enlarged(offsets, rows, height, width))[at.ravel()]
         own, share = flat(image[rows])[at.ravel()], share[at][:, None]
         blend = own / white * (1 - share) + shown.clip(0, 255) / 255 * share
         result[rows][at] = utils.quantise(blend, image.dtype).reshape(-1, *image.shape[2:])
+    return result
+
+
+def offsets_of(
+    image: np.ndarray,
+    source: np.ndarray,
+    static: np.ndarray,
+    rendering: Rendering,
+    near: np.ndarray,
+) -> np.ndarray:
+    """Returns what is added to the levels of a source in an exposure, (H, W, C) float32.
+
+    White and black of the source can be anything in the exposure: there it is what its surroundings
+    are, such as the sky behind leaves.
+
+    image, source: reduced, in 8 bits. static: mask of where both show the scene. near: mask of
+    where offsets are wanted.
+    """
+    offsets = np.zeros((*source.shape[:2], len(rendering.levels)), np.float32)
+    offsets[near] = rendering.offsets.at(rendering.places(flat(source)[near.ravel()]))
+    grey = utils.as_grey(source)
+    unknown = ((grey >= WHITE) | (grey < BLACK)).astype(np.float32)
+    known = static & (unknown > 0)
+    if (known & near).any():
+        left = np.zeros_like(offsets)
+        left[known] = flat(image)[known.ravel()] - rendering.of(flat(source)[known.ravel()])
+        soft = cv2.GaussianBlur(unknown, (0, 0), SOFT)[..., None]
+        offsets += spread(left, known) * soft
+    return offsets
+
+
+def spread(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Returns values (H, W, C) of a mask's pixels as means of the nearest ones everywhere."""
+    result = np.zeros_like(values)
+    for reach in REACHES:  # The nearer the more they count.
+        share = cv2.GaussianBlur(known.astype(np.float32), (0, 0), reach)[..., None]
+        mean = cv2.GaussianBlur(values * known[..., None], (0, 0), reach).reshape(values.shape)
+        trust = share / (share + 0.05)
+        result = result * (1 - trust) + mean / np.maximum(share, 1e-6) * trust
     return result
 
 
@@ -590,5 +627,4 @@ def show_elsewhere(
         cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         for mask in (hidden, known)
     )
-    rendering = Rendering.learn(small_source, small, or_all(known == 1))
-    return replace(image, source, small_source, hidden > 0, rendering)
+    return replace(image, source, hidden > 0, (small, small_source), or_all(known == 1))

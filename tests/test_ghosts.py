@@ -256,3 +256,18 @@ def test_a_hidden_place_shows_another_picture_in_its_own_brightness(radiance, dt
     apart = np.abs(utils.to_8_bit(filled).astype(float) - utils.to_8_bit(image))
     assert apart[hidden].mean() < 4
     assert apart[:, :240].max() == 0
+
+
+def test_white_of_the_reference_becomes_what_surrounds_it(radiance):
+    """A bird before the sky in the darker exposure; the sky is white in the brighter one."""
+    view = see(radiance, np.eye(3)) * 0.3
+    view[:150] = [0.9, 1.1, 1.4]
+    view[:150, 210:] *= 0.6
+    dark, bright = expose(view, 0.4), expose(view, 8)
+    ghost = dark.copy()
+    place = slice(40, 90), slice(40, 110)
+    ghost[place] = 20
+    result, shares = ghosts.deghost([ghost, bright])
+    assert shares[0] > 0
+    assert (bright[place] == 255).all()
+    assert trace(result[0], dark, place) < 4
