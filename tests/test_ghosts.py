@@ -267,7 +267,7 @@ def test_white_of_the_reference_becomes_what_surrounds_it(radiance):
     ghost = dark.copy()
     place = slice(40, 90), slice(40, 110)
     ghost[place] = 20
-    result, shares = ghosts.deghost([ghost, bright])
+    result, shares = ghosts.deghost([ghost, bright], 1)
     assert shares[0] > 0
     assert (bright[place] == 255).all()
     assert trace(result[0], dark, place) < 4
