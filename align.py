@@ -37,7 +37,9 @@ LEAST_FEATURES = 8  # matched features that must agree
 DETAIL = 0.5  # levels of 255; contrast of what two exposures both show, at least
 FIT = 0.2  # least correlation of two exposures of one scene in register; of others it is below 0.05
 CLEAR = 0.5  # correlation above which no better way to register is looked for
-NOTICED = {125: 0.3, 250: 0.15}  # pixels of movement that are seen at a glance, by longer side
+# Pixels of movement that are seen at a glance, by the longer side of reduced pictures.
+NOTICED = {125: 0.3, 250: 0.15, 500: 0.15}
+PLENTY = 2000  # pixels; longer side of pictures for which the largest of these are looked at
 STILL = 0.1  # pixels; a smaller movement is not worth the loss by interpolation
 FRACTIONS = 1024  # of a pixel, in which the corners of a registered exposure are told
 NEEDED = 1.0  # pixels; a movement by less is not seen
@@ -183,7 +185,7 @@ def register_all(
 
 def not_in_register(images: Sequence[np.ndarray], reference: int) -> list[int]:
     """Returns the indices of pictures that seem, at a glance, not to lie on the reference."""
-    side = max(NOTICED)
+    side = max(NOTICED) if max(images[reference].shape) >= PLENTY else max(NOTICED) // 2
     views = [utils.as_grey(utils.reduced_quickly(image, side)) for image in images]
     here = views[reference]
 
@@ -208,17 +210,32 @@ def by_way_of(
 ) -> "Match | str":
     """Matches a view to the reference's or else to a neighbour's, whose own match is `between`.
 
-    Returns the Match to the reference, or why there is none.
+    Returns the Match to the reference, by the way on which detail correlates better, or why there
+    is none.
     """
+    found: Match | ValueError
     try:
-        return match(views[picture], views[reference], least)
+        found = match(views[picture], views[reference], least)
+        if found.correlation >= CLEAR:
+            return found
     except ValueError as error:
-        if neighbour != reference and not isinstance(between, str):
-            with contextlib.suppress(ValueError):
-                step = match(views[picture], views[neighbour], least)
-                fit = min(step.correlation, between.correlation)
+        found = error
+    if neighbour != reference and not isinstance(between, str):
+        with contextlib.suppress(ValueError):
+            step = match(views[picture], views[neighbour], least)
+            fit = min(step.correlation, between.correlation)
+            if isinstance(found, ValueError) or fit > found.correlation:
                 return Match(step.homography @ between.homography, fit)
-        return str(error)
+    if isinstance(found, Match):
+        return found
+    return STAYS if least and isinstance(found, TooLittleDetail) else str(found)
+
+
+class TooLittleDetail(ValueError):
+    """Says that two pictures show too little in common to tell whether they fit."""
+
+    def __str__(self) -> str:
+        return "the two have too little detail in common"
 
 
 class Match(NamedTuple):
@@ -237,15 +254,12 @@ def match(picture: np.ndarray, reference: np.ndarray, least: float = 0.0) -> Mat
     Phase correlation gives a shift or, where that does not fit, matched features give a homography.
     It is corrected at growing sizes, and accepted where what both show then correlates.
 
-    least: a movement by less, in pixels, is not looked for, nor one by which nothing is gained, nor
-        one in pictures that show too little to tell.
-    Raises ValueError with the reason where they do not fit.
+    least: a movement by less, in pixels, is not looked for, nor one by which nothing is gained.
+    Raises ValueError with the reason where they do not fit, or TooLittleDetail.
     """
     pair = Pair.of(picture, reference)
     if pair.contrast() < DETAIL:
-        if least:
-            return STAYS
-        raise ValueError("the two have too little detail in common")
+        raise TooLittleDetail
     before = pair.correlation(np.eye(3))
     best = Match(np.eye(3), before)
     for first in FIRST:
@@ -261,7 +275,7 @@ def match(picture: np.ndarray, reference: np.ndarray, least: float = 0.0) -> Mat
         raise ValueError("the two seem to show different scenes")
     gain = (best.correlation - before) / max(1 - before, 1e-6)
     if least and (gain < GAIN or distance_moved(best.homography, reference.shape) < least):
-        return STAYS
+        return Match(np.eye(3), before)
     return best._replace(homography=pair.corrected(best.homography, 2 * MIDDLE, FINEST))
 
 
@@ -309,6 +323,8 @@ class Pair(NamedTuple):
         if self.correlation(np.eye(3)) < FIT:
             return False
         for side, least in NOTICED.items():
+            if side / 2 >= max(self.reference.shape):
+                break
             reference, picture = self.at(self.scale(side))
             motion = small_motion(np.eye(3), reference, picture, 4)
             if distance_moved(motion, reference.shape) > least:
@@ -559,8 +575,9 @@ def to_registration(match: Match, scale: float, shape: Sequence[int]) -> Registr
 
     shape: (H, W) of the reference.
     """
-    homography = rescale(match.homography, 1 / scale)
-    if not np.array_equal(match.homography, np.eye(3)):
+    homography = match.homography
+    if not np.array_equal(homography, np.eye(3)):
+        homography = rescale(homography, 1 / scale)
         # Sums differ in their last bits from run to run; results should not.
         here = corners(shape[:2])
         there = (project(homography, here) * FRACTIONS).round() / FRACTIONS
@@ -602,10 +619,10 @@ def common_area(
     left = top = 0.0
     right = bottom = np.inf
     for homography, shape in zip(homographies, shapes, strict=True):
-        # The exposure's corners, in the reference.
-        a, b, c, d = project(np.linalg.inv(homography), corners(shape))
-        left, right = max(left, a[0], d[0]), min(right, b[0], c[0])
-        top, bottom = max(top, a[1], b[1]), min(bottom, c[1], d[1])
+        # The exposure's corners, in the reference; it may lie upside down there.
+        x, y = np.sort(project(np.linalg.inv(homography), corners(shape)), axis=0).T
+        left, top = max(left, x[1]), max(top, y[1])
+        right, bottom = min(right, x[2]), min(bottom, y[2])
     tolerance = STILL
     left, top = int(np.ceil(left - tolerance)), int(np.ceil(top - tolerance))
     right, bottom = int(np.floor(right + tolerance)), int(np.floor(bottom + tolerance))

@@ -322,8 +322,8 @@ def prepared(
     images, alpha = without_holes(images, alphas, reference)
     kept = list(range(len(images)))
     if recipe.align != "no":
-        images, kept, area = registered(files, images, reference, recipe)
-        files, reference = [files[k] for k in kept], kept.index(reference)
+        images, reference, kept, area = registered(files, images, reference, recipe)
+        files = [files[k] for k in kept]
         alpha = None if alpha is None else alpha[area]
     fusion.check_images(images)
     if recipe.deghost != "no":
@@ -342,16 +342,21 @@ def nearly_one_size(images: Sequence[np.ndarray]) -> bool:
 
 def registered(
     files: Sequence[str], images: list[np.ndarray], reference: int, recipe: Recipe
-) -> tuple[list[np.ndarray], list[int], tuple[slice, slice]]:
-    """Returns pictures in register, the indices of those left, and the area that they show.
+) -> tuple[list[np.ndarray], int, list[int], tuple[slice, slice]]:
+    """Returns pictures in register, the reference's new index, those left, and what they show.
 
-    The area is rows and columns of the reference. Raises ValueError as prepared does.
+    Of those left, the indices; of what they show, rows and columns of the reference. Raises
+    ValueError as prepared does.
     """
     if recipe.align == "yes":
         aligned, found, area = align.align(images, reference, recipe.crop, files)
         kept = list(range(len(images)))
     else:
         outcomes = align.register_all(images, reference, needed=True)
+        turned = [k for k, found in enumerate(outcomes) if is_turned(found)]
+        if len(turned) > len(images) / 2:  # It is the reference that lies upside down.
+            reference = turned[ghosts.telling_exposure([images[k] for k in turned])]
+            outcomes = align.register_all(images, reference, needed=True)
         kept = left(
             files,
             {
@@ -364,9 +369,18 @@ def registered(
         aligned, area = [images[k] for k in kept], (slice(None), slice(None))
         if not all(place.still for place in found):
             aligned, area = align.lay_on(aligned, found, kept.index(reference), recipe.crop)
+    for k, place in zip(kept, found, strict=True):
+        if is_turned(place):
+            text = f"{files[k]}: is turned, since it lies upside down beside {files[reference]}"
+            warnings.warn(text, stacklevel=2)
     if recipe.verbose:
         tell_movement([files[k] for k in kept], found, kept.index(reference))
-    return aligned, kept, area
+    return aligned, kept.index(reference), kept, area
+
+
+def is_turned(found: align.Registration | str) -> bool:
+    """Returns True of an exposure that lies upside down on the reference."""
+    return not isinstance(found, str) and abs(found.rotation) > 90
 
 
 def left(files: Sequence[str], reasons: dict[int, str]) -> list[int]:

@@ -734,6 +734,24 @@ def test_an_exposure_of_another_scene_is_left_out(hand_held, tmp_path, capfd):
     assert Path(results[0]).read_bytes() == Path(results[1]).read_bytes()
 
 
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_one_exposure_upside_down_is_turned(tmp_path, capfd, odd):
+    view = see(blocks(380, 500, seed=1), motion())
+    paths = [str(tmp_path / f"{k}.png") for k in range(3)]
+    for k, (path, gain) in enumerate(zip(paths, (0.3, 1, 4), strict=True)):
+        image = expose(view, gain)
+        utils.write_image(path, np.ascontiguousarray(image[::-1, ::-1]) if k == odd else image)
+    result = str(tmp_path / "fused.png")
+    assert inference.main(["--images", *paths, "--res", result]) == 0
+    err = capfd.readouterr().err
+    assert err.startswith(f"inference.py: {paths[odd]}: is turned, since it lies upside down")
+    assert err.count("\n") == 1
+    fused, shown = (utils.as_grey(x).astype(float) for x in (utils.read_image(result), image))
+    height, width = fused.shape
+    assert height > 290
+    assert np.corrcoef(fused.ravel(), shown[:height, :width].ravel())[0, 1] > 0.6
+
+
 def test_photos_are_put_together_without_a_flag(hand_held, tmp_path, capfd):
     flags = ["--images", *map(str, hand_held), "--res", str(tmp_path / "fused.png"), "--verbose"]
     assert inference.main(flags) == 0
