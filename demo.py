@@ -48,7 +48,10 @@ class Dropped(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The way of fusing that is chosen in the page; see inference.py's flags of these names."""
+    """The way of fusing that is chosen in the page; see inference.py's flags of these names.
+
+    align, deghost: True for "auto", False for "no".
+    """
 
     look: str
     finish: float
@@ -62,7 +65,8 @@ class Choice(NamedTuple):
             if not 0 <= self.finish <= 2:  # This is true for NaN too.
                 raise ValueError(f"finish must be from 0 to 2, not {self.finish}")
             flags += ["--finish", str(self.finish)]
-        flags += ["--align"] * bool(self.align) + ["--deghost"] * bool(self.deghost)
+        for flag, chosen in (("--align", self.align), ("--deghost", self.deghost)):
+            flags += [flag, "auto" if chosen else "no"]
         return photos.recipe_of(TestOptions().parse(flags))
 
 
@@ -105,12 +109,14 @@ class Studio:
         recipe = choice.recipe("result.png")
         reference = photos.choose_reference(dropped.reduced, recipe)
         opaque = [None] * len(dropped.reduced)
-        images, _, _ = photos.prepared(
+        images, _, files = photos.prepared(
             dropped.files, list(dropped.reduced), opaque, reference, recipe
         )
         network = self.network(choice.look)
         # The result may take the place of the first exposure.
         fused = photos.fuse_images(network, [image.copy() for image in images], recipe)
+        if len(files) < len(dropped.files):
+            images = list(dropped.reduced)  # What was left out is shown all the same.
         return [utils.to_8_bit(image) for image in (*images, fused)]
 
     def save(self, dropped: Dropped, choice: Choice, extension: str) -> str:
@@ -175,8 +181,8 @@ def lay_out() -> Controls:
             exposures = gradio.Gallery(label="From dark to bright", columns=3, height=180)
             look = gradio.Radio(choices, value="photo", label="Look", elem_id="look")
             finish = gradio.Slider(0, 2, 1, step=0.1, label="Finish", elem_id="finish")
-            aligned = gradio.Checkbox(label="Align hand-held photos", elem_id="align")
-            deghost = gradio.Checkbox(label="Remove ghosts of movement", elem_id="deghost")
+            aligned = gradio.Checkbox(True, label="Align where needed", elem_id="align")
+            deghost = gradio.Checkbox(True, label="Remove ghosts", elem_id="deghost")
         with gradio.Column(scale=3):
             compared = gradio.Radio([], label="Compare the result with", elem_id="compared")
             slider = gradio.ImageSlider(label="Exposure | result", elem_id="slider")

@@ -48,6 +48,7 @@ JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the marker that ends t
 XMP_THUMBNAILS = re.compile(rb"<([\w.-]+:Thumbnails)\b[^>]*(?<!/)>.*?</\1\s*>", re.DOTALL)
 XMP_ORIENTATION = re.compile(rb"""(\btiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""")
 XMP_JPEG = re.compile(rb"/9j/(?:[A-Za-z0-9+/=\s]|&#x[AaDd];){60,}")  # base64; FF D8 FF is /9j/
+PLACES = ((286, 282), (287, 283))  # tags of TIFF: XPosition and XResolution, and those of Y
 PIXEL_LIMIT = threading.Lock()  # held while Pillow's limit of pixels is lifted
 
 
@@ -151,6 +152,31 @@ def tiff_header(file: BinaryIO) -> Header:
     kind = "f" if first(entries.get(SAMPLE_FORMAT)) == FLOATS else "u"
     dtype = np.dtype(f"{kind}{-(-bits // 8)}")
     return Header(+entries[HEIGHTS[0]], +entries[WIDTHS[0]], channels, dtype, channels == 1)
+
+
+def tiff_place(path: str | os.PathLike) -> tuple[int, int] | None:
+    """Returns the (x, y) at which a TIFF file's picture lies on a larger canvas, in pixels.
+
+    So says XPosition times XResolution, as Hugin's programs write it. None where it says nothing,
+    and for other files.
+    """
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    with open(path, "rb") as file:
+        if not is_tiff(file):
+            return None
+        try:
+            start = file.read(16)
+            entries = ImageFileDirectory_v2(start if start[:4] == BIG_TIFF else start[:8])
+            file.seek(entries.next)
+            entries.load(file)
+            x, y = (
+                round(float(first(entries[position])) * float(first(entries[resolution])))
+                for position, resolution in PLACES
+            )
+        except Exception:  # Pillow raises many types on damaged files.
+            return None
+    return x, y
 
 
 def first(value: Any) -> Any:

@@ -154,10 +154,39 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
     few = 2 if any(map(raw.is_raw, files)) else None
     # A decoder can need memory for another picture of the same size.
     with ThreadPoolExecutor(1 if largest > utils.LARGE else few) as pool:
-        pictures = list(pool.map(read, files))
+        pictures = on_one_canvas(files, list(pool.map(read, files)))
     if recipe.align == "no":
         warn_of_shifts(files, [picture.pixels for picture in pictures])
     return pictures
+
+
+def on_one_canvas(files: Sequence[str], pictures: list[utils.Picture]) -> list[utils.Picture]:
+    """Returns pictures of one size, transparent elsewhere, of TIFF files that lie on a canvas.
+
+    Other pictures are returned as they are.
+    """
+    places = [metadata.tiff_place(file) for file in files]
+    known = [place for place in places if place is not None]
+    if len(known) < len(files) or len(set(known)) < 2:
+        return pictures
+    left, top = np.min(known, axis=0)
+    sizes = np.array([picture.pixels.shape[1::-1] for picture in pictures])
+    width, height = (known + sizes).max(axis=0) - (left, top)
+    result = []
+    for (x, y), picture in zip(known, pictures, strict=True):
+        pixels, alpha, _ = picture
+        white = utils.white_level(pixels.dtype)
+        if alpha is None:
+            alpha = np.full(pixels.shape[:2], white, pixels.dtype)
+        area = (
+            slice(y - top, y - top + pixels.shape[0]),
+            slice(x - left, x - left + pixels.shape[1]),
+        )
+        canvas = np.zeros((height, width, *pixels.shape[2:]), pixels.dtype)
+        seen = np.zeros((height, width), alpha.dtype)
+        canvas[area], seen[area] = pixels, alpha
+        result.append(picture._replace(pixels=canvas, alpha=seen))
+    return result
 
 
 def warn_of_shifts(files: Sequence[str], images: Sequence[np.ndarray]) -> None:

@@ -61,8 +61,8 @@ def test_large_photos_are_reduced_for_the_page(studio, tmp_path):
     ("choice", "flags"),
     [
         (PHOTO, []),
-        (demo.Choice("photo", 0.5, False, True), ["--finish", "0.5", "--deghost"]),
-        (demo.Choice("paper", 0.5, True, False), ["--look", "paper", "--align"]),
+        (demo.Choice("photo", 0.5, False, True), ["--finish", "0.5", "--align", "no"]),
+        (demo.Choice("paper", 0.5, True, False), ["--look", "paper", "--align", "auto"]),
     ],
 )
 def test_the_full_result_is_that_of_inference(studio, tmp_path, choice, flags):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import blocks, exif, expose, huge_png, motion, moving, see, write_bracket
+from PIL import Image
 
 import align
 import fusion
@@ -732,6 +733,29 @@ def test_an_exposure_of_another_scene_is_left_out(hand_held, tmp_path, capfd):
     assert err.startswith(f"inference.py: {strange}: left out: it does not go with {few[2]}")
     assert err.count("\n") == 1
     assert Path(results[0]).read_bytes() == Path(results[1]).read_bytes()
+
+
+def test_cropped_tiff_files_are_placed_on_their_canvas(tmp_path):
+    """By XPosition and YPosition, as Hugin's programs write them."""
+    view = see(blocks(380, 500, seed=1), motion())
+    paths = []
+    for k, (gain, x, y) in enumerate(((0.3, 10, 0), (1, 0, 0), (4, 0, 20))):
+        paths.append(str(tmp_path / f"{k}.tif"))
+        picture = Image.fromarray(expose(view, gain)[y:, x : x + 380])
+        tags = {286: x / 150, 287: y / 150, 282: 150.0, 283: 150.0}
+        picture.save(paths[-1], tiffinfo=tags)
+    result = str(tmp_path / "fused.tif")
+    assert inference.main(["--images", *paths, "--res", result, "--verbose"]) == 0
+    fused = utils.read_picture(result)
+    assert fused.pixels.shape[:2] == (view.shape[0], 390)
+    assert fused.alpha is not None
+    whole = [expose(view, gain) for gain in (0.3, 1, 4)]
+    recipe = photos.recipe_of(opts.TestOptions().parse(["--images", *paths]))
+    pictures = photos.read_scene(paths, recipe)
+    for picture, image, (x, y) in zip(pictures, whole, ((10, 0), (0, 0), (0, 20)), strict=True):
+        assert np.array_equal(picture.pixels[y:, x : x + 380], image[y:, x : x + 380])
+        assert picture.alpha[y:, x : x + 380].all()
+        assert picture.alpha.mean() < 255
 
 
 @pytest.mark.parametrize("odd", [0, 1, 2])
