@@ -17,6 +17,9 @@ from arrays import Array, halve, local_mean, namespace
 from tiles import Area, enlarge, whole_area
 
 LEVELS = 5  # exposures of a complete stack
+# Where a network is not sure, it tells the chroma that is likeliest, which is pale. It is raised by
+# this, times the mean luma by which a gap is wider than NEAR.
+PALE = 0.15
 NEAR = 0.15  # difference of mean lumas up to which what is between two exposures is their mean
 LOCAL, WIDE = 3, 17  # pixels of half the size; sides of squares whose means the network sees too
 STEP = 4  # pixels a side that are one pixel of the surroundings
@@ -78,7 +81,10 @@ def complete(network: Network, stack: np.ndarray) -> np.ndarray:
             continue
         if view is None:
             view = look(network, stack[None])
-        result.append(tell(network, view, np.array([wanted]))[0].clip(0, 1))
+        told = tell(network, view, np.array([wanted]))[0]
+        gain = 1 + np.float32(PALE) * (gap - np.float32(NEAR))
+        told[1:] = gain * (told[1:] - np.float32(utils.NEUTRAL)) + np.float32(utils.NEUTRAL)
+        result.append(told.clip(0, 1))
     return np.stack([*result, stack[-1]])
 
 

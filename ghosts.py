@@ -24,6 +24,7 @@ UNUSUAL = 2.0  # times the mean distance by which its colour leaves it elsewhere
 STRANGE = 6.0  # levels beyond these two, as an area's mean, without which nothing is proven
 ODD = 2.0  # levels beyond these two that show movement next to a proven one
 EXTENT = 7  # pixels of reduced pictures; side of an area that is checked for movement
+CLOSED = 15  # pixels of reduced pictures; width of gaps in what moved that are closed
 POCKET = 0.25  # share of what moved; smaller areas that it surrounds are taken to move with it
 SOFT = 2.5  # width of the soft border of replaced areas, in pixels of reduced pictures
 REACHES = (64.0, 16.0, 4.0)  # pixels of reduced pictures; of the surroundings that tell
@@ -121,7 +122,25 @@ def find_movement(
         for k in range(len(images)):
             if k not in (reference, source):
                 found[k] |= movement(images[source], images[k]) & place
-    return [without_pockets(mask) for mask in found], sources
+    result = []
+    for mask, image in zip(found, images, strict=True):
+        fits = fits_white(images[reference], image, or_all(~mask))
+        result.append(without_pockets(mask) & ~fits)
+    return result, sources
+
+
+def fits_white(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np.ndarray:
+    """Returns a mask of the larger areas where a reference is white and another exposure bright.
+
+    What the reference cannot tell there, the other one may show: it does not contradict it.
+
+    reference, other: 8-bit pictures. static: mask of the pixels from which levels are learned.
+    """
+    here, there = utils.as_grey(reference), utils.as_grey(other)
+    lowest, _, _ = level_map(here[static], there[static])
+    fits = (here >= WHITE) & (there >= lowest[WHITE])
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (PATCH, PATCH))
+    return cv2.morphologyEx(fits.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
 
 
 def best_sources(
@@ -151,7 +170,7 @@ def without_pockets(mask: np.ndarray) -> np.ndarray:
     """Returns a mask with the small areas that it surrounds, so that one thing has one source."""
     if not mask.any():
         return mask
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * EXTENT + 1, 2 * EXTENT + 1))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (CLOSED, CLOSED))
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disc)
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(1 - closed, connectivity=4)
     areas = statistics[:, cv2.CC_STAT_AREA]

@@ -767,6 +767,18 @@ def test_a_worker_that_is_killed_gets_one_line(brackets, tmp_path):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError()])
+def test_a_worker_whose_connection_ends_first_is_said_to_have_ended(
+    brackets, tmp_path, monkeypatch, capfd, error
+):
+    def ends(processes, options):
+        raise error
+
+    monkeypatch.setattr(train, "train_in", ends)
+    assert train.main(arguments(brackets, tmp_path / "det")) == 1
+    assert "a process that prepares crops has ended" in capfd.readouterr().err
+
+
 def test_exposures_are_validated_on_grey_pictures_too(tmp_path):
     """Of several depths: the darkest exposure is the one that looks darkest."""
     for name in ("a", "b"):
