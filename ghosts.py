@@ -542,16 +542,18 @@ def replace(
 ) -> np.ndarray:
     """Returns a picture that shows another one's scene in a mask, with a soft border.
 
-    The levels of the full picture are mapped; the offsets of its colours, which vary little from
-    pixel to pixel, are those of the reduced one.
+    The reduced picture tells the colours, in which a dark exposure's noise would be seen; the full
+    one adds the detail of its luma.
 
     moved: the mask, bool, of reduced size. small: both pictures, reduced, in 8 bits. static: mask
     of where both show the scene.
     """
     height, width = image.shape[:2]
-    rendering = Rendering.learn(small[1], small[0], static)
     near = cv2.dilate(moved.astype(np.uint8), np.ones((5, 5)), iterations=2 * EXTENT) > 0
-    soft, offsets = softened(moved), offsets_of(*small, static, rendering, near)
+    soft, shown = softened(moved), rendered(*small, static, near)
+    here, there = utils.as_grey(small[1]), utils.as_grey(small[0])
+    levels = level_map(here[static], there[static])[2].astype(np.float32)
+    shown -= cv2.LUT(here, levels)[..., None]
     white = utils.white_level(image.dtype)
     result = image.copy()
     for start in range(0, height, STRIP):  # Strips keep the memory for floats small.
@@ -560,43 +562,37 @@ def replace(
         at = share > 0
         if not at.any():
             continue
-        colours = flat(source[rows])[at.ravel()]
-        if source.dtype != np.uint8:
-            colours = colours * (255 / utils.white_level(source.dtype))
-        shown = between_levels(rendering.levels, colours)
-        shown += flat(enlarged(offsets, rows, height, width))[at.ravel()]
+        detail = cv2.LUT(utils.as_grey(source[rows]), levels)[at][:, None]
+        scene = flat(enlarged(shown, rows, height, width))[at.ravel()] + detail
         own, share = flat(image[rows])[at.ravel()], share[at][:, None]
-        blend = own / white * (1 - share) + shown.clip(0, 255) / 255 * share
+        blend = own / white * (1 - share) + scene.clip(0, 255) / 255 * share
         result[rows][at] = utils.quantise(blend, image.dtype).reshape(-1, *image.shape[2:])
     return result
 
 
-def offsets_of(
-    image: np.ndarray,
-    source: np.ndarray,
-    static: np.ndarray,
-    rendering: Rendering,
-    near: np.ndarray,
+def rendered(
+    image: np.ndarray, source: np.ndarray, static: np.ndarray, near: np.ndarray
 ) -> np.ndarray:
-    """Returns what is added to the levels of a source in an exposure, (H, W, C) float32.
+    """Returns what an exposure would show of a source's scene, (H, W, C) float32, levels of 255.
 
     White and black of the source can be anything in the exposure: there it is what its surroundings
     are, such as the sky behind leaves.
 
     image, source: reduced, in 8 bits. static: mask of where both show the scene. near: mask of
-    where offsets are wanted.
+    where the scene is wanted; elsewhere, it is black.
     """
-    offsets = np.zeros((*source.shape[:2], len(rendering.levels)), np.float32)
-    offsets[near] = rendering.offsets.at(rendering.places(flat(source)[near.ravel()]))
+    rendering = Rendering.learn(source, image, static)
+    shown = np.zeros((*source.shape[:2], len(rendering.levels)), np.float32)
+    shown[near] = rendering.of(flat(source)[near.ravel()])
     grey = utils.as_grey(source)
     unknown = ((grey >= WHITE) | (grey < BLACK)).astype(np.float32)
     known = static & (unknown > 0)
     if (known & near).any():
-        left = np.zeros_like(offsets)
+        left = np.zeros_like(shown)
         left[known] = flat(image)[known.ravel()] - rendering.of(flat(source)[known.ravel()])
         soft = cv2.GaussianBlur(unknown, (0, 0), SOFT)[..., None]
-        offsets += spread(left, known) * soft
-    return offsets
+        shown += spread(left, known) * soft
+    return shown
 
 
 def spread(values: np.ndarray, known: np.ndarray) -> np.ndarray:
