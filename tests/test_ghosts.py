@@ -271,3 +271,15 @@ def test_white_of_the_reference_becomes_what_surrounds_it(radiance):
     assert shares[0] > 0
     assert (bright[place] == 255).all()
     assert trace(result[0], dark, place) < 4
+
+
+def test_what_fits_the_white_of_the_reference_is_left(radiance):
+    """A sunlit jacket: white in the brighter exposure, and cloth in the darker one."""
+    view = see(radiance, np.eye(3)) * 0.4
+    view[60:240, 100:320] = 1 + 0.3 * see(radiance, np.eye(3))[60:240, 100:320]
+    dark, bright = expose(view, 0.4), expose(view, 8)
+    dark[100:140, 150:200] = 10  # something dark before it
+    fits = ghosts.fits_white(bright, dark, np.ones(view.shape[:2], bool))
+    assert fits[70:90, 110:310].all()
+    assert not fits[105:135, 155:195].any()
+    assert not fits[:50, :90].any()
