@@ -124,15 +124,26 @@ def find_movement(
                 found[k] |= movement(images[source], images[k]) & place
     result = []
     for mask, image in zip(found, images, strict=True):
+        filled = without_pockets(mask)
         fits = fits_white(images[reference], image, or_all(~mask))
-        result.append(without_pockets(mask) & ~fits)
+        result.append(filled & ~mostly_inside(fits, filled))
     return result, sources
+
+
+def mostly_inside(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Returns the connected areas of a mask of which more than half lies in another mask."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    inside, areas = (np.bincount(labels[x], minlength=count) for x in (other, labels >= 0))
+    within = inside > areas / 2
+    within[0] = False  # all that is not in the mask
+    return within[labels]
 
 
 def fits_white(reference: np.ndarray, other: np.ndarray, static: np.ndarray) -> np.ndarray:
     """Returns a mask of the larger areas where a reference is white and another exposure bright.
 
-    What the reference cannot tell there, the other one may show: it does not contradict it.
+    What the reference cannot tell there, the other one may show: it does not contradict it. Of an
+    area that is white within something that moves, such as a sunlit jacket, nothing else tells.
 
     reference, other: 8-bit pictures. static: mask of the pixels from which levels are learned.
     """

@@ -283,3 +283,12 @@ def test_what_fits_the_white_of_the_reference_is_left(radiance):
     assert fits[70:90, 110:310].all()
     assert not fits[105:135, 155:195].any()
     assert not fits[:50, :90].any()
+
+
+def test_areas_mostly_inside_of_others():
+    mask, other = np.zeros((2, 60, 80), bool)
+    mask[10:20, 10:30] = mask[40:50, 10:70] = True
+    other[5:25, 5:26] = other[40:50, 10:30] = True
+    found = ghosts.mostly_inside(mask, other)
+    assert found[10:20, 10:30].all()
+    assert found.sum() == 200
