@@ -112,8 +112,13 @@ def align(
 
 def check_registrable(images: Sequence[np.ndarray]) -> None:
     """Raises ValueError where pictures are larger than OpenCV can resample."""
-    if max(max(image.shape[:2]) for image in images) > LARGEST:
+    if too_large(images):
         raise ValueError(f"pictures can be aligned up to {LARGEST} pixels a side")
+
+
+def too_large(images: Sequence[np.ndarray]) -> bool:
+    """Returns True for pictures of which OpenCV cannot resample one."""
+    return max(max(image.shape[:2]) for image in images) > LARGEST
 
 
 def lay_on(
@@ -158,8 +163,7 @@ def register_all(
     """
     moved = list(range(len(images)))
     if needed:
-        large = max(max(image.shape[:2]) for image in images) > LARGEST
-        moved = [] if large else not_in_register(images, reference)
+        moved = [] if too_large(images) else not_in_register(images, reference)
         if not moved:
             return [to_registration(STAYS, 1, images[reference].shape)] * len(images)
     scale = min(FINEST / max(max(image.shape[:2]) for image in images), 1)

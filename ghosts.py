@@ -125,8 +125,10 @@ def find_movement(
     result = []
     for mask, image in zip(found, images, strict=True):
         filled = without_pockets(mask)
-        fits = fits_white(images[reference], image, or_all(~mask))
-        result.append(filled & ~mostly_inside(fits, filled))
+        if filled.any():
+            fits = fits_white(images[reference], image, or_all(~mask))
+            filled &= ~mostly_inside(fits, filled)
+        result.append(filled)
     return result, sources
 
 

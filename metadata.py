@@ -21,6 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Exif
     from PIL.ImageFile import ImageFile
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 JPEG_SEGMENT = 65_500  # bytes of metadata that one segment of a JPEG file can hold
 DESCRIBED = (".jpg", ".jpeg", ".png", ".webp", ".avif")  # formats whose metadata OpenCV writes
@@ -137,12 +138,7 @@ def tiff_header(file: BinaryIO) -> Header:
 
     Raises many types where the file is damaged.
     """
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    start = file.read(16)
-    entries = ImageFileDirectory_v2(start if start[:4] == BIG_TIFF else start[:8])
-    file.seek(entries.next)
-    entries.load(file)
+    entries = tiff_entries(file)
     bits = first(entries.get(BITS, 1))
     channels = first(entries.get(SAMPLES, 1))
     if entries.get(PHOTOMETRIC) == PALETTE:
@@ -154,22 +150,31 @@ def tiff_header(file: BinaryIO) -> Header:
     return Header(+entries[HEIGHTS[0]], +entries[WIDTHS[0]], channels, dtype, channels == 1)
 
 
+def tiff_entries(file: BinaryIO) -> "ImageFileDirectory_v2":
+    """Returns the tags of the first picture in a TIFF file open at its start.
+
+    Raises many types where the file is damaged.
+    """
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    start = file.read(16)
+    entries = ImageFileDirectory_v2(start if start[:4] == BIG_TIFF else start[:8])
+    file.seek(entries.next)
+    entries.load(file)
+    return entries
+
+
 def tiff_place(path: str | os.PathLike) -> tuple[int, int] | None:
     """Returns the (x, y) at which a TIFF file's picture lies on a larger canvas, in pixels.
 
     So says XPosition times XResolution, as Hugin's programs write it. None where it says nothing,
     and for other files.
     """
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
     with open(path, "rb") as file:
         if not is_tiff(file):
             return None
         try:
-            start = file.read(16)
-            entries = ImageFileDirectory_v2(start if start[:4] == BIG_TIFF else start[:8])
-            file.seek(entries.next)
-            entries.load(file)
+            entries = tiff_entries(file)
             x, y = (
                 round(float(first(entries[position])) * float(first(entries[resolution])))
                 for position, resolution in PLACES
