@@ -6,11 +6,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-import metadata
+import headers
 import raw
 from opts import one_line
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".ppm")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".ppm"),
+    *(".jp2", ".heic", ".heif", ".hif", ".jxl"),
+)
 PAUSE = 30.0  # seconds without a photo, after which the next one starts another bracket
 TIME, BIAS = 0x9003, 0x9204  # EXIF's tags DateTimeOriginal and ExposureBiasValue
 SETTINGS = (0x829A, 0x829D, 0x8827)  # EXIF's tags of exposure time, aperture and ISO
@@ -161,7 +164,10 @@ def group_by_exif(files: Iterable[str]) -> tuple[list[list[str]], list[str]]:
         start = to_seconds(exif.get(TIME))
         values = (exif.get(tag) for tag in (*SETTINGS, BIAS))
         *settings, bias = (value if isinstance(value, int | float) else None for value in values)
-        if not exif and not raw.is_raw(file) and metadata.read_header(file) is None:
+        header = None if exif or raw.is_raw(file) else headers.read_header(file)
+        if header and header.refusal:
+            problems.append(f"{file}: {header.refusal}")
+        elif not exif and not raw.is_raw(file) and header is None:
             problems.append(f"{file}: not a picture that can be read, or damaged or cut short")
         elif start is None or (settings[0] is None and bias is None):
             problems.append(

@@ -1,7 +1,7 @@
-"""What do files say beside their pixels? Headers, EXIF, ICC profiles and XMP.
+"""What do files say beside their pixels? EXIF, ICC profiles and XMP.
 
-Pillow reads headers and EXIF without decoding a pixel. Functions import it, because importing takes
-0.03 s, which --help can do without. EXIF is changed in place by code of our own: Pillow
+Pillow reads EXIF without decoding a pixel. Functions import it, because importing takes 0.03 s,
+which --help can do without. EXIF is changed in place by code of our own: Pillow
 would move MakerNotes, whose offsets then point elsewhere.
 """
 
@@ -11,17 +11,17 @@ import math
 import os
 import re
 import struct
-import threading
 import warnings
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from collections.abc import Mapping
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import cv2
 import numpy as np
 
+import headers
+
 if TYPE_CHECKING:
     from PIL.Image import Exif
-    from PIL.ImageFile import ImageFile
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 JPEG_SEGMENT = 65_500  # bytes of metadata that one segment of a JPEG file can hold
 DESCRIBED = (".jpg", ".jpeg", ".png", ".webp", ".avif")  # formats whose metadata OpenCV writes
@@ -31,12 +31,9 @@ METADATA = {
     "XMP": cv2.IMAGE_METADATA_XMP,
 }
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"  # stands before XMP in JPEG files alone
-TIFF = (b"II*\0", b"MM\0*")  # first bytes of a TIFF file, in either byte order
-BIG_TIFF = b"II+\0"  # first bytes of one with 64-bit offsets, in the byte order that Pillow reads
+TURNED = ("HEIC", "JPEG XL")  # kinds of files whose libraries turn pictures, whatever EXIF says
 BYTE_ORDERS = {b"II": "<", b"MM": ">"}  # struct's sign by the first bytes of EXIF or TIFF
 TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC}
-BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0115, 0x0153
-PALETTE, FLOATS = 3, 3  # values of PHOTOMETRIC and of SAMPLE_FORMAT
 ORIENTATION, EXIF_DIRECTORY, GPS_DIRECTORY = 0x0112, 0x8769, 0x8825
 SOFTWARE = 0x0131
 # Tags of description, maker, model, software, date, artist and copyright.
@@ -49,144 +46,6 @@ JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the marker that ends t
 XMP_THUMBNAILS = re.compile(rb"<([\w.-]+:Thumbnails)\b[^>]*(?<!/)>.*?</\1\s*>", re.DOTALL)
 XMP_ORIENTATION = re.compile(rb"""(\btiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""")
 XMP_JPEG = re.compile(rb"/9j/(?:[A-Za-z0-9+/=\s]|&#x[AaDd];){60,}")  # base64; FF D8 FF is /9j/
-PLACES = ((286, 282), (287, 283))  # tags of TIFF: XPosition and XResolution, and those of Y
-PIXEL_LIMIT = threading.Lock()  # held while Pillow's limit of pixels is lifted
-
-
-class Header(NamedTuple):
-    """The size and type of the array that OpenCV decodes from a picture file.
-
-    Height and width are as stored, before the EXIF orientation turns the picture. grey: True for
-    pictures without colour; even these are decoded to four channels if they have alpha.
-    """
-
-    height: int
-    width: int
-    channels: int
-    dtype: np.dtype
-    grey: bool
-
-    @property
-    def size(self) -> int:
-        """Bytes of the decoded picture."""
-        return self.height * self.width * self.channels * self.dtype.itemsize
-
-    @property
-    def floats(self) -> bool:
-        """True where pixels are floats."""
-        return self.dtype.kind == "f"
-
-
-def read_header(path: str | os.PathLike) -> Header | None:
-    """Reads the Header of a picture file; None for damaged files and formats unknown to Pillow.
-
-    AVIF and JPEG 2000 files in colour count as 8-bit ones, because Pillow does not tell their
-    depth. Raises OSError where the file cannot be opened.
-    """
-    with open(path, "rb") as file:
-        try:
-            return tiff_header(file) if is_tiff(file) else pillow_header(open_lazily(file))
-        except Exception:  # Pillow raises many types on damaged files.
-            return None
-
-
-def is_tiff(file: BinaryIO) -> bool:
-    """Returns True where a file, open at its start, begins as TIFF does."""
-    start = file.read(4)
-    file.seek(0)
-    return start in (*TIFF, BIG_TIFF)
-
-
-def open_lazily(file: BinaryIO) -> "ImageFile":
-    """Returns Pillow's picture of an open file, without decoding a pixel.
-
-    Image.open refuses pictures of more than Image.MAX_IMAGE_PIXELS, as a guard against files that
-    exhaust memory; panoramas have more. The limit is a global of Pillow, and several threads read
-    headers at once. Without the lock, one thread could restore the None that another has set.
-
-    Raises many types where the file is damaged or of an unknown format.
-    """
-    from PIL import Image
-
-    with PIXEL_LIMIT:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(file)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def pillow_header(image: "ImageFile") -> Header:
-    """Returns the Header of a picture that Pillow has opened.
-
-    Pillow's mode is the same for 8-bit and 16-bit colour; the decoder's arguments tell them apart.
-    """
-    packing = image.tile[0][3] if image.tile else ""  # "RGB;16B", ("RGB", 65535) or ("L", 0, 1)
-    packing, *more = packing if isinstance(packing, tuple) else (packing,)
-    deep = "16" in f"{image.mode}{packing}" or (image.format == "PPM" and more and more[0] > 255)
-    grey = image.mode in ("1", "L", "LA", "I", "I;16", "F") and image.format != "GIF"
-    transparent = image.mode in ("LA", "RGBA") or (
-        image.mode in ("P", "RGB") and "transparency" in image.info
-    )
-    dtype = np.dtype(np.float32 if image.mode == "F" else np.uint16 if deep else np.uint8)
-    channels = 4 if transparent else 1 if grey else 3
-    return Header(image.height, image.width, channels, dtype, grey)
-
-
-def tiff_header(file: BinaryIO) -> Header:
-    """Returns the Header of a TIFF file open at its start, of floats too, which Pillow may refuse.
-
-    Raises many types where the file is damaged.
-    """
-    entries = tiff_entries(file)
-    bits = first(entries.get(BITS, 1))
-    channels = first(entries.get(SAMPLES, 1))
-    if entries.get(PHOTOMETRIC) == PALETTE:
-        channels = 3
-    elif channels == 2:  # OpenCV leaves out the alpha of grey.
-        channels = 1
-    kind = "f" if first(entries.get(SAMPLE_FORMAT)) == FLOATS else "u"
-    dtype = np.dtype(f"{kind}{-(-bits // 8)}")
-    return Header(+entries[HEIGHTS[0]], +entries[WIDTHS[0]], channels, dtype, channels == 1)
-
-
-def tiff_entries(file: BinaryIO) -> "ImageFileDirectory_v2":
-    """Returns the tags of the first picture in a TIFF file open at its start.
-
-    Raises many types where the file is damaged.
-    """
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    start = file.read(16)
-    entries = ImageFileDirectory_v2(start if start[:4] == BIG_TIFF else start[:8])
-    file.seek(entries.next)
-    entries.load(file)
-    return entries
-
-
-def tiff_place(path: str | os.PathLike) -> tuple[int, int] | None:
-    """Returns the (x, y) at which a TIFF file's picture lies on a larger canvas, in pixels.
-
-    So says XPosition times XResolution, as Hugin's programs write it. None where it says nothing,
-    and for other files.
-    """
-    with open(path, "rb") as file:
-        if not is_tiff(file):
-            return None
-        try:
-            entries = tiff_entries(file)
-            x, y = (
-                round(float(first(entries[position])) * float(first(entries[resolution])))
-                for position, resolution in PLACES
-            )
-        except Exception:  # Pillow raises many types on damaged files.
-            return None
-    return x, y
-
-
-def first(value: Any) -> Any:
-    """Returns the first of several values, or a single value as it is."""
-    return value[0] if isinstance(value, tuple) else value
 
 
 def read_exif(path: str | os.PathLike) -> dict[int, Any]:
@@ -199,27 +58,22 @@ def read_exif(path: str | os.PathLike) -> dict[int, Any]:
     from PIL import Image
 
     with open(path, "rb") as file, contextlib.suppress(Exception):  # Pillow raises many types.
-        if is_tiff(file):
+        start = file.read(32)
+        file.seek(0)
+        chunks = headers.png_chunks(file, (b"eXIf",)) if start.startswith(headers.PNG) else ()
+        if headers.is_tiff(file):
             exif = Image.Exif()
             exif.load_from_fp(file)
+        elif headers.kind_of(start) in TURNED:
+            return exif_values(other_metadata(file.read()).get("EXIF", b""))
+        elif chunk := dict(chunks).get(b"eXIf"):  # Pillow finds it before the pixels alone.
+            return exif_values(chunk)
         else:
-            image = open_lazily(file)
-            if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
-                image.info["exif"] = exif_behind_pixels(file)
-            exif = Image.Image.getexif(image)  # PNG's own method would decode the pixels.
+            file.seek(0)
+            # PNG's own method would decode the pixels.
+            exif = Image.Image.getexif(headers.open_lazily(file))
         return plain_values(exif)
     return {}
-
-
-def exif_behind_pixels(png: BinaryIO) -> bytes:
-    """Returns the EXIF of a PNG file, wherever it stands (PNG, 11.3.4.5); b"" without any."""
-    png.seek(8)
-    while len(start := png.read(8)) == 8:
-        size, kind = struct.unpack(">I4s", start)
-        if kind == b"eXIf":
-            return png.read(size)
-        png.seek(size + 4, os.SEEK_CUR)
-    return b""
 
 
 def exif_values(exif: bytes) -> dict[int, Any]:
@@ -238,7 +92,7 @@ def plain_values(exif: "Exif") -> dict[int, Any]:
     for directory in (lambda: exif, lambda: exif.get_ifd(EXIF_DIRECTORY)):
         with contextlib.suppress(Exception):  # Pillow raises many types.
             for tag, value in directory().items():
-                value = first(value)
+                value = headers.first(value)
                 if isinstance(value, str):
                     value = value.partition("\0")[0]
                 elif not isinstance(value, int | bytes):  # a fraction, whose divisor may be 0
@@ -271,18 +125,55 @@ def as_metadata(kinds, chunks) -> dict[str, bytes]:
     return metadata
 
 
-def jpeg_metadata(path: str | os.PathLike) -> dict[str, bytes]:
-    """Reads the metadata of a JPEG file, as as_metadata gives them, without decoding its pixels."""
-    with open(path, "rb") as file, contextlib.suppress(Exception):  # Pillow raises many types.
-        info = open_lazily(file).info
-        found = {
-            "EXIF": info.get("exif", b"").removeprefix(b"Exif\0\0"),
-            "ICC": info.get("icc_profile", b""),
-            "XMP": info.get("xmp", b""),
-        }
-        chunks = [np.frombuffer(chunk, np.uint8) for chunk in found.values()]
-        return as_metadata([METADATA[name] for name in found], chunks)
+def pillow_metadata(file: IO[bytes]) -> dict[str, bytes]:
+    """Returns the metadata of an open JPEG or AVIF file, without decoding its pixels.
+
+    They are as_metadata's. The orientation in an AVIF file's EXIF is that of its boxes.
+    """
+    with contextlib.suppress(Exception):  # Pillow raises many types.
+        return as_found(headers.open_lazily(cast(BinaryIO, file)).info)
     return {}
+
+
+def as_found(info: Mapping[Any, Any]) -> dict[str, bytes]:
+    """Converts Pillow's dictionary of a picture's facts to a Picture's metadata."""
+    found = {
+        "EXIF": (info.get("exif") or b"").removeprefix(b"Exif\0\0"),
+        "ICC": info.get("icc_profile") or b"",
+        "XMP": info.get("xmp") or b"",
+    }
+    chunks = [np.frombuffer(chunk, np.uint8) for chunk in found.values()]
+    return as_metadata([METADATA[name] for name in found], chunks)
+
+
+def other_metadata(data: bytes) -> dict[str, bytes]:
+    """Returns the metadata of files whose pixels OpenCV reads without them, or not at all.
+
+    These are AVIF, HEIC, JPEG XL and JPEG 2000. EXIF of HEIC and JPEG XL says upright, as their
+    libraries turn pictures by what stands outside of EXIF.
+    """
+    found: dict[str, bytes] = {}
+    kind = headers.kind_of(data[:32])
+    with contextlib.suppress(Exception):  # The libraries raise many types, also ImportError.
+        if kind == "AVIF":
+            return pillow_metadata(io.BytesIO(data))
+        if kind == "HEIC":
+            import pillow_heif
+
+            found = as_found(pillow_heif.open_heif(io.BytesIO(data)).info)
+        elif kind == "JPEG XL":
+            from pillow_jxl.JpegXLImagePlugin import JXLImageFile
+
+            found = as_found(JXLImageFile(io.BytesIO(data)).info)
+            if xmp := headers.box(data, b"xml "):
+                found["XMP"] = xmp
+        elif data.startswith(headers.JPEG_2000):
+            colours = headers.box(data, b"jp2h", b"colr")
+            if colours[:1] == b"\2" and is_profile(colours[3:]):
+                found["ICC"] = colours[3:]
+    if kind in TURNED and "EXIF" in found:
+        found["EXIF"] = with_orientation(found["EXIF"], 1)
+    return found
 
 
 def is_profile(chunk: bytes) -> bool:
@@ -293,7 +184,7 @@ def is_profile(chunk: bytes) -> bool:
 def tiff_metadata(data: bytes) -> dict[str, bytes]:
     """Returns EXIF, ICC and XMP from TIFF bytes, as OpenCV reads none of them; {} for others."""
     metadata = {}
-    if data[:4] in TIFF and len(data) >= 8:
+    if data[:4] in headers.TIFF and len(data) >= 8:
         order = BYTE_ORDERS[data[:2]]
         entries, _ = read_directory(data, order, *struct.unpack_from(order + "I", data, 4))
         for name, tag in TIFF_TAGS.items():
@@ -334,8 +225,10 @@ def tiff_exif(file: IO[bytes], directory: bytes | None = None) -> bytes:
     return b""
 
 
-def tiff_with(data: bytes, metadata: dict[str, bytes]) -> bytes:
+def tiff_with(data: bytes, metadata: dict[str, bytes], alpha: bool) -> bytes:
     """Returns a TIFF file, as OpenCV encodes it, with ICC and XMP added.
+
+    alpha: says that its last channel is alpha, by which colours are not multiplied.
 
     Its directory is written anew at the end. TIFF 6.0, section 2; ICC.1, annex B.4; XMP, part 3.
     """
@@ -351,6 +244,9 @@ def tiff_with(data: bytes, metadata: dict[str, bytes]) -> bytes:
             tiff += bytes(len(tiff) % 2)
             entries.append(struct.pack(order + "HHII", tag, kind, len(metadata[name]), len(tiff)))
             tiff += metadata[name]
+    if alpha:
+        tag, kind = headers.EXTRA_SAMPLES, 3  # a short number
+        entries.append(struct.pack(order + "HHIHH", tag, kind, 1, headers.UNASSOCIATED, 0))
     tiff += bytes(len(tiff) % 2)
     struct.pack_into(order + "I", tiff, 4, len(tiff))
     entries.sort(key=lambda entry: struct.unpack_from(order + "H", entry))
@@ -400,6 +296,18 @@ def updated_exif(exif: bytes, shape: tuple[int, ...]) -> bytes:
                     struct.pack_into(order + {3: "H", 4: "I"}[kind], data, offset, values[tag])
         blank_directories(data, order, end, {start})
     blank_jpegs(data)
+    return bytes(data)
+
+
+def with_orientation(exif: bytes, value: int) -> bytes:
+    """Returns EXIF with another orientation where it has one."""
+    data = bytearray(exif)
+    order = BYTE_ORDERS.get(exif[:2])
+    if order is not None and len(exif) >= 8:
+        (start,) = struct.unpack_from(order + "I", data, 4)
+        kind, _, offset = read_directory(data, order, start)[0].get(ORIENTATION, (0, 0, 0))
+        if kind == 3:  # a short number
+            struct.pack_into(order + "H", data, offset, value)
     return bytes(data)
 
 
@@ -483,11 +391,6 @@ def end_of_jpeg(data: bytearray, start: int) -> int | None:
     if data[place : place + 2] == b"\xff\xd9":
         place += 2
     return min(place, len(data)) if pictured else None
-
-
-def is_cut_short(jpeg: bytes) -> bool:
-    """Returns True unless the mark of a JPEG file's end follows the last one of a scan."""
-    return jpeg.rfind(b"\xff\xd9") <= jpeg.rfind(b"\xff\xda")
 
 
 def blank(data: bytearray, start: int, size: int) -> None:

@@ -21,10 +21,11 @@ import numpy as np
 import align
 import fusion
 import ghosts
-import metadata
 import portable
 import raw
 import utils
+from decoders import LARGE
+from headers import Header, tiff_place
 
 DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files at a time
 REST = 0.15e9  # bytes of memory for all but the pictures, without PyTorch
@@ -153,7 +154,7 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
     read = functools.partial(utils.read_picture, balance=balance, half=half)
     few = 2 if any(map(raw.is_raw, files)) else None
     # A decoder can need memory for another picture of the same size.
-    with ThreadPoolExecutor(1 if largest > utils.LARGE else few) as pool:
+    with ThreadPoolExecutor(1 if largest > LARGE else few) as pool:
         pictures = on_one_canvas(files, list(pool.map(read, files)))
     if recipe.align == "no":
         warn_of_shifts(files, [picture.pixels for picture in pictures])
@@ -165,7 +166,7 @@ def on_one_canvas(files: Sequence[str], pictures: list[utils.Picture]) -> list[u
 
     Other pictures are returned as they are.
     """
-    places = [metadata.tiff_place(file) for file in files]
+    places = [tiff_place(file) for file in files]
     known = [place for place in places if place is not None]
     if len(known) < len(files) or len(set(known)) < 2:
         return pictures
@@ -207,13 +208,13 @@ def warn_of_shifts(files: Sequence[str], images: Sequence[np.ndarray]) -> None:
             return
 
 
-def known_headers(files: Sequence[str]) -> list[metadata.Header]:
+def known_headers(files: Sequence[str]) -> list[Header]:
     """Returns the Headers of files, as far as they are known; OSError where one is missing."""
     return [header for header in map(utils.header_of, files) if header]
 
 
 def check_memory(
-    files: Sequence[str], headers: Sequence[metadata.Header], recipe: Recipe | None = None
+    files: Sequence[str], headers: Sequence[Header], recipe: Recipe | None = None
 ) -> None:
     """Raises ValueError where files of these Headers could not be fused in the free memory."""
     needed, free = needed_memory(files, headers, recipe), available_memory()
@@ -228,7 +229,7 @@ def check_memory(
 
 
 def needed_memory(
-    files: Sequence[str], headers: Sequence[metadata.Header], recipe: Recipe | None = None
+    files: Sequence[str], headers: Sequence[Header], recipe: Recipe | None = None
 ) -> float:
     """Returns the bytes of memory that it takes to read files and to fuse them.
 
@@ -253,7 +254,7 @@ def needed_memory(
     return rest + held + spare
 
 
-def shows_half(header: metadata.Header, size: tuple[int, int] | None) -> bool:
+def shows_half(header: Header, size: tuple[int, int] | None) -> bool:
     """Returns True where a picture is to be resized to half of its size or less, either way up."""
     if size is None:
         return False

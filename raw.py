@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+import headers
 import metadata
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def opened(path: str | os.PathLike) -> Iterator["rawpy.RawPy"]:
         raise ValueError(f"{path}: damaged, cut short or not supported ({reason})") from error
 
 
-def raw_header(path: str | os.PathLike) -> metadata.Header:
+def raw_header(path: str | os.PathLike) -> headers.Header:
     """Returns the Header of the picture that develop gives, upright and of 16 bits a channel.
 
     Raises as opened.
@@ -78,7 +79,7 @@ def raw_header(path: str | os.PathLike) -> metadata.Header:
         height, width, lying = file.sizes.height, file.sizes.width, file.sizes.flip & 4
     if lying:
         height, width = width, height
-    return metadata.Header(height, width, 3, np.dtype(np.uint16), False)
+    return headers.Header(height, width, 3, np.dtype(np.uint16), False)
 
 
 def common_white_balance(paths: Sequence[str | os.PathLike]) -> WhiteBalance | None:
@@ -150,8 +151,8 @@ def read_raw_exif(path: str | os.PathLike) -> bytes:
 def mapped_exif(data: mmap.mmap) -> bytes:
     """Returns what read_raw_exif does, from a file that is mapped into memory."""
     if data[:4] in TIFF_LIKE:
-        data[:4] = metadata.TIFF[0] if data[:2] == b"II" else metadata.TIFF[1]
-    if data[:4] in metadata.TIFF:
+        data[:4] = headers.TIFF[0] if data[:2] == b"II" else headers.TIFF[1]
+    if data[:4] in headers.TIFF:
         return metadata.tiff_exif(cast(IO[bytes], data))
     if data[:8] == b"FUJIFILM" and len(data) >= RAF_PREVIEW + 8:
         start, size = struct.unpack_from(">II", data, RAF_PREVIEW)

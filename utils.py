@@ -8,6 +8,7 @@ or Y alone.
 import contextlib
 import glob
 import importlib.util
+import io
 import os
 import re
 import tempfile
@@ -19,26 +20,21 @@ from typing import IO, NamedTuple
 import cv2
 import numpy as np
 
+import decoders
 import raw
+from decoders import exchange_red_and_blue, turn_upright
+from headers import Header, header_of_file, read_header
 from metadata import (
     METADATA,
     XMP_HEADER,
-    Header,
-    as_metadata,
     exif_values,
-    is_cut_short,
-    jpeg_metadata,
     orientation,
     read_exif,
-    read_header,
     storable_metadata,
-    tiff_metadata,
     tiff_with,
     updated,
 )
 
-# OpenCV's messages would only repeat what read_image raises. OpenCV 5 has moved the function.
-(cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
 LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B; ITU-R BT.601
 LZW = 5  # TIFF's number of this compression; OpenCV 4's default loses floats' last digits
 NEUTRAL = 0.5  # Cb and Cr of grey; 128 in the paper's 8-bit terms
@@ -51,11 +47,11 @@ TO_YCBCR = np.array(  # the matrix that takes (R, G, B, 1) to (Y, Cb, Cr)
 )
 FROM_YCBCR = np.linalg.inv([*TO_YCBCR, (0, 0, 0, 1)])[:3]
 DTYPES = (np.uint8, np.uint16, np.float32, np.float64)  # types of pixels that can be read
-LARGE = 150e6  # bytes; of larger pictures, memory holds as few as can be
 QUALITY = 95  # default quality of JPEG, WebP and AVIF, 1 to 100
 THUMBNAIL = 240  # width on contact sheets, in pixels
 CAPTION = 20  # height of the text below a thumbnail, in pixels
-DEEP = (".png", ".tif", ".tiff", ".jp2")  # formats that are written with 16 bits
+DEEP = (".png", ".tif", ".tiff", ".jp2", ".avif")  # formats that are written with more than 8 bits
+AVIF_BITS = 10  # of deep results; programs that show AVIF read no more
 FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each costs one scene
 FLOATS_ALONE = (".exr", ".hdr", ".pfm")  # formats that hold floats alone
 FLOAT = (".tif", ".tiff", *FLOATS_ALONE)  # formats that are written with floats
@@ -121,76 +117,22 @@ def read_picture(
         data = file.read()
     if not data:
         raise ValueError(f"{path}: the file is empty")
-    # IMREAD_UNCHANGED keeps alpha, but does not turn pictures. JPEG has no alpha; OpenCV turns it.
-    jpeg = data.startswith(b"\xff\xd8")
-    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if jpeg else cv2.IMREAD_UNCHANGED
-    # imread opens names with other letters on some systems only. Of a file that is cut short, it
-    # says nothing, and fills up with grey what is missing.
-    if jpeg and is_large_file(path) and os.fspath(path).isascii() and not is_cut_short(data):
-        data = b""
-        image, found = decode_large_jpeg(path, flags)
-    else:
-        image, found = decode(data, flags)
-    if image is None:
-        raise ValueError(f"{path}: not a picture that can be read, or damaged or cut short")
+    header = header_of_file(io.BytesIO(data))
+    image, upright, found = decoders.decode(path, data, header)
+    del data
     if image.dtype not in DTYPES:
         raise ValueError(f"{path}: {image.dtype} pixels are not supported")
-    alpha = None
-    if "EXIF" in found and not jpeg:
+    if header is not None:
+        image = decoders.as_meant(image, header)
+    if "EXIF" in found and not upright:
         image = turn_upright(image, orientation(exif_values(found["EXIF"])))
-    if image.ndim == 3 and image.shape[2] == 4:
-        alpha = np.ascontiguousarray(image[..., 3])
-        grey = data.startswith(b"\x89PNG") and data[25] == 4  # the colour type of grey with alpha
-        image = np.ascontiguousarray(image[..., 0] if grey else image[..., :3])
+    alpha = None
+    if image.ndim == 3 and image.shape[2] in (2, 4):
+        alpha = np.ascontiguousarray(image[..., -1])
+        image = np.ascontiguousarray(image[..., :-1].squeeze(axis=2 if image.shape[2] == 2 else ()))
         if not alpha.any():
             alpha = None  # Some formats have a fourth byte that means nothing.
-    if image.ndim == 3:
-        exchange_red_and_blue(image)
     return Picture(image, alpha, updated(found, image.shape))
-
-
-def decode(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]]:
-    """Decodes a picture file's bytes to its pixels, in OpenCV's order of channels, and metadata.
-
-    flags: as cv2.imread's. Pixels are None where the file is damaged or of an unknown format.
-    Raises MemoryError where they do not fit into memory.
-    """
-    # libpng writes to stderr by itself; a PNG cut short is found before it does.
-    if data.startswith(b"\x89PNG") and b"IEND\xaeB\x60\x82" not in data:
-        return None, {}
-    try:
-        # Flags by name, because OpenCV 4 and 5 order the arguments differently.
-        image, kinds, chunks = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags=flags)
-    except cv2.error as error:
-        check_memory_sufficed(error)
-        return None, {}
-    if image is None:
-        return None, {}
-    return image, as_metadata(kinds, chunks) | tiff_metadata(data)
-
-
-def is_large_file(path: str | os.PathLike) -> bool:
-    """Returns True for a picture file of more than LARGE bytes of pixels."""
-    header = header_of(path)
-    return header is not None and header.size > LARGE
-
-
-def decode_large_jpeg(
-    path: str | os.PathLike, flags: int
-) -> tuple[np.ndarray | None, dict[str, bytes]]:
-    """Does what decode does, for a whole file, with memory for one picture instead of two."""
-    try:
-        image = cv2.imread(os.fspath(path), dst=None, flags=flags)
-    except cv2.error as error:
-        check_memory_sufficed(error)
-        return None, {}
-    return image, jpeg_metadata(path)
-
-
-def check_memory_sufficed(error: cv2.error) -> None:
-    """Raises MemoryError where an error of OpenCV is due to a lack of memory."""
-    if error.code == cv2.Error.StsNoMem:
-        raise MemoryError(error.err) from error
 
 
 def as_grey(image: np.ndarray) -> np.ndarray:
@@ -223,24 +165,6 @@ def reduced_quickly(picture: np.ndarray, side: int) -> np.ndarray:
     step = 1 if factor % 2 else factor // 2
     part = picture[: height * factor : step, : width * factor]
     return to_8_bit(cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA))
-
-
-def turn_upright(image: np.ndarray, how: int) -> np.ndarray:
-    """Turns and mirrors a picture as an EXIF orientation, 1 to 8, says."""
-    if how in (5, 6, 7, 8):
-        image = cv2.transpose(image)
-    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(how)
-    return image if flip is None else cv2.flip(image, flip)
-
-
-def exchange_red_and_blue(image: np.ndarray) -> None:
-    """Turns RGB into BGR or back, in place; in strips, so that memory holds no second picture."""
-    for start in range(0, len(image), 64):
-        strip = image[start : start + 64]
-        if image.dtype == np.float64:  # OpenCV does not convert it.
-            strip[:] = strip[..., ::-1].copy()
-        else:
-            strip[:] = cv2.cvtColor(strip, cv2.COLOR_BGR2RGB)
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -370,9 +294,10 @@ def encode(
     extension = os.path.splitext(path)[1].lower()
     tiff = extension in (".tif", ".tiff")
     image = as_storable(image, extension)
+    alpha = None if alpha is None else as_storable(alpha, extension)
     if extension == ".exr":
         try:
-            return encode_exr(image, None if alpha is None else as_storable(alpha, extension))
+            return encode_exr(image, alpha)
         except (OSError, RuntimeError) as error:  # OpenEXR raises the latter on a full disk.
             raise OSError(f"{path}: cannot be written ({error})") from error
     metadata = updated(metadata, image.shape)
@@ -384,6 +309,11 @@ def encode(
         ".tif": [cv2.IMWRITE_TIFF_COMPRESSION, LZW],
         ".tiff": [cv2.IMWRITE_TIFF_COMPRESSION, LZW],
     }.get(extension, [])
+    deep = image.dtype == np.uint16
+    if extension == ".avif" and deep:
+        options += [cv2.IMWRITE_AVIF_DEPTH, AVIF_BITS]
+        image = to_avif_levels(image)
+        alpha = None if alpha is None else to_avif_levels(alpha)
     kinds, chunks = [], []
     for name, chunk in () if tiff else metadata.items():
         if name == "XMP" and extension in (".jpg", ".jpeg"):
@@ -392,7 +322,7 @@ def encode(
         chunks.append(np.frombuffer(chunk, np.uint8))
     if alpha is not None:
         colours = [image] * 3 if image.ndim == 2 else cv2.split(image)[::-1]
-        image = cv2.merge([*colours, as_storable(alpha, extension)])
+        image = cv2.merge([*colours, alpha])
     elif image.ndim == 3:
         image = image.copy()
         exchange_red_and_blue(image)
@@ -405,7 +335,14 @@ def encode(
         raise ValueError(f"{path}: {error.err}") from error
     if not encoded:
         raise ValueError(f"{path}: this picture cannot be stored as {extension}")
-    return tiff_with(data.tobytes(), metadata) if tiff and metadata else data
+    if tiff and (metadata or alpha is not None):
+        return tiff_with(data.tobytes(), metadata, alpha is not None)
+    return data
+
+
+def to_avif_levels(image: np.ndarray) -> np.ndarray:
+    """Returns 16-bit values in the levels of AVIF_BITS, as OpenCV expects them."""
+    return np.rint(image * ((2**AVIF_BITS - 1) / 65535)).astype(np.uint16)
 
 
 def encode_exr(image: np.ndarray, alpha: np.ndarray | None) -> bytes:

@@ -21,7 +21,6 @@ import align
 import fusion
 import ghosts
 import inference
-import metadata
 import model
 import opts
 import photos
@@ -29,6 +28,7 @@ import scores
 import utils
 from brackets import find_pictures
 from checkpoint import load_between, load_model, save_checkpoint
+from headers import Header
 from model import DeepFuse
 from portable import OnnxBetween
 
@@ -342,7 +342,7 @@ def test_too_little_memory_is_said_before_the_work(tmp_path, files, capfd, monke
 )
 def test_memory_that_fusing_needs(files, flags, pictures):
     paths = [files["--image1"], files["--image2"]]
-    headers = [metadata.Header(20, 30, 3, np.dtype(np.uint8), False)] * 2
+    headers = [Header(20, 30, 3, np.dtype(np.uint8), False)] * 2
     recipe = photos.recipe_of(opts.TestOptions().parse(["--images", *paths, *flags]))
     rest = photos.REST + 2 * photos.EACH
     rest += photos.TORCH if "paper" in flags else 0

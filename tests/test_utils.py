@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import XMP, exif, icc, picture
 
+import decoders
 import metadata
 import scores
 import utils
@@ -183,13 +184,13 @@ def test_large_jpegs_are_read_like_small_ones(tmp_path, monkeypatch, capfd, orie
     utils.write_image(str(path), small.pixels, metadata=held)
     small = utils.read_picture(path)
     assert small.metadata == held
-    decode = utils.decode
-    monkeypatch.setattr(utils, "LARGE", small.pixels.nbytes - 1)
-    monkeypatch.setattr(utils, "decode", None)
+    decode = decoders.decode_bytes
+    monkeypatch.setattr(decoders, "LARGE", small.pixels.nbytes - 1)
+    monkeypatch.setattr(decoders, "decode_bytes", None)
     large = utils.read_picture(path)
     assert np.array_equal(large.pixels, small.pixels)
     assert large.metadata == held
-    monkeypatch.setattr(utils, "decode", decode)
+    monkeypatch.setattr(decoders, "decode_bytes", decode)
     # OpenCV opens not every name, and not every file that looks cut short is.
     other = tmp_path / os.fsdecode(b"gr\xf6\xdfer.jpg")
     other.write_bytes(path.read_bytes() + b"\xff\xda")
