@@ -95,10 +95,10 @@ class Studio:
         if len(files) < 2:
             raise ValueError("drop two or more exposures of one scene")
         photos.check_memory(files, photos.known_headers(files))
-        balance = raw.common_white_balance(files)
+        development = raw.common_development(files)
         reduced = []
         for file in files:
-            image = utils.read_picture(file, balance, half=True).pixels
+            image = utils.read_picture(file, development, half=True).pixels
             reduced.append(utils.reduce(image, min(1, REDUCED / max(image.shape[:2]))))
         fusion.check_images(reduced, one_size=False)
         order = ghosts.by_brightness(reduced)

@@ -35,7 +35,7 @@ TURNED = ("HEIC", "JPEG XL")  # kinds of files whose libraries turn pictures, wh
 BYTE_ORDERS = {b"II": "<", b"MM": ">"}  # struct's sign by the first bytes of EXIF or TIFF
 TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC}
 ORIENTATION, EXIF_DIRECTORY, GPS_DIRECTORY = 0x0112, 0x8769, 0x8825
-SOFTWARE = 0x0131
+SOFTWARE, ISO = 0x0131, 0x8827
 # Tags of description, maker, model, software, date, artist and copyright.
 DESCRIPTIONS = (0x010E, 0x010F, 0x0110, SOFTWARE, 0x0132, 0x013B, 0x8298)
 OFFSETS = (0x927C, 0xA005)  # tags of the Exif directory that hold offsets, MakerNote first
@@ -199,12 +199,12 @@ def tiff_metadata(data: bytes) -> dict[str, bytes]:
     return metadata
 
 
-def tiff_exif(file: IO[bytes], directory: bytes | None = None) -> bytes:
+def tiff_exif(file: IO[bytes], directory: bytes | None = None, iso: int | None = None) -> bytes:
     """Returns EXIF made from an open TIFF file, for other formats; b"" where the file has none.
 
     It lacks the orientation, because OpenCV turns TIFF files, and MakerNotes, whose offsets would
     no longer be right. directory: TIFF data whose main directory is the Exif directory, where the
-    file's own has none.
+    file's own has none. iso: tag of the main directory that holds the ISO where EXIF lacks it.
     """
     from PIL import Image
 
@@ -216,6 +216,8 @@ def tiff_exif(file: IO[bytes], directory: bytes | None = None) -> bytes:
             other = Image.Exif()
             other.load(directory)
             values = dict(other)
+        if iso is not None and iso in tiff:
+            values.setdefault(ISO, tiff[iso])
         exif.update({tag: tiff[tag] for tag in DESCRIPTIONS if tag in tiff})
         exif.get_ifd(EXIF_DIRECTORY).update({k: values[k] for k in values if k not in OFFSETS})
         if GPS_DIRECTORY in tiff:

@@ -127,7 +127,11 @@ def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:
     dtype = recipe.fuse["dtype"] or np.result_type(np.uint8, *(header.dtype for header in headers))
     grey = bool(headers) and headers[0].grey
     alpha = bool(headers) and headers[0].channels == 4 and not recipe.panel
-    utils.check_picture_writable(path, dtype, grey, alpha)
+    size = recipe.size or (headers[0][:2] if headers else None)
+    if size and recipe.panel:
+        height, width = recipe.size or utils.upright_size(files[0]) or size
+        size = height, 4 * width
+    utils.check_picture_writable(path, dtype, grey, alpha, size)
     extension = os.path.splitext(path)[1].lower()
     asked = recipe.fuse["dtype"]
     if asked and utils.as_storable(np.zeros((1, 1), asked), extension).dtype != asked:
@@ -149,9 +153,9 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
     headers = known_headers(files)
     check_memory(files, headers, recipe)
     largest = max((header.size for header in headers), default=0)
-    balance = raw.common_white_balance(files)
+    development = raw.common_development(files)
     half = all(shows_half(header, recipe.size) for header in headers)  # counts for RAW alone
-    read = functools.partial(utils.read_picture, balance=balance, half=half)
+    read = functools.partial(utils.read_picture, development=development, half=half)
     few = 2 if any(map(raw.is_raw, files)) else None
     # A decoder can need memory for another picture of the same size.
     with ThreadPoolExecutor(1 if largest > LARGE else few) as pool:

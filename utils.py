@@ -9,6 +9,7 @@ import contextlib
 import glob
 import importlib.util
 import io
+import math
 import os
 import re
 import tempfile
@@ -56,6 +57,7 @@ FAILURES = (OSError, ValueError, RuntimeError, MemoryError, cv2.error)  # each c
 FLOATS_ALONE = (".exr", ".hdr", ".pfm")  # formats that hold floats alone
 FLOAT = (".tif", ".tiff", *FLOATS_ALONE)  # formats that are written with floats
 TRANSPARENT = (".png", ".tif", ".tiff", ".webp", ".avif", ".exr")  # those written with alpha
+LONGEST = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".avif": 65536}  # pixels a side
 PROBE = 64  # pixels a side of the picture that tries out a format; JPEG 2000 needs 32
 
 
@@ -86,12 +88,12 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int] | None:
 
 
 def read_images(paths: Sequence[str | os.PathLike]) -> list[np.ndarray]:
-    """Reads the pixels of one scene's picture files, RAW files in one white balance.
+    """Reads the pixels of one scene's picture files, RAW files developed alike.
 
     Raises as read_picture.
     """
-    balance = raw.common_white_balance(paths)
-    return [read_picture(path, balance).pixels for path in paths]
+    development = raw.common_development(paths)
+    return [read_picture(path, development).pixels for path in paths]
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
@@ -100,18 +102,18 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_picture(
-    path: str | os.PathLike, balance: raw.WhiteBalance | None = None, half: bool = False
+    path: str | os.PathLike, development: raw.Development | None = None, half: bool = False
 ) -> Picture:
     """Reads a picture file in the depth that it is stored in.
 
     The picture is turned upright as its EXIF orientation says, and its metadata are updated
-    accordingly. balance, half: of RAW files, as raw.develop takes them.
+    accordingly. development, half: of RAW files, as raw.develop takes them.
 
     Raises OSError where the file cannot be read, ValueError naming it and the reason where it is no
     picture or is cut short, and where a RAW file cannot be developed, and MemoryError.
     """
     if raw.is_raw(path):
-        pixels, exif = raw.develop(path, balance, half), raw.read_raw_exif(path)
+        pixels, exif = raw.develop(path, development, half), raw.read_raw_exif(path)
         return Picture(pixels, None, updated({"EXIF": exif} if exif else {}, pixels.shape))
     with open(path, "rb") as file:
         data = file.read()
@@ -180,13 +182,24 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def check_picture_writable(
-    path: str, dtype: np.dtype | type = np.uint8, grey: bool = False, alpha: bool = False
+    path: str,
+    dtype: np.dtype | type = np.uint8,
+    grey: bool = False,
+    alpha: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> None:
     """Raises OSError or ValueError naming the file where write_image could not write a picture.
 
-    dtype, grey, alpha: the kind of picture; a small one of this kind is encoded to find out.
+    dtype, grey, alpha: the kind of picture; a small one of this kind is encoded to find out. size:
+    its (height, width), where known.
     """
     extension = picture_extension(path)
+    longest = LONGEST.get(extension, math.inf)
+    if size and max(size) > longest:
+        raise ValueError(
+            f"{path}: {size[1]}x{size[0]} pixels are too many for {extension}, which has {longest} "
+            "a side at most; try .png or .tif"
+        )
     probe = np.zeros((PROBE, PROBE) if grey else (PROBE, PROBE, 3), dtype)
     opaque = np.ones((PROBE, PROBE), dtype) if alpha and extension in TRANSPARENT else None
     try:

@@ -20,10 +20,13 @@ def mosaic(picture):
     return np.rint(np.clip(values, 0, 1) * WHITE).astype(np.uint16)
 
 
-def write_dng(path, picture, neutral=(1, 1, 1), orientation=1, time=None, seconds=0.01):
+def write_dng(
+    path, picture, neutral=(1, 1, 1), orientation=1, time=None, seconds=0.01, crop=None, stops=None
+):
     """Writes linear RGB (H, W, 3) in [0, 1], as a camera would have seen it, as a DNG file.
 
-    neutral: the camera's RGB of what is white. time: of EXIF; without it, there is no EXIF.
+    neutral: the camera's RGB of what is white. time: of EXIF; without it, there is no EXIF. crop:
+    left, top, width, height of DefaultCrop. stops: BaselineExposure.
     """
     values = mosaic(picture * np.asarray(neutral, float))
     height, width = values.shape
@@ -52,6 +55,11 @@ def write_dng(path, picture, neutral=(1, 1, 1), orientation=1, time=None, second
         (50728, RATIONAL, list(neutral)),
         (50778, SHORT, [21]),
     ]
+    if crop:
+        entries[-2:-2] = [(50719, LONG, crop[:2]), (50720, LONG, crop[2:])]
+    if stops is not None:
+        entries.insert(-1, (50730, SRATIONAL, [stops]))
+    entries.sort()
     if time:
         entries.insert(13, (34665, LONG, [0]))
     start = 8 + directory_size(entries)

@@ -12,11 +12,12 @@ import pillow_heif
 import pillow_jxl  # noqa: F401 - tells Pillow of JPEG XL
 import pytest
 import tifffile
-from conftest import exif, picture
+from conftest import exif, huge_png, picture
 from PIL import Image
 
 import decoders
 import headers
+import inference
 import utils
 from brackets import find_all_brackets
 
@@ -337,6 +338,18 @@ def test_folders_name_what_they_cannot_read(tmp_path, monkeypatch):
     scenes, problems = find_all_brackets(tmp_path, None, tmp_path / "results")
     assert list(scenes) == ["b"]
     assert [problem for problem in problems if "a.heic: HEIC needs pillow-heif" in problem]
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "flags"),
+    [("x.jpg", 65501, []), ("x.webp", 16384, []), ("x.webp", 4096, ["--panel"])],
+)
+def test_results_too_large_for_a_format_are_refused_at_once(tmp_path, capsys, name, side, flags):
+    """Before pixels are read: these files hold none."""
+    images = [str(huge_png(tmp_path / f"{number}.png", 40, side)) for number in range(2)]
+    command = ["--images", *images, "--res", str(tmp_path / name), *flags, "--device", "cpu"]
+    assert inference.main(command) == 2
+    assert "are too many for" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -81,15 +81,15 @@ def test_one_white_balance_that_of_the_middle(tmp_path, render):
     neutrals = [(0.5, 1, 0.5), (0.4, 1, 0.6), (0.6, 1, 0.4)]
     for path, gain, neutral in zip(paths, (0.1, 0.9, 0.3), neutrals, strict=True):
         write_dng(path, render * gain, neutral)
-    balance = raw.common_white_balance([*paths, tmp_path / "x.jpg"])
-    assert balance == raw.camera_white_balance(paths[2]) != raw.camera_white_balance(paths[0])
-    assert balance[:3] == pytest.approx((1 / 0.6, 1, 1 / 0.4), rel=1e-3)
-    assert raw.common_white_balance([tmp_path / "x.jpg"]) is None
-    alike = raw.develop(paths[0], balance)
+    development = raw.common_development([*paths, tmp_path / "x.jpg"])
+    assert development == raw.own_development(paths[2]) != raw.own_development(paths[0])
+    assert development.balance[:3] == pytest.approx((1 / 0.6, 1, 1 / 0.4), rel=1e-3)
+    assert raw.common_development([tmp_path / "x.jpg"]) is None
+    alike = raw.develop(paths[0], development)
     # Red was 0.5 of a neutral's green in this file, and is taken for 0.6.
     expected = shown(render * 0.1 * np.divide((0.5, 1, 0.5), (0.6, 1, 0.4)))
     assert np.abs((alike / 65535 - expected).mean(axis=(0, 1))).max() < 0.005
-    assert np.array_equal(utils.read_picture(paths[0], balance).pixels, alike)
+    assert np.array_equal(utils.read_picture(paths[0], development).pixels, alike)
 
 
 @needs_rawpy
@@ -110,14 +110,50 @@ def test_headers_tell_the_upright_size(tmp_path, render, orientation, size):
 
 
 @needs_rawpy
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_default_crop_of_dng_is_obeyed(tmp_path, render, orientation):
+    path = write_dng(tmp_path / "x.dng", render, orientation=orientation, crop=[10, 4, 60, 50])
+    whole = raw.develop(write_dng(tmp_path / "whole.dng", render))
+    turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
+    assert np.array_equal(raw.develop(path), np.rot90(whole[4:54, 10:70], turns))
+    assert utils.header_of(path)[:2] == raw.develop(path).shape[:2]
+    assert raw.develop(path, None, True).shape[:2] == tuple(
+        np.divide(raw.develop(path).shape[:2], 2)
+    )
+    beyond = write_dng(tmp_path / "beyond.dng", render, crop=[10, 4, 90, 50])
+    assert np.array_equal(raw.develop(beyond), whole)
+
+
+@needs_rawpy
+@pytest.mark.parametrize("stops", [-1.0, 0.5, 1.5])
+def test_the_baseline_exposure_of_dng_is_obeyed(tmp_path, render, stops):
+    dark = np.clip(render, 0, 1) * 0.2
+    plain = linear(raw.develop(write_dng(tmp_path / "plain.dng", dark)))
+    found = linear(raw.develop(write_dng(tmp_path / "x.dng", dark, stops=stops)))
+    assert np.abs(found - plain * 2**stops).max() < 0.002
+
+
+@needs_rawpy
+def test_one_baseline_exposure_that_of_the_middle(tmp_path, render):
+    """A phone that brightens every exposure by its own measure would undo the bracket."""
+    for name, gain, stops in (("a", 0.1, 2), ("b", 0.3, 1), ("c", 0.9, 0)):
+        write_dng(tmp_path / f"{name}.dng", render * gain, stops=stops)
+    paths = [tmp_path / f"{name}.dng" for name in "abc"]
+    assert raw.common_development(paths).gain == 2
+    dark, middle = (linear(picture) for picture in utils.read_images(paths)[:2])
+    lit = (dark > 0.02) & (middle < 0.9)
+    assert np.median(middle[lit] / dark[lit]) == pytest.approx(3, rel=0.02)
+
+
+@needs_rawpy
 def test_scores_and_training_read_a_scene_alike(pair, tmp_path, render, capsys):
     scene = tmp_path / "raws" / "scene"
     scene.mkdir(parents=True)
     for number, gain in enumerate((0.1, 0.3, 0.9)):
         write_dng(scene / f"{number}.dng", render * gain, (0.4 + gain / 5, 1, 0.5), orientation=6)
     paths = [str(path) for path in sorted(scene.iterdir())]
-    balance = raw.camera_white_balance(paths[1])
-    expected = [raw.develop(path, balance) for path in paths]
+    development = raw.own_development(paths[1])
+    expected = [raw.develop(path, development) for path in paths]
     assert all(map(np.array_equal, utils.read_images(paths), expected))
     stack = dataset.read_stack(paths)
     assert stack.shape == (3, 3, 96, 64)
@@ -218,6 +254,25 @@ def test_a_damaged_file_of_a_folder_costs_its_scene_only(pair, render, capsys):
     assert inference.main(["--folder", str(pair), "--res", str(pair / "fused"), "--quiet"]) == 1
     assert sorted(os.listdir(pair / "fused")) == ["a_fused.jpg", "good_fused.jpg"]
     assert "bad" in capsys.readouterr().err
+
+
+def test_the_iso_of_panasonic(pair, tmp_path):
+    """It stands in the main directory alone, under a number of its own."""
+    data = b"IIU\0" + (pair / "a.dng").read_bytes()[4:]
+    iso, unused = struct.pack("<HHI", 34855, 3, 1), struct.pack("<HHI", 254, 4, 1)
+    data = data.replace(iso, struct.pack("<HHI", 34856, 3, 1), 1)
+    data = data.replace(unused + bytes(2), struct.pack("<HHIH", 0x0017, 3, 1, 200), 1)
+    (tmp_path / "x.rw2").write_bytes(data)
+    assert raw.read_exif_values(tmp_path / "x.rw2")[0x8827] == 200
+
+
+@needs_rawpy
+def test_a_dng_of_jpeg_xl_is_named(pair, tmp_path):
+    data = (pair / "a.dng").read_bytes()
+    one, other = (struct.pack("<HHIHH", 259, 3, 1, kind, 0) for kind in (1, 52546))
+    (tmp_path / "x.dng").write_bytes(data.replace(one, other, 1))
+    with pytest.raises(ValueError, match=r"JPEG XL|damaged"):
+        raw.develop(tmp_path / "x.dng")
 
 
 def test_exif_of_other_containers(pair, tmp_path):
