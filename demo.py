@@ -98,7 +98,8 @@ class Studio:
         development = raw.common_development(files)
         reduced = []
         for file in files:
-            image = utils.read_picture(file, development, half=True).pixels
+            picture = photos.in_srgb(file, utils.read_picture(file, development, half=True))
+            image = utils.as_type(picture.pixels, picture.dtype or picture.pixels.dtype)
             reduced.append(utils.reduce(image, min(1, REDUCED / max(image.shape[:2]))))
         fusion.check_images(reduced, one_size=False)
         order = ghosts.by_brightness(reduced)

@@ -48,6 +48,7 @@ SMALL = 500  # pixels; approximate longer side of the reduced pictures that a ph
 WINDOW = 17  # pixels of reduced pictures; side of the windows of linear models
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
 LEAST, MOST = 0.02, 0.98  # luma of pixels that show something
+EXTENDED = (-1.0, 2.0)  # values of colours that sRGB does not have, of all profiles in use
 SHOWN = 0.005  # share of such pixels below which an exposure counts as empty
 
 
@@ -61,6 +62,7 @@ def fuse(
     refine: int = 0,
     fast: bool = False,
     steady: Steady | None = None,
+    extended: bool = False,
     dtype: DTypeLike | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -83,6 +85,8 @@ def fuse(
     refine: steps of refine_luma.
     fast: runs the network on reduced pictures, see plan_fast.
     steady: for the photo look, one Steady for all pictures of a sequence, against flicker.
+    extended: floats may lie outside [0, 1], as colours that sRGB does not have, see colour.py; the
+        result is of floats, and keeps them.
     dtype: type of the result; by default that of `out`, else the images' deepest.
     out: array for the result, like the `out` of NumPy's functions. It may be one of the images,
         which is then overwritten.
@@ -100,7 +104,7 @@ def fuse(
         raise ValueError(f"look {look!r} is neither fast nor refined")
     if (look == "photo") != hasattr(model, "surroundings"):
         raise ValueError(f"look {look!r} is made by another network than {type(model).__name__}")
-    check_images(images)
+    check_images(images, extended=extended)
     fused = result_array(images, dtype, out)
     if look == "photo":
         factor = reduction(images, SMALL)
@@ -112,6 +116,8 @@ def fuse(
         plan = choose_plan(model, images, tile or tile_size(model), look, fast, refine, progress)
         if look == "earlier" and images[0].ndim == 3:
             plan = as_earlier(plan, images)
+    if extended and plan.read is utils.to_ycbcr:
+        plan = plan._replace(write=functools.partial(utils.from_ycbcr, clip=False))
     if plan.halo and any(np.may_share_memory(fused, image) for image in images):
         fused = np.empty_like(fused)  # A tile would overwrite what its neighbour still reads.
 
@@ -325,6 +331,7 @@ def plan_photo(
     and what this does is applied to the full pictures.
     """
     stack = utils.to_ycbcr(*reduced)
+    stack[:, 0].clip(0, 1, out=stack[:, 0])  # Colours that sRGB does not have may be outside.
     if stack.shape[1] == 1:
         grey = np.full_like(stack, utils.NEUTRAL)
         stack = np.concatenate([stack, grey, grey], axis=1)
@@ -574,8 +581,14 @@ def panel(
     return np.concatenate([*shown[:2], fused, shown[2]], axis=1)
 
 
-def check_images(images: Sequence[np.ndarray], one_size: bool = True) -> None:
-    """Raises ValueError where pictures cannot be fused or, for one_size, differ in size."""
+def check_images(
+    images: Sequence[np.ndarray], one_size: bool = True, extended: bool = False
+) -> None:
+    """Raises ValueError where pictures cannot be fused or, for one_size, differ in size.
+
+    extended: allows floats as far outside [0, 1] as colours that sRGB does not have.
+    """
+    lowest, highest = EXTENDED if extended else (0, 1)
     if len(images) < 2:
         raise ValueError(f"fusion needs two or more pictures, not {len(images)}")
     shape = images[0].shape
@@ -591,8 +604,8 @@ def check_images(images: Sequence[np.ndarray], one_size: bool = True) -> None:
                 f"pictures must be uint8, uint16, float32 or float64, not {image.dtype}"
             )
         # The comparison is false for NaN, too.
-        if image.dtype.kind == "f" and not (image.min() >= 0 and image.max() <= 1):
-            raise ValueError("float pictures must lie in [0, 1]")
+        if image.dtype.kind == "f" and not (image.min() >= lowest and image.max() <= highest):
+            raise ValueError(f"float pictures must lie in [{lowest:g}, {highest:g}]")
 
 
 def check_same_size(size: tuple[int, ...], first: tuple[int, ...]) -> None:

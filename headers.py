@@ -5,6 +5,7 @@ and JPEG 2000 files, is read from the file's own boxes, chunks and tags. Functio
 because importing takes 0.03 s, which --help can do without.
 """
 
+import contextlib
 import importlib.util
 import os
 import struct
@@ -58,7 +59,7 @@ COMPRESSIONS = {
     50002: "JPEG XL",
     52546: "JPEG XL",
 }
-PQ, HLG = 16, 18  # transfer functions of HDR pictures (ITU-T H.273)
+HDR = {16: "PQ", 18: "HLG"}  # transfer functions of HDR pictures (ITU-T H.273)
 PIXEL_LIMIT = threading.Lock()  # held while Pillow's limit of pixels is lifted
 
 
@@ -112,21 +113,33 @@ def header_of_file(file: BinaryIO) -> Header | None:
     file.seek(0)
     start = file.read(32)
     file.seek(0)
-    try:
-        if start[:4] == BIG_TIFF[1]:
-            text = "TIFF with 64-bit offsets in big-endian order is not read; write it anew"
-            return Header(0, 0, 3, np.dtype(np.uint8), False, refusal=text)
-        if start[:4] in (*TIFF, *BIG_TIFF):
-            return tiff_header(file)
-        if start.startswith(PNG):
-            return png_header(file)
-        if start.startswith(JPEG_2000):
-            return jpeg_2000_header(file)
-        read = {"AVIF": avif_header, "HEIC": heif_header, "JPEG XL": jpeg_xl_header}
-        kind = kind_of(start)
-        return read[kind](file) if kind in read else pillow_header(open_lazily(file))
-    except Exception:  # Pillow and other libraries raise many types on damaged files.
-        return None
+    header = None
+    with contextlib.suppress(Exception):  # Pillow and others raise many types on damaged files.
+        header = header_by_kind(file, start)
+    if header and header.cicp and header.cicp[1] in HDR:
+        return header._replace(refusal=header.refusal or hdr_refusal(HDR[header.cicp[1]]))
+    return header
+
+
+def hdr_refusal(kind: str) -> str:
+    """Returns why a picture with this transfer function of HDR is not read."""
+    return f"an HDR picture ({kind}), which is not fused; save it for ordinary screens (SDR)"
+
+
+def header_by_kind(file: BinaryIO, start: bytes) -> Header:
+    """Returns the Header of an open picture file that starts so; raises many types."""
+    if start[:4] == BIG_TIFF[1]:
+        text = "TIFF with 64-bit offsets in big-endian order is not read; write it anew"
+        return Header(0, 0, 3, np.dtype(np.uint8), False, refusal=text)
+    if start[:4] in (*TIFF, *BIG_TIFF):
+        return tiff_header(file)
+    if start.startswith(PNG):
+        return png_header(file)
+    if start.startswith(JPEG_2000):
+        return jpeg_2000_header(file)
+    read = {"AVIF": avif_header, "HEIC": heif_header, "JPEG XL": jpeg_xl_header}
+    kind = kind_of(start)
+    return read[kind](file) if kind in read else pillow_header(open_lazily(file))
 
 
 def kind_of(start: bytes) -> str:

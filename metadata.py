@@ -176,6 +176,20 @@ def other_metadata(data: bytes) -> dict[str, bytes]:
     return found
 
 
+def read_profile(path: str | os.PathLike) -> bytes:
+    """Returns the ICC profile of a picture file, b"" without one. No pixel is decoded."""
+    with open(path, "rb") as file, contextlib.suppress(Exception):  # Pillow raises many types.
+        start = file.read(32)
+        file.seek(0)
+        if headers.is_tiff(file):
+            entry = headers.tiff_entries(file).get(TIFF_TAGS["ICC"], b"")
+            return entry if is_profile(entry) else b""
+        if headers.kind_of(start) in TURNED or start.startswith(headers.JPEG_2000):
+            return other_metadata(file.read()).get("ICC", b"")
+        return pillow_metadata(file).get("ICC", b"")
+    return b""
+
+
 def is_profile(chunk: bytes) -> bool:
     """Returns True where signature and length are those of an ICC profile (ICC.1, 7.2)."""
     return chunk[36:40] == b"acsp" and int.from_bytes(chunk[:4], "big") == len(chunk)
@@ -399,6 +413,11 @@ def blank(data: bytearray, start: int, size: int) -> None:
     """Fills bytes with zeros, except EXIF's first 8, without which the rest cannot be read."""
     start, end = max(start, 8), min(start + size, len(data))
     data[start:end] = bytes(max(end - start, 0))
+
+
+def holds_profile(path: str) -> bool:
+    """Returns True where this program writes ICC profiles into files of this extension."""
+    return path.lower().endswith((*DESCRIBED, ".tif", ".tiff"))
 
 
 def storable_metadata(path: str, extension: str, metadata: dict[str, bytes]) -> dict[str, bytes]:

@@ -19,8 +19,10 @@ import cv2
 import numpy as np
 
 import align
+import colour
 import fusion
 import ghosts
+import metadata
 import portable
 import raw
 import utils
@@ -155,7 +157,10 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
     largest = max((header.size for header in headers), default=0)
     development = raw.common_development(files)
     half = all(shows_half(header, recipe.size) for header in headers)  # counts for RAW alone
-    read = functools.partial(utils.read_picture, development=development, half=half)
+
+    def read(file: str) -> utils.Picture:
+        return in_srgb(file, utils.read_picture(file, development, half))
+
     few = 2 if any(map(raw.is_raw, files)) else None
     # A decoder can need memory for another picture of the same size.
     with ThreadPoolExecutor(1 if largest > LARGE else few) as pool:
@@ -163,6 +168,32 @@ def read_scene(files: Sequence[str], recipe: Recipe) -> list[utils.Picture]:
     if recipe.align == "no":
         warn_of_shifts(files, [picture.pixels for picture in pictures])
     return pictures
+
+
+def in_srgb(file: str, picture: utils.Picture) -> utils.Picture:
+    """Returns a picture in sRGB's numbers, as floats where its file has another colour space.
+
+    A profile of tables needs imagecodecs; without it, a warning says that colours are taken as they
+    are. Raises ValueError naming the file where its floats lie outside [0, 1].
+    """
+    pixels, profile = picture.pixels, picture.metadata.get("ICC", b"")
+    if picture.space is not None:
+        try:
+            fusion.check_images([pixels, pixels])
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        converted = colour.to_srgb(pixels, picture.space)
+        return picture._replace(pixels=converted, dtype=pixels.dtype)
+    if profile and colour.needs_library(profile):
+        if not colour.has_library():
+            need = (
+                "its profile needs imagecodecs (pip install -r requirements-colour.txt); without it"
+            )
+            warnings.warn(f"{file}: {need}, its colours are taken as they are", stacklevel=2)
+            return picture
+        held = {name: chunk for name, chunk in picture.metadata.items() if name != "ICC"}
+        return picture._replace(pixels=colour.by_library(pixels, profile), metadata=held)
+    return picture
 
 
 def on_one_canvas(files: Sequence[str], pictures: list[utils.Picture]) -> list[utils.Picture]:
@@ -179,7 +210,7 @@ def on_one_canvas(files: Sequence[str], pictures: list[utils.Picture]) -> list[u
     width, height = (known + sizes).max(axis=0) - (left, top)
     result = []
     for (x, y), picture in zip(known, pictures, strict=True):
-        pixels, alpha, _ = picture
+        pixels, alpha = picture.pixels, picture.alpha
         white = utils.white_level(pixels.dtype)
         if alpha is None:
             alpha = np.full(pixels.shape[:2], white, pixels.dtype)
@@ -213,8 +244,18 @@ def warn_of_shifts(files: Sequence[str], images: Sequence[np.ndarray]) -> None:
 
 
 def known_headers(files: Sequence[str]) -> list[Header]:
-    """Returns the Headers of files, as far as they are known; OSError where one is missing."""
-    return [header for header in map(utils.header_of, files) if header]
+    """Returns the Headers of files, as far as they are known; OSError where one is missing.
+
+    Of files in other colour spaces than sRGB, the type is that of their pixels in sRGB.
+    """
+    known = []
+    for file in files:
+        header = utils.header_of(file)
+        if header and utils.space_of_file(file) is not None:
+            header = header._replace(dtype=np.dtype(np.float32))
+        if header:
+            known.append(header)
+    return known
 
 
 def check_memory(
@@ -305,7 +346,14 @@ def fuse_scene(
         images = [resize(image, *recipe.size) for image in images]
         alphas = [None if alpha is None else resize(alpha, *recipe.size) for alpha in alphas]
     reference = choose_reference(images, recipe)
-    described = pictures[reference].metadata
+    described, space = pictures[reference].metadata, pictures[reference].space
+    converted = any(picture.space is not None for picture in pictures)
+    dtype = recipe.fuse["dtype"] or np.result_type(*(p.dtype or p.pixels.dtype for p in pictures))
+    if converted:
+        extended = any(map(colour.exceeds_srgb, images))
+        recipe = recipe._replace(fuse={**recipe.fuse, "dtype": np.float32, "extended": extended})
+        if not extended:
+            images = [image.clip(0, 1) if image.dtype.kind == "f" else image for image in images]
     try:
         images, alpha, files = prepared(files, images, alphas, reference, recipe)
         result = fuse_images(network, images, recipe)
@@ -318,6 +366,11 @@ def fuse_scene(
     if recipe.preview:
         captions = [os.path.basename(file) for file in files]
         sheet = utils.contact_sheet_row([*images, result], [*captions, "fused"], width=480)
+    if converted:
+        if space is not None and not (space.profile and metadata.holds_profile(path)):
+            space = None
+            described = {name: chunk for name, chunk in described.items() if name != "ICC"}
+        result = colour.from_srgb(result, space, dtype)
     alpha = None if alpha is None or recipe.panel else utils.as_type(alpha, result.dtype)
     return functools.partial(write_result, path, result, alpha, described, recipe.quality, sheet)
 
@@ -352,14 +405,16 @@ def prepared(
     Raises ValueError where the pictures do not go together or cannot be aligned.
     """
     files = list(files)
-    fusion.check_images(images, one_size=recipe.align == "no" or not nearly_one_size(images))
+    extended = recipe.fuse.get("extended", False)
+    one_size = recipe.align == "no" or not nearly_one_size(images)
+    fusion.check_images(images, one_size, extended)
     images, alpha = without_holes(images, alphas, reference)
     kept = list(range(len(images)))
     if recipe.align != "no":
         images, reference, kept, area = registered(files, images, reference, recipe)
         files = [files[k] for k in kept]
         alpha = None if alpha is None else alpha[area]
-    fusion.check_images(images)
+    fusion.check_images(images, extended=extended)
     if recipe.deghost != "no":
         images, kept = freed_of_ghosts(files, images, reference, recipe)
         files = [files[k] for k in kept]

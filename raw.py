@@ -41,7 +41,7 @@ WhiteBalance = tuple[float, float, float, float]  # factors of R, G, B and the s
 
 
 class Development(NamedTuple):
-    """What all RAW files of a scene are developed with: white balance, and a gain in linear light.
+    """White balance and a gain in linear light, with which all RAW files of a scene are developed.
 
     The gain is that of DNG's BaselineExposure: how much brighter the maker of the file wants it.
     """

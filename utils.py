@@ -23,14 +23,16 @@ import numpy as np
 
 import decoders
 import raw
+from colour import Space, hdr_of, space_of
 from decoders import exchange_red_and_blue, turn_upright
-from headers import Header, header_of_file, read_header
+from headers import Header, hdr_refusal, header_of_file, read_header
 from metadata import (
     METADATA,
     XMP_HEADER,
     exif_values,
     orientation,
     read_exif,
+    read_profile,
     storable_metadata,
     tiff_with,
     updated,
@@ -65,12 +67,15 @@ class Picture(NamedTuple):
     """A decoded picture file.
 
     pixels: (H, W, 3) RGB or (H, W) grey, of uint8, uint16, float32 or float64. alpha: (H, W) of the
-    same type, or None. metadata: bytes under some of the names "EXIF", "ICC" and "XMP".
+    same type, or None. metadata: bytes under some of the names "EXIF", "ICC" and "XMP". space: the
+    colour space of its file, None for sRGB. dtype: the type of its file, where pixels have another.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None
     metadata: dict[str, bytes]
+    space: Space | None = None
+    dtype: np.dtype | None = None
 
 
 def header_of(path: str | os.PathLike) -> Header | None:
@@ -85,6 +90,14 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int] | None:
         return None
     turned = not raw.is_raw(path) and orientation(read_exif(path)) >= 5
     return (header.width, header.height) if turned else (header.height, header.width)
+
+
+def space_of_file(path: str | os.PathLike) -> Space | None:
+    """Returns the colour space of a picture file, without decoding a pixel; None for sRGB."""
+    header = None if raw.is_raw(path) else read_header(path)
+    if header is None:
+        return None
+    return space_of(read_profile(path), header.cicp, header.gamma)
 
 
 def read_images(paths: Sequence[str | os.PathLike]) -> list[np.ndarray]:
@@ -134,7 +147,11 @@ def read_picture(
         image = np.ascontiguousarray(image[..., :-1].squeeze(axis=2 if image.shape[2] == 2 else ()))
         if not alpha.any():
             alpha = None  # Some formats have a fourth byte that means nothing.
-    return Picture(image, alpha, updated(found, image.shape))
+    icc = found.get("ICC", b"")
+    if kind := hdr_of(icc):
+        raise ValueError(f"{path}: {hdr_refusal(kind)}")
+    space = space_of(icc, *((header.cicp, header.gamma) if header else ()))
+    return Picture(image, alpha, updated(found, image.shape), space)
 
 
 def as_grey(image: np.ndarray) -> np.ndarray:
@@ -429,11 +446,14 @@ def white_level(dtype: np.dtype | type) -> int:
     return np.iinfo(dtype).max if np.dtype(dtype).kind == "u" else 1
 
 
-def from_ycbcr(ycbcr: np.ndarray, dtype: np.dtype | type, keep_hue: bool = False) -> np.ndarray:
+def from_ycbcr(
+    ycbcr: np.ndarray, dtype: np.dtype | type, keep_hue: bool = False, clip: bool = True
+) -> np.ndarray:
     """Converts planes like to_ycbcr's, (1, 3 or 1, H, W), back to a picture of the given type.
 
-    Values are clipped to the range and, for integers, rounded to the nearest level. keep_hue: a
-    colour outside of the range loses chroma until it fits, instead; its luma must be in [0, 1].
+    Values are clipped to the range, unless floats are not to be, and, for integers, rounded to the
+    nearest level. keep_hue: a colour outside of the range loses chroma until it fits, instead; its
+    luma must be in [0, 1].
     """
     if ycbcr.shape[1] == 1:
         return quantise(ycbcr[0, 0], dtype)
@@ -445,7 +465,7 @@ def from_ycbcr(ycbcr: np.ndarray, dtype: np.dtype | type, keep_hue: bool = False
     planes = cv2.merge([ycbcr[0, 0], *chroma])
     image = cv2.transform(planes, FROM_YCBCR[:, :3] * levels)
     lowest, highest, *_ = cv2.minMaxLoc(image.reshape(len(image), -1))
-    if lowest < 0 or highest > levels:
+    if clip and (lowest < 0 or highest > levels):
         if keep_hue:
             outside = np.flatnonzero(cv2.inRange(image, (0, 0, 0), (levels, levels, levels)) == 0)
             colours, y = image.reshape(-1, 3), ycbcr[0, 0].reshape(-1, 1)

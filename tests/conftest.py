@@ -179,6 +179,66 @@ def icc():
     return bytes(profile)
 
 
+# Primaries' x and y: R, G, B; white; and a curve: an exponent, or the numbers of sRGB's.
+SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+SPACES = {
+    "sRGB": (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290, SRGB_CURVE),
+    "Display P3": (0.680, 0.320, 0.265, 0.690, 0.150, 0.060, 0.3127, 0.3290, SRGB_CURVE),
+    "Adobe RGB": (0.64, 0.33, 0.21, 0.71, 0.15, 0.06, 0.3127, 0.3290, (563 / 256,)),
+    "ProPhoto": (0.7347, 0.2653, 0.1596, 0.8404, 0.0366, 0.0001, 0.3457, 0.3585, (1.8,)),
+}
+BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
+
+
+def primaries_in_d50(name):
+    """XYZ of a space's primaries, as columns, adapted to the white of profiles (ICC.1, annex E)."""
+    *points, _ = SPACES[name]
+    x, y = np.reshape(points, (4, 2)).T
+    columns = np.stack([x, y, 1 - x - y]) / y
+    columns, white = columns[:, :3], columns[:, 3]
+    cones = BRADFORD @ white, BRADFORD @ (0.9642, 1, 0.8249)
+    adapt = np.linalg.inv(BRADFORD) @ np.diag(cones[1] / cones[0]) @ BRADFORD
+    return adapt @ (columns * np.linalg.solve(columns, white))
+
+
+def profile(name, grey=False):
+    """An ICC profile of one of SPACES, of curves and a matrix, or of a curve alone."""
+
+    def fixed(values):
+        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    *_, curve = SPACES[name]
+    if len(curve) == 1:
+        curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(curve[0] * 256)) + bytes(2)
+    else:
+        curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0) + fixed(curve)
+    points = primaries_in_d50(name).T
+    tags = {b"wtpt": b"XYZ " + bytes(4) + fixed((0.9642, 1, 0.8249))}
+    if grey:
+        tags[b"kTRC"] = curve
+    else:
+        for letter, point in zip(b"rgb", points, strict=True):
+            tags[bytes([letter]) + b"XYZ"] = b"XYZ " + bytes(4) + fixed(point)
+            tags[bytes([letter]) + b"TRC"] = curve
+    text = name.encode()
+    tags[b"desc"] = b"desc" + bytes(4) + struct.pack(">I", len(text) + 1) + text + bytes(79)
+    tags[b"cprt"] = b"text" + bytes(4) + b"none\0"
+    place = 128 + 4 + 12 * len(tags)
+    directory, body = struct.pack(">I", len(tags)), b""
+    for tag, data in tags.items():
+        directory += tag + struct.pack(">II", place + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    head = bytearray(128)
+    head[4:8], head[8:12] = b"lcms", struct.pack(">I", 0x02400000)
+    head[12:24] = b"mntr" + (b"GRAY" if grey else b"RGB ") + b"XYZ "
+    head[36:40] = b"acsp"
+    head[68:80] = fixed((0.9642, 1, 0.8249))
+    data = bytes(head) + directory + body
+    return struct.pack(">I", len(data)) + data[4:]
+
+
 XMP = (
     b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
     b'</x:xmpmeta><?xpacket end="w"?>'
@@ -191,6 +251,15 @@ def huge_png(path, height, width):
     header = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", 99) + b"IDAT")
     return path
+
+
+def png_with(data, *chunks):
+    """A PNG file with chunks added behind its header."""
+    added = b""
+    for name, body in chunks:
+        added += struct.pack(">I", len(body)) + name + body
+        added += struct.pack(">I", zlib.crc32(name + body))
+    return data[:33] + added + data[33:]
 
 
 def luma(*shape, seed=0):

@@ -12,7 +12,7 @@ import pillow_heif
 import pillow_jxl  # noqa: F401 - tells Pillow of JPEG XL
 import pytest
 import tifffile
-from conftest import exif, huge_png, picture
+from conftest import exif, huge_png, picture, png_with
 from PIL import Image
 
 import decoders
@@ -248,15 +248,6 @@ def test_what_others_say_while_a_file_is_decoded_is_passed_on(capfd):
         decoders.os.write(2, b"later\n")
     assert said().endswith(b"later\n")
     assert capfd.readouterr().err == "of another thread\nlater\n"
-
-
-def png_with(data, *chunks):
-    """A PNG file with chunks added behind its header."""
-    added = b""
-    for name, body in chunks:
-        added += struct.pack(">I", len(body)) + name + body
-        added += struct.pack(">I", zlib.crc32(name + body))
-    return data[:33] + added + data[33:]
 
 
 def test_png_with_a_large_profile_has_exif(tmp_path):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # Files import files of lower floors alone, so that no circle is possible.
 FLOORS = (
     ("opts", "arrays", "tiles", "headers", "muon", "processes"),
-    ("metadata", "windows", "pyramid"),
+    ("metadata", "colour", "windows", "pyramid"),
     ("raw", "decoders"),
     ("utils", "loss", "portable", "refinement"),
     ("ghosts", "between", "finish"),
