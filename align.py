@@ -657,7 +657,9 @@ def resample(image: np.ndarray, homography: np.ndarray, shape: tuple[int, ...]) 
         flags=cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    return np.clip(warped, 0, 1) if warped.dtype.kind == "f" else warped
+    if warped.dtype.kind == "f":  # Cubic interpolation overshoots.
+        np.clip(warped, min(image.min(), 0), max(image.max(), 1), out=warped)
+    return warped
 
 
 def covered(

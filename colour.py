@@ -201,20 +201,23 @@ def to_srgb(pixels: np.ndarray, space: Space) -> np.ndarray:
     pixels: (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1].
     """
     curves = space.curves if pixels.ndim == 3 else space.curves[:1]
+    tables: list[np.ndarray] = []
     if pixels.dtype.kind == "u":
         levels = np.linspace(0, 1, np.iinfo(pixels.dtype).max + 1)
         tables = [curve(levels).astype(np.float32) for curve in curves]
 
     def convert(strip: np.ndarray) -> np.ndarray:
-        planes = strip[..., None] if strip.ndim == 2 else strip
-        if pixels.dtype.kind == "u":
-            light = [tables[k][planes[..., k]] for k in range(planes.shape[2])]
+        planes = cv2.split(strip)
+        if tables:
+            light = [table[plane] for table, plane in zip(tables, planes, strict=True)]
         else:
-            light = [curves[k](planes[..., k]).astype(np.float32) for k in range(planes.shape[2])]
-        linear = np.stack(light, axis=2)
+            light = [
+                curve(plane).astype(np.float32) for curve, plane in zip(curves, planes, strict=True)
+            ]
+        linear = cv2.merge(light)
         if strip.ndim == 3:
             linear = cv2.transform(linear, space.matrix)
-        return linear_to_srgb(linear).reshape(strip.shape)
+        return linear_to_srgb(linear)
 
     return in_strips(convert, pixels, np.float32)
 
@@ -232,16 +235,15 @@ def from_srgb(pixels: np.ndarray, space: Space | None, dtype: np.dtype | type) -
     def convert(strip: np.ndarray) -> np.ndarray:
         values = strip
         if space is not None:
-            light = np.copysign(srgb_to_linear(np.abs(values)), values)
-            light = fitted(cv2.transform(light, back)) if strip.ndim == 3 else light
-            places = np.rint(np.sqrt(light.clip(0, 1)) * (STEPS - 1)).astype(np.int32)
-            places = places.reshape(*strip.shape[:2], -1)
-            parts = [tables[k][places[..., k]] for k in range(places.shape[2])]
-            values = np.stack(parts, axis=2).reshape(strip.shape)
-        elif strip.ndim == 3:
-            values = fitted(values)
-        values = values.clip(0, 1) * np.float32(white)
-        return values if white == 1 else np.rint(values)
+            values = np.copysign(srgb_to_linear(np.abs(strip)), strip)
+            values = cv2.transform(values, back) if strip.ndim == 3 else values
+        values = fitted(values) if strip.ndim == 3 else values.clip(0, 1)
+        if space is not None:
+            places = (np.sqrt(values) * np.float32(STEPS - 1) + np.float32(0.5)).astype(np.int32)
+            planes = cv2.split(places)
+            values = cv2.merge([table[x] for table, x in zip(tables, planes, strict=True)])
+        values *= np.float32(white)
+        return values if white == 1 else np.rint(values, out=values)
 
     return in_strips(convert, pixels, dtype)
 
@@ -265,14 +267,16 @@ def exceeds_srgb(pixels: np.ndarray) -> bool:
 
 def fitted(colours: np.ndarray) -> np.ndarray:
     """Returns RGB colours, (h, w, 3), mixed with the grey of their mean until they fit [0, 1]."""
-    lowest, highest = colours.min(axis=2), colours.max(axis=2)
-    if lowest.min() >= 0 and highest.max() <= 1:
-        return colours
-    grey = colours.mean(axis=2).clip(0, 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.minimum(grey / (grey - lowest), (1 - grey) / (highest - grey))
-    share = np.where((lowest < 0) | (highest > 1), share.clip(0, 1), 1)[..., None]
-    return grey[..., None] + (colours - grey[..., None]) * np.nan_to_num(share)
+    result = colours.clip(0, 1)
+    outside = (result != colours).any(axis=2)
+    if outside.any():
+        few = colours[outside]
+        grey = few.mean(axis=1, keepdims=True).clip(0, 1)
+        offset = few - grey
+        room = np.where(offset > 0, 1 - grey, grey)
+        share = (room / np.maximum(np.abs(offset), 1e-9)).min(axis=1, keepdims=True).clip(0, 1)
+        result[outside] = (grey + offset * share).clip(0, 1)
+    return result
 
 
 def in_strips(
