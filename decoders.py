@@ -24,6 +24,7 @@ from metadata import (
     JPEG_MARKER,
     as_metadata,
     exif_values,
+    jpeg_iptc,
     orientation,
     other_metadata,
     pillow_metadata,
@@ -37,7 +38,7 @@ SILENT, ERRORS = 0, 2  # levels of OpenCV's log
 set_log_level(SILENT)
 LARGE = 150e6  # bytes; of larger pictures, memory holds as few as can be
 STRIP = 64  # rows that are changed at a time, so that memory holds no second picture
-TABLES, SCAN = 0xC4, 0xDA  # JPEG's markers of Huffman tables and of a scan
+TABLES = 0xC4  # JPEG's marker of Huffman tables
 ZEROS = 32  # bytes of a scan
 COMPLAINTS = (b"Corrupt JPEG data", b"TIFF_Error", b"libpng error")  # what decoders say of damage
 PADDING = b"extraneous bytes before marker 0xd9"  # what libjpeg says of what fills up a file, too
@@ -103,7 +104,7 @@ def jpeg_refusal(data: bytes) -> str:
     with them, and libjpeg does not always notice. ITU-T T.81, annexes B.2 and F.1.2.
     """
     baseline, flat = False, True
-    for marker, start, end in jpeg_segments(data):
+    for marker, start, end in headers.jpeg_segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in (TABLES, 0xC8, 0xCC):
             bits = data[start]
             if bits != 8:
@@ -111,7 +112,7 @@ def jpeg_refusal(data: bytes) -> str:
             baseline = marker in (0xC0, 0xC1)
         elif marker == TABLES:
             flat = flat and all_flat(data[start:end])
-        elif marker == SCAN:
+        elif marker == headers.SCAN:
             zeros = data.find(bytes(ZEROS), end)
             if zeros >= 0 and baseline and not flat:
                 behind = re.compile(rb"[^\0]").search(data, zeros)
@@ -121,23 +122,6 @@ def jpeg_refusal(data: bytes) -> str:
                     return f"damaged inside ({following - zeros} zeros in a scan)"
             return ""
     return ""
-
-
-def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields (marker, start, end) of a JPEG file's segments, up to the first scan's header."""
-    place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker == 0xFF:  # a byte of filling
-            place += 1
-            continue
-        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        if end > len(data):
-            return
-        yield marker, place + 4, end
-        if marker == SCAN:
-            return
-        place = end
 
 
 def all_flat(tables: bytes) -> bool:
@@ -198,7 +182,8 @@ def decode_bytes(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, 
         return None, {}
     if image is None:
         return None, {}
-    return image, as_metadata(kinds, chunks) | tiff_metadata(data) | other_metadata(data)
+    found = as_metadata(kinds, chunks) | tiff_metadata(data) | jpeg_iptc(data)
+    return image, found | other_metadata(data)
 
 
 def read_jpeg(path: str | os.PathLike, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TIFF = (b"II*\0", b"MM\0*")  # first bytes of a TIFF file, in either byte order
 BIG_TIFF = (b"II+\0", b"MM\0+")  # first bytes of one with 64-bit offsets
 PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8"
+JPEG, SCAN = b"\xff\xd8", 0xDA  # first bytes of JPEG, and its marker of a scan
 JPEG_2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")  # a file with boxes, a codestream
 JPEG_XL = (b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\x0a")
 AVIF_BRANDS = (b"avif", b"avis")
@@ -233,6 +233,23 @@ def png_chunks(png: BinaryIO, wanted: tuple[bytes, ...]) -> Iterator[tuple[bytes
             png.seek(4, os.SEEK_CUR)
         else:
             png.seek(size + 4, os.SEEK_CUR)
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields (marker, start, end) of a JPEG file's segments, up to the first scan's header."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # a byte of filling
+            place += 1
+            continue
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if end > len(data):
+            return
+        yield marker, place + 4, end
+        if marker == SCAN:
+            return
+        place = end
 
 
 def boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:

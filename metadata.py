@@ -30,10 +30,12 @@ METADATA = {
     "ICC": cv2.IMAGE_METADATA_ICCP,
     "XMP": cv2.IMAGE_METADATA_XMP,
 }
+APP13 = 0xED  # JPEG's marker of that segment
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"  # stands before XMP in JPEG files alone
 TURNED = ("HEIC", "JPEG XL")  # kinds of files whose libraries turn pictures, whatever EXIF says
 BYTE_ORDERS = {b"II": "<", b"MM": ">"}  # struct's sign by the first bytes of EXIF or TIFF
-TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC}
+TIFF_TAGS = {"ICC": 0x8773, "XMP": 0x02BC, "IPTC": 0x83BB}
+PHOTOSHOP, IPTC_BLOCK = b"Photoshop 3.0\0", 0x0404  # JPEG's segment of IPTC, and the block in it
 ORIENTATION, EXIF_DIRECTORY, GPS_DIRECTORY = 0x0112, 0x8769, 0x8825
 SOFTWARE, ISO = 0x0131, 0x8827
 # Tags of description, maker, model, software, date, artist and copyright.
@@ -143,7 +145,11 @@ def as_found(info: Mapping[Any, Any]) -> dict[str, bytes]:
         "XMP": info.get("xmp") or b"",
     }
     chunks = [np.frombuffer(chunk, np.uint8) for chunk in found.values()]
-    return as_metadata([METADATA[name] for name in found], chunks)
+    iptc = info.get("photoshop")
+    iptc = iptc.get(IPTC_BLOCK) if isinstance(iptc, dict) else None
+    return as_metadata([METADATA[name] for name in found], chunks) | (
+        {"IPTC": iptc} if iptc else {}
+    )
 
 
 def other_metadata(data: bytes) -> dict[str, bytes]:
@@ -203,14 +209,38 @@ def tiff_metadata(data: bytes) -> dict[str, bytes]:
         entries, _ = read_directory(data, order, *struct.unpack_from(order + "I", data, 4))
         for name, tag in TIFF_TAGS.items():
             if tag in entries:
-                _, count, offset = entries[tag]
-                chunk = data[offset : offset + count]
-                if name == "XMP" or is_profile(chunk):
+                kind, count, offset = entries[tag]
+                chunk = data[offset : offset + SIZES.get(kind, 1) * count]
+                if name != "ICC" or is_profile(chunk):
                     metadata[name] = chunk
         exif = tiff_exif(io.BytesIO(data))
         if exif:
             metadata["EXIF"] = exif
     return metadata
+
+
+def jpeg_iptc(data: bytes) -> dict[str, bytes]:
+    """Returns IPTC of a JPEG file's bytes, as OpenCV reads none of it; {} without it."""
+    for marker, start, end in headers.jpeg_segments(data):
+        if marker == APP13 and data[start:end].startswith(PHOTOSHOP):
+            place = start + len(PHOTOSHOP)
+            while place + 12 <= end and data[place : place + 4] == b"8BIM":
+                (number,) = struct.unpack_from(">H", data, place + 4)
+                place += 6 + (data[place + 6] + 2) // 2 * 2  # a name, of an even number of bytes
+                (size,) = struct.unpack_from(">I", data, place)
+                if number == IPTC_BLOCK and place + 4 + size <= end:
+                    return {"IPTC": data[place + 4 : place + 4 + size]}
+                place += 4 + size + size % 2
+    return {}
+
+
+def jpeg_with_iptc(data: bytes, iptc: bytes) -> bytes:
+    """Returns a JPEG file with IPTC added, behind its other metadata."""
+    block = b"8BIM" + struct.pack(">HHI", IPTC_BLOCK, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
+    body = PHOTOSHOP + block
+    places = [end for marker, _, end in headers.jpeg_segments(data) if 0xE0 <= marker <= 0xEF]
+    place = max(places, default=2)
+    return data[:place] + struct.pack(">BBH", 0xFF, APP13, len(body) + 2) + body + data[place:]
 
 
 def tiff_exif(file: IO[bytes], directory: bytes | None = None, iso: int | None = None) -> bytes:
@@ -256,7 +286,7 @@ def tiff_with(data: bytes, metadata: dict[str, bytes], alpha: bool) -> bytes:
     tiff = bytearray(data)
     for name, tag in TIFF_TAGS.items():
         if name in metadata:
-            kind = 1 if name == "XMP" else 7  # bytes, or undefined
+            kind = 7 if name == "ICC" else 1  # undefined, or bytes
             tiff += bytes(len(tiff) % 2)
             entries.append(struct.pack(order + "HHII", tag, kind, len(metadata[name]), len(tiff)))
             tiff += metadata[name]
@@ -423,7 +453,7 @@ def holds_profile(path: str) -> bool:
 def storable_metadata(path: str, extension: str, metadata: dict[str, bytes]) -> dict[str, bytes]:
     """Returns the metadata that this format can store; a warning names what is left out."""
     if extension in DESCRIBED:
-        held = set(METADATA)
+        held = {*METADATA, *(["IPTC"] if extension in (".jpg", ".jpeg") else [])}
     else:
         held = set(TIFF_TAGS) if extension in (".tif", ".tiff") else set()
     largest = JPEG_SEGMENT if extension in (".jpg", ".jpeg") else math.inf

@@ -26,6 +26,7 @@ import metadata
 import portable
 import raw
 import utils
+from carried import carried
 from decoders import LARGE
 from headers import Header, tiff_place
 
@@ -371,6 +372,8 @@ def fuse_scene(
             space = None
             described = {name: chunk for name, chunk in described.items() if name != "ICC"}
         result = colour.from_srgb(result, space, dtype)
+    whole = result.shape[:2] == pictures[reference].pixels.shape[:2]
+    described = carried(described, result.shape, whole)
     alpha = None if alpha is None or recipe.panel else utils.as_type(alpha, result.dtype)
     return functools.partial(write_result, path, result, alpha, described, recipe.quality, sheet)
 

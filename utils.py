@@ -30,6 +30,7 @@ from metadata import (
     METADATA,
     XMP_HEADER,
     exif_values,
+    jpeg_with_iptc,
     orientation,
     read_exif,
     read_profile,
@@ -67,8 +68,9 @@ class Picture(NamedTuple):
     """A decoded picture file.
 
     pixels: (H, W, 3) RGB or (H, W) grey, of uint8, uint16, float32 or float64. alpha: (H, W) of the
-    same type, or None. metadata: bytes under some of the names "EXIF", "ICC" and "XMP". space: the
-    colour space of its file, None for sRGB. dtype: the type of its file, where pixels have another.
+    same type, or None. metadata: bytes under some of the names "EXIF", "ICC", "IPTC" and "XMP".
+    space: the colour space of its file, None for sRGB. dtype: the type of its file, where pixels
+    have another.
     """
 
     pixels: np.ndarray
@@ -346,6 +348,8 @@ def encode(
         alpha = None if alpha is None else to_avif_levels(alpha)
     kinds, chunks = [], []
     for name, chunk in () if tiff else metadata.items():
+        if name == "IPTC":
+            continue
         if name == "XMP" and extension in (".jpg", ".jpeg"):
             chunk = XMP_HEADER + chunk
         kinds.append(METADATA[name])
@@ -367,6 +371,8 @@ def encode(
         raise ValueError(f"{path}: this picture cannot be stored as {extension}")
     if tiff and (metadata or alpha is not None):
         return tiff_with(data.tobytes(), metadata, alpha is not None)
+    if "IPTC" in metadata:
+        return jpeg_with_iptc(data.tobytes(), metadata["IPTC"])
     return data
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     ("opts", "arrays", "tiles", "headers", "muon", "processes"),
     ("metadata", "colour", "windows", "pyramid"),
-    ("raw", "decoders"),
+    ("raw", "decoders", "carried"),
     ("utils", "loss", "portable", "refinement"),
     ("ghosts", "between", "finish"),
     ("model",),
