@@ -123,11 +123,8 @@ def kept_xmp(xmp: bytes, whole: bool) -> bytes:
 
     It is b"" where none is left, and, with a warning, where it is damaged. XMP, part 1, 7.
     """
-    start, end = xmp.find(b"<"), xmp.rfind(b">") + 1
-    body = re.sub(rb"<\?xpacket.*?\?>", b"", xmp[start:end], flags=re.DOTALL).strip()
-    try:
-        tree = ElementTree.fromstring(body)
-    except (ElementTree.ParseError, ValueError, LookupError):
+    tree = parsed_xmp(xmp)
+    if tree is None:
         warnings.warn("damaged XMP is left out", stacklevel=2)
         return b""
     found = False
@@ -148,6 +145,16 @@ def kept_xmp(xmp: bytes, whole: bool) -> bytes:
     first = next(iter(tree.iter(f"{{{RDF}}}Description")))
     first.set(f"{{{XMP_BASIC}}}CreatorTool", PROGRAM)
     return PACKET[0] + ElementTree.tostring(tree, encoding="utf-8") + PACKET[1]
+
+
+def parsed_xmp(xmp: bytes) -> ElementTree.Element | None:
+    """Returns the element of XMP that holds all others; None where it is damaged."""
+    start, end = xmp.find(b"<"), xmp.rfind(b">") + 1
+    body = re.sub(rb"<\?xpacket.*?\?>", b"", xmp[start:end], flags=re.DOTALL).strip()
+    try:
+        return ElementTree.fromstring(body)
+    except (ElementTree.ParseError, ValueError, LookupError):
+        return None
 
 
 def is_kept(name: str, whole: bool) -> bool:

@@ -308,8 +308,11 @@ class TestOptions:
             error("--name is for --folder; --res names a single result")
         if "{scene}" not in options.name or os.path.basename(options.name) != options.name:
             error(f"--name {options.name}: must be a file name with {{scene}} in it")
-        if options.panel and options.preview:
-            error("--panel and --preview do not go together")
+        for other in ("preview", "gain_map"):
+            if options.panel and getattr(options, other):
+                error(f"--panel and --{other} do not go together")
+        if options.headroom != self.parser.get_default("headroom") and not options.gain_map:
+            error("--headroom is for --gain_map")
         if pair:
             options.images = pair
         if options.panel and options.images and len(options.images) != 2:
@@ -418,6 +421,19 @@ class TestOptions:
             "--preview",
             action="store_true",
             help="write a contact sheet of exposures and result too, as <result>_preview.jpg",
+        )
+        result.add_argument(
+            "--gain_map",
+            action="store_true",
+            help="write a JPEG result with a gain map: HDR screens show lamps, sun and windows "
+            "brighter, and others the photo as it is",
+        )
+        result.add_argument(
+            "--headroom",
+            type=number(float, 1, 4),
+            default=2.5,
+            metavar="STOPS",
+            help="how much brighter than white --gain_map may become, in stops",
         )
         result.add_argument(
             "--panel",

@@ -21,6 +21,7 @@ import numpy as np
 import align
 import colour
 import fusion
+import gain_map
 import ghosts
 import metadata
 import portable
@@ -43,8 +44,9 @@ class Recipe(NamedTuple):
     """The way from a scene's pictures to a result, as the flags say.
 
     size: (height, width) to resize to, or None. align, deghost: "auto", "yes" or "no". crop: the
-    opposite of --no_crop. portable: True for a network without PyTorch. fuse: arguments for
-    fusion.fuse by their names, but for the network. Other fields are the flags of these names.
+    opposite of --no_crop. headroom: of the gain map in stops, None without one. portable: True for
+    a network without PyTorch. fuse: arguments for fusion.fuse by their names, but for the network.
+    Other fields are the flags of these names.
     """
 
     size: tuple[int, int] | None
@@ -54,6 +56,7 @@ class Recipe(NamedTuple):
     reference: int | None
     panel: bool
     preview: bool
+    headroom: float | None
     quality: int
     verbose: bool
     portable: bool
@@ -83,6 +86,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         reference=options.reference,
         panel=options.panel,
         preview=options.preview,
+        headroom=options.headroom if options.gain_map else None,
         quality=options.quality,
         verbose=options.verbose,
         portable=options.portable,
@@ -139,6 +143,8 @@ def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:
     asked = recipe.fuse["dtype"]
     if asked and utils.as_storable(np.zeros((1, 1), asked), extension).dtype != asked:
         warnings.warn(f"{path}: {extension} cannot hold the asked --depth", stacklevel=2)
+    if recipe.headroom is not None and extension not in gain_map.FORMATS:
+        raise ValueError(f"{path}: {extension} has no --gain_map here; {gain_map.FORMATS[0]} has")
     if recipe.preview:
         utils.check_picture_writable(preview_path(path))
 
@@ -357,6 +363,8 @@ def fuse_scene(
             images = [image.clip(0, 1) if image.dtype.kind == "f" else image for image in images]
     try:
         images, alpha, files = prepared(files, images, alphas, reference, recipe)
+        # The result may overwrite an exposure.
+        light = None if recipe.headroom is None else gain_map.light_of(images)
         result = fuse_images(network, images, recipe)
     except (ValueError, cv2.error) as error:
         reason = error.err if isinstance(error, cv2.error) else error
@@ -367,6 +375,9 @@ def fuse_scene(
     if recipe.preview:
         captions = [os.path.basename(file) for file in files]
         sheet = utils.contact_sheet_row([*images, result], [*captions, "fused"], width=480)
+    gain = None
+    if light is not None and recipe.headroom is not None:
+        gain = gain_map.gain_of(light, result, recipe.headroom)
     if converted:
         if space is not None and not (space.profile and metadata.holds_profile(path)):
             space = None
@@ -375,7 +386,9 @@ def fuse_scene(
     whole = result.shape[:2] == pictures[reference].pixels.shape[:2]
     described = carried(described, result.shape, whole)
     alpha = None if alpha is None or recipe.panel else utils.as_type(alpha, result.dtype)
-    return functools.partial(write_result, path, result, alpha, described, recipe.quality, sheet)
+    return functools.partial(
+        write_result, path, result, alpha, described, recipe.quality, sheet, gain
+    )
 
 
 def choose_reference(images: Sequence[np.ndarray], recipe: Recipe) -> int:
@@ -550,11 +563,21 @@ def write_result(
     described: dict[str, bytes],
     quality: int,
     sheet: np.ndarray | None,
+    gain: np.ndarray | None,
 ) -> None:
-    """Writes a result after its contact sheet, so that a result that is there is complete."""
+    """Writes a result after its contact sheet, so that a result that is there is complete.
+
+    gain: of its gain map, None without one.
+    """
     if sheet is not None:
         utils.write_image(preview_path(path), sheet)
-    utils.write_image(path, result, alpha, described, quality)
+    if gain is None:
+        utils.write_image(path, result, alpha, described, quality)
+        return
+    behind = gain_map.encoded(gain)
+    xmp = gain_map.container_xmp(described.get("XMP", b""), len(behind))
+    photo = utils.file_of(path, result, alpha, {**described, "XMP": xmp}, quality)
+    utils.write_file(path, gain_map.one_file(bytes(photo), behind))
 
 
 def without_holes(

@@ -298,16 +298,34 @@ def write_image(
     alpha, metadata: as a Picture has them; a warning names what the format cannot store.
     quality: 1 to 100, of JPEG, WebP and AVIF.
 
+    The file is complete or not there. Raises OSError and ValueError naming the file where it cannot
+    be written.
+    """
+    write_file(path, file_of(path, image, alpha, metadata, quality))
+
+
+def file_of(
+    path: str,
+    image: np.ndarray,
+    alpha: np.ndarray | None = None,
+    metadata: dict[str, bytes] | None = None,
+    quality: int = QUALITY,
+) -> bytes | np.ndarray:
+    """Returns the bytes of the file that write_image writes; arguments and errors are its own.
+
     Depths that a format cannot store are reduced: float to 16 bit except in formats of floats, 16
-    to 8 bit except in PNG, TIFF and JPEG 2000. The file is complete or not there. Raises OSError
-    and ValueError naming the file where it cannot be written.
+    to 8 bit except in PNG, TIFF, JPEG 2000 and, in 10 bits, AVIF.
     """
     extension = picture_extension(path)
     if alpha is not None and extension not in TRANSPARENT:
         warnings.warn(f"{path}: written without alpha, which {extension} has not", stacklevel=2)
         alpha = None
     held = storable_metadata(path, extension, metadata or {})
-    data = encode(path, image, alpha, held, quality)
+    return encode(path, image, alpha, held, quality)
+
+
+def write_file(path: str, data: bytes | np.ndarray) -> None:
+    """Writes a file that is complete or not there; raises OSError naming it."""
     with replacing(path) as file:
         file.write(data)
 

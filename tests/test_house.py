@@ -22,7 +22,7 @@ FLOORS = (
     ("ghosts", "between", "finish"),
     ("model",),
     ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
-    ("fusion", "dataset"),
+    ("fusion", "dataset", "gain_map"),
     ("photos", "engine"),
     ("train", "inference", "evaluate", "export", "demo", "collect", "hubconf"),
 )
