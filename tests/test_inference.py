@@ -29,6 +29,7 @@ import utils
 from brackets import find_pictures
 from checkpoint import load_between, load_model, save_checkpoint
 from headers import Header
+from metadata import exif_values
 from model import DeepFuse
 from portable import OnnxBetween
 
@@ -637,10 +638,11 @@ def test_metadata_are_the_middle_exposures(tmp_path, files, capfd):
     for number, path in enumerate(paths):
         image = utils.read_image(str(path))
         utils.write_image(str(path), image, metadata={"EXIF": exif(1, number, number)})
-    middle = utils.read_picture(str(paths[1])).metadata
+    middle = exif_values(utils.read_picture(str(paths[1])).metadata["EXIF"])
     result = str(tmp_path / "result.jpg")
     assert fuse_files(files, paths, "--res", result) == 0
-    assert utils.read_picture(result).metadata == middle
+    found = exif_values(utils.read_picture(result).metadata["EXIF"])
+    assert found == middle | {0x0131: "DeepFuse"}
     assert not capfd.readouterr().err
     assert fuse_files(files, paths, "--res", str(tmp_path / "result.tif")) == 0
     assert "EXIF not written" in capfd.readouterr().err
@@ -1104,7 +1106,7 @@ def test_a_result_that_is_there_has_its_preview(tmp_path, files):
     result, path = np.zeros((5, 6, 3), np.uint8), tmp_path / "a.png"
     tall = np.zeros((70_000, 1, 3), np.uint8)
     with pytest.raises(ValueError, match=r"a_preview\.jpg"):
-        photos.write_result(str(path), result, None, {}, 95, tall)
+        photos.write_result(str(path), result, None, {}, 95, tall, None)
     assert not path.exists()
     write_bracket(tmp_path / "in" / "a")
     for flags in ([], ["--preview"]):
