@@ -331,6 +331,21 @@ def test_folders_name_what_they_cannot_read(tmp_path, monkeypatch):
     assert [problem for problem in problems if "a.heic: HEIC needs pillow-heif" in problem]
 
 
+def test_exposures_of_different_depths(tmp_path):
+    """A scene of 8 and 16 bits gives the photo of 8 bits, in 16."""
+    under, over = (utils.quantise(COLOUR * gain, np.uint8) for gain in (0.3, 1.0))
+    for name, pixels in (("a", under), ("b", over), ("c", over.astype(np.uint16) * 257)):
+        utils.write_image(str(tmp_path / f"{name}.png"), pixels)
+    results = []
+    for second in "bc":
+        images = [str(tmp_path / f"{name}.png") for name in ("a", second)]
+        results.append(str(tmp_path / f"result_{second}.png"))
+        assert inference.main(["--images", *images, "--res", results[-1], "--quiet"]) == 0
+    found = utils.read_image(results[1])
+    assert found.dtype == np.uint16
+    assert np.abs(utils.read_image(results[0]) / 255 - found / 65535).max() < 0.01
+
+
 @pytest.mark.parametrize(
     ("name", "side", "flags"),
     [("x.jpg", 65501, []), ("x.webp", 16384, []), ("x.webp", 4096, ["--panel"])],
