@@ -6,12 +6,14 @@ wait for it.
 
 import argparse
 import contextlib
+import csv
 import ctypes.util
 import functools
 import os
+import shutil
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,9 +23,9 @@ import cv2
 from tqdm import tqdm
 
 import fusion
+import grouping
 import photos
 import utils
-from brackets import find_all_brackets
 from finish import Steady
 from opts import TestOptions, keep_freed_memory, one_line, run, warn_in_lines
 from photos import Recipe
@@ -73,15 +75,22 @@ def fuse_folder(
 
     load: returns the network. The folder of the results is made, see made_folder.
     """
-    scenes, problems = find_all_brackets(options.folder, options.group, options.res)
+    card = grouping.sort_card(options.folder, options.group, options.res)
+    if options.csv:
+        write_card(options.csv, card)
+    if options.dry_run:
+        tell_card(card)
+        return 0
     with made_folder(options.res):
-        work = plan_results(scenes, options.folder, options.res, options.name, recipe)
+        work = plan_results(card.scenes, options.folder, options.res, options.name, recipe)
         if options.skip_existing:
             work = [
                 (files, path)
                 for files, path in work
                 if not all(map(os.path.exists, written_files(path, recipe)))
             ]
+        if options.singles == "copy":
+            copy_singles(card.singles, options.res)
         device = "cpu" if options.portable else options.device
         jobs = 1 if options.steady else options.jobs or possible_jobs(work, recipe, device)
         if jobs > 1:
@@ -93,7 +102,46 @@ def fuse_folder(
             if options.steady:
                 recipe = recipe._replace(fuse={**recipe.fuse, "steady": Steady()})
             fused = fuse_in_turn(network, work, recipe)
-        return finish_folder(fused, len(work), problems, bar=not options.quiet)
+        return finish_folder(fused, len(work), card, bar=not options.quiet)
+
+
+def card_rows(card: grouping.Card) -> Iterator[tuple[str, str, str]]:
+    """Yields (file, what it is, the bracket's name or why it is left) of a card's photos."""
+    for name, files in card.scenes.items():
+        yield from ((file, "bracket", name) for file in files)
+    yield from ((file, "single", "") for file in card.singles)
+    yield from ((file, "left", reason) for file, reason in card.left.items())
+    yield from (("", "problem", problem) for problem in card.problems)
+
+
+def write_card(path: str, card: grouping.Card) -> None:
+    """Writes how a card's photos are sorted as CSV; raises OSError naming the file."""
+    utils.check_writable(path)
+    with utils.replacing(path, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("file", "kind", "bracket"))
+        rows.writerows(card_rows(card))
+
+
+def tell_card(card: grouping.Card) -> None:
+    """Prints how a card's photos are sorted."""
+    for name, files in card.scenes.items():
+        print(f"{name}: {' '.join(map(os.path.basename, files))}")
+    for file in card.singles:
+        print(f"single: {file}")
+    for file, reason in card.left.items():
+        print(f"left: {file}: {reason}")
+    for problem in card.problems:
+        print(f"not read: {problem}")
+
+
+def copy_singles(files: Sequence[str], folder: str) -> None:
+    """Copies photos of no bracket into the folder of the results; raises OSError naming one."""
+    for file in files:
+        target = os.path.join(folder, os.path.basename(file))
+        utils.check_writable(target)
+        if not os.path.exists(target):
+            shutil.copy2(file, target)
 
 
 @contextlib.contextmanager
@@ -246,42 +294,59 @@ def fuse_in_turn(
 def finish_folder(
     fused: Generator[tuple[Job, str | Exception | None], None, None],
     count: int,
-    problems: Iterable[str],
+    card: grouping.Card,
     bar: bool,
 ) -> int:
-    """Works off a folder's scenes, and says which have failed; returns the exit status, 1 if any.
+    """Works off a folder's brackets, and says which have failed; returns the exit status, 1 if any.
 
-    fused: yields (Job, None or the reason of failure) for `count` scenes.
-    problems: messages on unusable files and folders; each counts as a scene. bar: shows progress,
-    and says at the end how many there were.
+    fused: yields (Job, None or the reason of failure) for `count` brackets. bar: shows progress.
+    One line at the end says what has become of all photos.
     """
-    failures: list[str] = []
+    failures = 0
 
-    def fail(message: str) -> None:
-        failures.append(message)
+    def tell(message: str) -> None:
         with tqdm.external_write_mode():
             print(f"inference.py: {message}", file=sys.stderr)
 
-    problems = list(problems)
-    for problem in problems:
-        fail(problem)
+    for problem in card.problems:
+        tell(problem)
     with (
         contextlib.closing(fused),
-        tqdm(total=count, unit="scene", disable=None if bar else True) as progress,
+        tqdm(total=count, unit="bracket", disable=None if bar else True) as progress,
     ):
         for (_, path), failure in fused:
             if isinstance(failure, ChildProcessError):
                 for file in (path, photos.preview_path(path)):
                     utils.remove_unfinished(file)
             if failure is not None:
-                fail(f"{path}: not made: {failure}")
+                failures += 1
+                tell(f"{path}: not made: {failure}")
             progress.update()
-    total = count + len(problems)
+    summary = end_line(count, failures, card)
     if failures:
-        print(f"inference.py: {len(failures)} of {total} scenes were not fused", file=sys.stderr)
+        tell(summary)
     elif bar:
-        print(f"{total} scenes fused")
+        print(summary)
     return 1 if failures else 0
+
+
+def end_line(count: int, failures: int, card: grouping.Card) -> str:
+    """Returns what has become of all photos of a folder, as one line."""
+
+    def several(number: int, noun: str) -> str:
+        return f"{number} {noun}{'' if number == 1 else 's'}"
+
+    parts = [f"{several(count - failures, 'bracket')} fused"]
+    if failures:
+        parts.append(f"{failures} failed")
+    if card.singles:
+        parts.append(f"{several(len(card.singles), 'single photo')} left alone")
+    reasons = Counter("copy" if why.startswith("a copy") else why for why in card.left.values())
+    nouns = {"copy": "copies", "a result of an earlier run": "earlier results"}
+    parts += [f"{number} {nouns.get(why, 'edits')} left out" for why, number in reasons.items()]
+    if card.problems:
+        parts.append(f"{several(len(card.problems), 'file')} not read")
+    return ", ".join(parts)
 
 
 def read_ahead(

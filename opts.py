@@ -262,6 +262,11 @@ class TrainOptions:
         )
 
 
+def group(text: str) -> int | str:
+    """Converts the value of --group: "auto", or a number of at least 2."""
+    return text if text == "auto" else int(number(int, 2)(text))
+
+
 class TestOptions:
     """The options of inference.py."""
 
@@ -304,6 +309,10 @@ class TestOptions:
             error("give --image1 and --image2, or --images, or --folder")
         if options.folder is None and (options.group or options.skip_existing or options.jobs):
             error("--group, --skip_existing and --jobs are for --folder")
+        if options.folder is None and (
+            options.dry_run or options.csv or options.singles != "leave"
+        ):
+            error("--dry_run, --csv and --singles are for --folder")
         if options.folder is None and options.name != self.parser.get_default("name"):
             error("--name is for --folder; --res names a single result")
         if "{scene}" not in options.name or os.path.basename(options.name) != options.name:
@@ -357,14 +366,29 @@ class TestOptions:
         )
         source.add_argument(
             "--folder",
-            help="folder of brackets: every sub-folder is one, and the folder's own photos are "
-            "grouped by their EXIF times and exposures",
+            help="folder of brackets: a sub-folder whose photos show one scene is one, and other "
+            "photos are grouped by their EXIF times and exposures, and by a look at them",
         )
         source.add_argument(
             "--group",
-            type=number(int, 2),
+            type=group,
             metavar="N",
-            help="photos a bracket among the folder's own, instead of grouping by EXIF",
+            help="photos a bracket among the folder's own, instead of grouping by EXIF, or auto: "
+            "by looks alone, in the order of names",
+        )
+        source.add_argument(
+            "--dry_run",
+            action="store_true",
+            help="print how --folder sorts photos into brackets and singles, and fuse nothing",
+        )
+        source.add_argument(
+            "--csv", metavar="FILE", help="write how --folder sorts photos to this file"
+        )
+        source.add_argument(
+            "--singles",
+            choices=("leave", "copy"),
+            default="leave",
+            help="what becomes of photos of no bracket: nothing, or copies beside the results",
         )
         source.add_argument(
             "--model",

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import struct
 import zlib
 
@@ -12,14 +13,14 @@ import pillow_heif
 import pillow_jxl  # noqa: F401 - tells Pillow of JPEG XL
 import pytest
 import tifffile
-from conftest import exif, huge_png, picture, png_with
+from conftest import exif, huge_png, picture, png_with, write_bracket
 from PIL import Image
 
 import decoders
+import grouping
 import headers
 import inference
 import utils
-from brackets import find_all_brackets
 
 RAMP = np.linspace(0, 1, 64)
 GREY = np.tile(RAMP, (48, 1))
@@ -326,9 +327,15 @@ def test_folders_name_what_they_cannot_read(tmp_path, monkeypatch):
     monkeypatch.setattr(
         headers.importlib.util, "find_spec", lambda name: find(name) if name[0] != "p" else None
     )
-    scenes, problems = find_all_brackets(tmp_path, None, tmp_path / "results")
-    assert list(scenes) == ["b"]
-    assert [problem for problem in problems if "a.heic: HEIC needs pillow-heif" in problem]
+    shutil.copy(tmp_path / "b.jpg", tmp_path / "c.jpg")
+    with pytest.raises(ValueError, match="HEIC needs pillow-heif"):
+        grouping.sort_card(tmp_path, None, tmp_path / "results")
+    write_bracket(tmp_path / "scene")
+    card = grouping.sort_card(tmp_path, None, tmp_path / "results")
+    assert list(card.scenes) == ["scene"]
+    assert card.singles == [str(tmp_path / "b.jpg")]
+    assert list(card.left) == [str(tmp_path / "c.jpg")]
+    assert "a.heic: HEIC needs pillow-heif" in card.problems[0]
 
 
 def test_exposures_of_different_depths(tmp_path):

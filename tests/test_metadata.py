@@ -16,10 +16,10 @@ from conftest import XMP, exif, huge_png, icc, picture
 from PIL import Image, ImageFile
 
 import decoders
+import grouping
 import headers
 import metadata
 import utils
-from brackets import group_by_exif
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -58,7 +58,7 @@ def test_damaged_exif_does_no_harm(tmp_path):
             if number % 5 == 0:
                 path.write_bytes(with_segment(plain, bytes(damaged)))
                 metadata.read_exif(path)
-                group_by_exif([str(path)])
+                grouping.read_shot(str(path), grouping.Card({}, [], {}, []))
                 utils.read_picture(path)
 
 

@@ -10,11 +10,12 @@ from dng import write_dng
 
 import dataset
 import evaluate
+import grouping
 import inference
 import metadata
 import raw
 import utils
-from brackets import find_all_brackets, find_pictures
+from brackets import find_pictures
 
 needs_rawpy = pytest.mark.skipif(not raw.can_develop(), reason="needs rawpy")
 NOON = "2026:11:27 12:00:00"
@@ -203,13 +204,11 @@ def test_raw_files_win_over_pictures_of_their_names(pair, monkeypatch):
 def test_brackets_of_raw_files_are_found_by_exif(pair, render):
     write_dng(pair / "c.dng", render, time="2026:11:27 12:30:00")
     write_dng(pair / "d.dng", render)
-    scenes, problems = find_all_brackets(pair, None, pair / "fused")
-    assert scenes == {
-        "a": [str(pair / "a.dng"), str(pair / "b.dng")],
-        "c": [str(pair / "c.dng")],
-    }
-    assert len(problems) == 1
-    assert "d.dng: does not say when" in problems[0]
+    card = grouping.sort_card(pair, None, pair / "fused")
+    assert card.scenes == {"a": [str(pair / "a.dng"), str(pair / "b.dng")]}
+    assert card.singles == [str(pair / "c.dng")]
+    assert len(card.problems) == 1
+    assert "d.dng: does not say when" in card.problems[0]
 
 
 def test_without_rawpy_one_line_says_how_to_get_it(pair, monkeypatch, capsys):
