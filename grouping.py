@@ -29,6 +29,7 @@ from opts import one_line
 PAUSE = 30.0  # seconds without a photo, after which the next one always starts another bracket
 WAIT = 120.0  # seconds after which a photo of the same scene may still complete a bracket
 SHORT = 3.0  # seconds; a shorter pause is none, since most cameras note whole seconds
+BLUR = 1.5  # seconds by which pauses may be off, as times are whole seconds
 LONGER = 2.5  # times the pauses beside it, from which on a pause ends a bracket
 SAME = 0.25  # stops; nearer exposures are one exposure
 RANGE = 0.5  # stops between the exposures of a bracket, at least
@@ -345,9 +346,28 @@ def split_by_exif(shots: Sequence[Shot]) -> list[list[Shot]]:
     for k, shot in enumerate(shots):
         following = shots[k + 1] if k + 1 < len(shots) else None
         if not parts or starts_another(shot, parts[-1], following):
-            parts.append([])
+            if parts and (place := earlier_end(shot, parts[-1])):
+                parts[-1:] = [parts[-1][:place], parts[-1][place:]]
+            else:
+                parts.append([])
         parts[-1].append(shot)
     return parts
+
+
+def earlier_end(shot: Shot, part: Sequence[Shot]) -> int:
+    """Returns where a bracket ends before a shot whose exposure it has already; 0 for at the shot.
+
+    That is at a pause much longer than the one before the shot, behind the exposure that is the
+    same. So a shot to meter the light is told from the bracket behind it.
+    """
+    twins = [k for k, other in enumerate(part[:-1]) if other.bias == shot.bias]
+    if not twins or not is_taken(shot, part) or starts_another(shot, part[-1:]):
+        return 0
+    pauses = [pause_between(one, other) for one, other in itertools.pairwise((*part, shot))]
+    place = max(range(twins[-1], len(pauses)), key=pauses.__getitem__)
+    longest, last = pauses[place], pauses[-1]
+    clear = longest > last + BLUR and longest >= 2 * last
+    return place + 1 if clear and not starts_another(shot, part[place + 1 :]) else 0
 
 
 def starts_another(shot: Shot, part: Sequence[Shot], following: Shot | None = None) -> bool:

@@ -50,6 +50,10 @@ LONG, DARK = 1 / 15, 1 / 240
         ],
         # A shot to meter the light comes five seconds before.
         [[shot(0, 1 / 90)], [shot(5, 1 / 400, -2), shot(6, 1 / 100), shot(7, 1 / 25, 2)]],
+        # The same, where the bracket is slow itself: it has the light meter's exposure once more.
+        [[shot(0, 1 / 100)], [shot(5, 1 / 400, -2), shot(7, 1 / 100), shot(9, 1 / 25, 2)]],
+        # Whole seconds: a pause of two may be one of one.
+        [[shot(0, DARK), shot(1, 1 / 60), shot(3, LONG)], [shot(4, DARK), shot(5, 1 / 60)]],
         # A slow hand changes the exposure, every time.
         [
             [shot(0, 1 / 100), shot(9, 1 / 25), shot(16, 1 / 6)],
