@@ -58,18 +58,20 @@ class View(NamedTuple):
     outer: Area
 
 
-def complete(network: Network, stack: np.ndarray) -> np.ndarray:
+def complete(network: Network, stack: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
     """Returns exposures at LEVELS equal steps of mean luma, dark to bright, (LEVELS, 3, h, w).
 
     The first and the last are the darkest and the brightest of the scene. Between two exposures
     that lie near each other, what is missing is mixed of both; else the network tells it from all
     exposures. How many there are therefore does not matter, only how far they reach.
 
-    stack: exposures in any order, (K, 3, h, w) of Y, Cb, Cr in [0, 1].
+    stack: exposures in any order, (K, 3, h, w) of Y, Cb, Cr in [0, 1]. levels: the mean lumas of
+    the exposures over all pictures that are to be alike, (K,), dark to bright; by default this
+    one's.
     """
     level = stack[:, 0].mean(axis=(1, 2))
     order = np.argsort(level, kind="stable")
-    stack, level = stack[order], level[order]
+    stack, level = stack[order], level[order] if levels is None else levels.astype(np.float32)
     view = None
     result = [stack[0]]
     for wanted in np.linspace(level[0], level[-1], LEVELS, dtype=np.float32)[1:-1]:
@@ -80,7 +82,7 @@ def complete(network: Network, stack: np.ndarray) -> np.ndarray:
             result.append(stack[k - 1] + share * (stack[k] - stack[k - 1]))
             continue
         if view is None:
-            view = look(network, stack[None])
+            view = look(network, stack[None], level=level)
         told = tell(network, view, np.array([wanted]))[0]
         gain = 1 + np.float32(PALE) * (gap - np.float32(NEAR))
         told[1:] = gain * (told[1:] - np.float32(utils.NEUTRAL)) + np.float32(utils.NEUTRAL)
@@ -88,15 +90,20 @@ def complete(network: Network, stack: np.ndarray) -> np.ndarray:
     return np.stack([*result, stack[-1]])
 
 
-def look(network: Network, stack: Array, area: Area | None = None) -> View:
+def look(
+    network: Network, stack: Array, area: Area | None = None, level: Array | None = None
+) -> View:
     """Returns what a network sees of exposures in any order, (N, K, 3, H, W) in [0, 1].
 
-    area: the part of the picture that is to be told; all of it by default.
+    area: the part of the picture that is to be told; all of it by default. level: the mean lumas
+    of the exposures, (K,); by default the picture's own.
     """
     count, shape = stack.shape[1], stack.shape[-2:]
     area = area or whole_area(shape)
     x = stack.swapaxes(0, 1).reshape(-1, *stack.shape[2:]) - offset(stack)
-    level = x[:, :1].mean(axis=(2, 3), keepdims=True)
+    if level is None:
+        level = x[:, :1].mean(axis=(2, 3), keepdims=True)
+    level = level.reshape(-1, 1, 1, 1)
     planes = namespace(x).concatenate([x, level + 0 * x[:, :1]], axis=1)
     coarse = network.surroundings(filled_up(planes, STEP * 2**HALVINGS), count=count)
     half = halve(x)

@@ -7,6 +7,7 @@ chroma at any exposure. fusion.py applies to the full pictures what was done her
 
 import itertools
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -37,6 +38,7 @@ BRIGHTER, DARKER = 0.35, 0.6  # shares of the way to white and to black that ton
 END = 0.03  # luma next to black and white that tone does not change, of pixels and of pictures
 ASKED = (0.6, -0.1)  # luma at which a pixel's chroma is asked for, at mid-grey, and its slope
 LEVEL_SHARE, TREND_SHARE = 0.2, 0.05  # of a new picture in Steady's level and trend
+BINS = 1024  # steps of the histograms of tone
 JUMP = 0.15  # of a value in a sequence, from which on another scene begins
 
 
@@ -68,11 +70,24 @@ class Steady:
         return level
 
 
+class Measured(NamedTuple):
+    """The facts of pictures that decide on their tone.
+
+    histogram: shares of pixels by their tone, of BINS steps from 0 to 1. brightest: mean luma of
+    the brightest exposure. clipped: share of its pixels that are clipped.
+    """
+
+    histogram: np.ndarray
+    brightest: float
+    clipped: float
+
+
 def finished(
     stack: np.ndarray,
     exposures: np.ndarray,
     amount: float = 1.0,
     steady: Steady | None = None,
+    alike: Measured | None = None,
 ) -> np.ndarray:
     """Returns the photo of a complete stack, (3, h, w) of Y, Cb, Cr in [0, 1].
 
@@ -82,13 +97,13 @@ def finished(
 
     stack: exposures at equal steps, dark to bright, (M, 3, h, w). exposures: the scene's own lumas,
     (K, h, w). amount: 1 for the whole finish, 0 for none. steady: of a sequence, whose next picture
-    this is; it smooths the tone in time.
+    this is; it smooths the tone in time. alike: see scene_tone.
     """
     lumas = stack[:, 0]
     # Of blocks of JPEG files and of noise, refinement leaves less than merging does.
     y = merged_luma(stack).clip(0, 1)
     y = refine_luma(y[None, None], exposures[None], REFINED)[0, 0]
-    tone = scene_tone(lumas, steady)
+    tone = scene_tone(lumas, steady, alike)
     # What is black in all exposures remains so, and nothing is darker than in the darkest.
     change = np.minimum(correction(y, tone), lumas[-1])
     y = np.maximum(y + np.float32(amount) * change, lumas[0]).clip(0, 1)
@@ -146,7 +161,22 @@ def laplacian_pyramid(plane: np.ndarray, levels: int) -> list[np.ndarray]:
     return [*bands, planes[-1]]
 
 
-def scene_tone(lumas: np.ndarray, steady: Steady | None = None) -> np.ndarray:
+def measured(lumas: np.ndarray) -> Measured:
+    """Returns the facts of one picture's complete stack, (M, h, w)."""
+    tone = plain_tone(lumas)
+    counts, _ = np.histogram(tone, BINS, (0, 1))
+    return Measured(counts / tone.size, float(lumas[-1].mean()), float((lumas[-1] > WHITE).mean()))
+
+
+def plain_tone(lumas: np.ndarray) -> np.ndarray:
+    """Returns a weighted sum of a complete stack, a rising curve of the scene's light, (h, w)."""
+    # A matrix product would leave BLAS's threads waiting in a loop, on cores that others need.
+    return sum(np.float32(weight) * luma for weight, luma in zip(WEIGHTS, lumas, strict=True))
+
+
+def scene_tone(
+    lumas: np.ndarray, steady: Steady | None = None, alike: Measured | None = None
+) -> np.ndarray:
     """Returns the brightness that a photo has over large areas, (h, w).
 
     A weighted sum of the exposures is a smooth, rising curve of the scene's light. Its mean is
@@ -156,23 +186,35 @@ def scene_tone(lumas: np.ndarray, steady: Steady | None = None) -> np.ndarray:
     brings the contrast around the mean nearer to that of renditions, and black is lifted towards
     the brightest exposure.
 
-    lumas: of a complete stack, dark to bright, (M, h, w) in [0, 1].
+    lumas: of a complete stack, dark to bright, (M, h, w) in [0, 1]. alike: the facts of all
+    pictures that are to have one tone, instead of this one's.
     """
-    # A matrix product would leave BLAS's threads waiting in a loop, on cores that others need.
-    tone = sum(np.float32(weight) * luma for weight, luma in zip(WEIGHTS, lumas, strict=True))
-    mean, brightest = float(tone.mean()), float(lumas[-1].mean())
+    tone = plain_tone(lumas)
+    if alike is None:
+        mean, brightest = float(tone.mean()), float(lumas[-1].mean())
+        clipped = float((lumas[-1] > WHITE).mean())
+    else:
+        steps = (np.arange(BINS) + 0.5) / BINS
+        mean, brightest = float(alike.histogram @ steps), alike.brightest
+        clipped = alike.clipped
     lowest = min(NIGHT[0] + NIGHT[1] * brightest, NATURAL_MEAN)
-    clipped = float((lumas[-1] > WHITE).mean())
     lowest += (NATURAL_MEAN - lowest) * max(0.0, 1 - clipped / CLIPPED)
     aim = min(max(mean, lowest), NATURAL_MEAN)
     largest = LARGEST_SHIFT * 4 * mean * (1 - mean)  # none for black and white pictures
     wanted = mean + min(max(PULL * (aim - mean), -largest), largest)
     if steady:
         wanted = float(steady.smoothed(np.array([wanted], np.float32))[0])
-    if END < mean < 1 - END:
-        tone = tone ** (math.log(wanted) / math.log(mean))
-    mean = min(max(float(tone.mean()), END), 1 - END)
-    slope = min(max(SPREAD / max(float(tone.std()), 1e-3), SLOPES[0]), SLOPES[1])
+    exponent = math.log(wanted) / math.log(mean) if END < mean < 1 - END else 1.0
+    if exponent != 1:
+        tone = tone**exponent
+    if alike is None:
+        mean, spread = float(tone.mean()), float(tone.std())
+    else:
+        raised = steps**exponent
+        mean = float(alike.histogram @ raised)
+        spread = math.sqrt(float(alike.histogram @ (raised - mean) ** 2))
+    mean = min(max(mean, END), 1 - END)
+    slope = min(max(SPREAD / max(spread, 1e-3), SLOPES[0]), SLOPES[1])
     dark = mean * (tone / mean) ** slope
     bright = 1 - (1 - mean) * ((1 - tone) / (1 - mean)).clip(min=0) ** slope
     tone = np.where(tone < mean, dark, bright)

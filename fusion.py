@@ -19,7 +19,7 @@ import earlier
 import utils
 import windows
 from arrays import Array, halve, local_mean
-from finish import Steady, finished
+from finish import Measured, Steady, finished, measured
 from pyramid import is_coarsest, tilted_mean
 from refinement import refine_luma
 from tiles import (
@@ -62,6 +62,7 @@ def fuse(
     refine: int = 0,
     fast: bool = False,
     steady: Steady | None = None,
+    alike: "Alike | None" = None,
     extended: bool = False,
     dtype: DTypeLike | None = None,
     out: np.ndarray | None = None,
@@ -85,6 +86,8 @@ def fuse(
     refine: steps of refine_luma.
     fast: runs the network on reduced pictures, see plan_fast.
     steady: for the photo look, one Steady for all pictures of a sequence, against flicker.
+    alike: for the photo look, what all pictures have in common that are to be stitched, see
+        Alike.
     extended: floats may lie outside [0, 1], as colours that sRGB does not have, see colour.py; the
         result is of floats, and keeps them.
     dtype: type of the result; by default that of `out`, else the images' deepest.
@@ -109,9 +112,9 @@ def fuse(
     if look == "photo":
         factor = reduction(images, SMALL)
         reduced = reduce_pictures(images, factor)
-        shown = informative(reduced)
+        shown = list(range(len(images))) if alike else informative(reduced)
         images = [images[k] for k in shown]
-        plan = plan_photo(model, [reduced[k] for k in shown], factor, finish, steady)
+        plan = plan_photo(model, [reduced[k] for k in shown], factor, finish, steady, alike)
     else:
         plan = choose_plan(model, images, tile or tile_size(model), look, fast, refine, progress)
         if look == "earlier" and images[0].ndim == 3:
@@ -322,8 +325,54 @@ def plan_fast(model: Any, images: Sequence[np.ndarray], tile: int, progress: boo
     return Plan(transferred(read_lumas(reduced, WHOLE), y_f, factor), PLAIN_TILE, 0)
 
 
+class Alike(NamedTuple):
+    """What several pictures of one place have in common, so that they can be stitched.
+
+    levels: mean luma of every exposure, (K,), dark to bright; tone: the facts that decide on tone;
+    both over all pictures.
+    """
+
+    levels: np.ndarray
+    tone: Measured
+
+    @classmethod
+    def of(cls, model: Any, stacks: Sequence[Sequence[np.ndarray]]) -> "Alike":
+        """Returns what reduced pictures, K exposures of each, have in common.
+
+        Raises ValueError where they have different numbers of exposures.
+        """
+        counts = sorted({len(stack) for stack in stacks})
+        if len(counts) > 1:
+            raise ValueError(f"brackets that are to be alike have {counts} exposures")
+        planes = [in_colour(utils.to_ycbcr(*stack)) for stack in stacks]
+        each = [np.sort(stack[:, 0].mean(axis=(1, 2))) for stack in planes]
+        sizes = np.array([stack.shape[-2] * stack.shape[-1] for stack in planes], float)
+        levels = np.average(each, axis=0, weights=sizes)
+        found = [
+            measured(between.complete(OnArrays(model), stack, levels)[:, 0]) for stack in planes
+        ]
+        histograms, brightest, clipped = (
+            np.average(fact, axis=0, weights=sizes) for fact in zip(*found, strict=True)
+        )
+        tone = Measured(histograms, float(brightest), float(clipped))
+        return cls(levels, tone)
+
+
+def in_colour(stack: np.ndarray) -> np.ndarray:
+    """Returns planes of Y, Cb, Cr, (K, 3, h, w), of grey pictures' Y alone too."""
+    if stack.shape[1] == 3:
+        return stack
+    grey = np.full_like(stack, utils.NEUTRAL)
+    return np.concatenate([stack, grey, grey], axis=1)
+
+
 def plan_photo(
-    model: Any, reduced: Sequence[np.ndarray], factor: int, finish: float, steady: Steady | None
+    model: Any,
+    reduced: Sequence[np.ndarray],
+    factor: int,
+    finish: float,
+    steady: Steady | None,
+    alike: Alike | None = None,
 ) -> Plan:
     """Returns the Plan of the best photo, from pictures reduced to about SMALL pixels.
 
@@ -332,11 +381,14 @@ def plan_photo(
     """
     stack = utils.to_ycbcr(*reduced)
     stack[:, 0].clip(0, 1, out=stack[:, 0])  # Colours that sRGB does not have may be outside.
-    if stack.shape[1] == 1:
-        grey = np.full_like(stack, utils.NEUTRAL)
-        stack = np.concatenate([stack, grey, grey], axis=1)
-    complete = between.complete(OnArrays(model), stack)
-    photo = finished(complete, stack[:, 0], finish, steady)[None]
+    stack = in_colour(stack)
+    if alike and len(alike.levels) != len(stack):
+        raise ValueError(
+            f"{len(stack)} exposures cannot be made alike brackets of {len(alike.levels)}; "
+            "--deghost no leaves none out"
+        )
+    complete = between.complete(OnArrays(model), stack, alike.levels if alike else None)
+    photo = finished(complete, stack[:, 0], finish, steady, alike.tone if alike else None)[None]
     fuse_luma = transferred(stack[:, :1], photo[:, :1], factor)
     half = np.float32(utils.NEUTRAL)
     tint = transferred(stack[:, 1:] - half, photo[:, 1:] - half, factor)

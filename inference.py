@@ -14,7 +14,7 @@ import shutil
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,9 @@ def fuse_folder(
             ]
         if options.singles == "copy":
             copy_singles(card.singles, options.res)
+        if options.alike:
+            alike = what_is_alike(load(), card.scenes.values(), not options.quiet)
+            recipe = recipe._replace(fuse={**recipe.fuse, "alike": alike})
         device = "cpu" if options.portable else options.device
         jobs = 1 if options.steady else options.jobs or possible_jobs(work, recipe, device)
         if jobs > 1:
@@ -103,6 +106,21 @@ def fuse_folder(
                 recipe = recipe._replace(fuse={**recipe.fuse, "steady": Steady()})
             fused = fuse_in_turn(network, work, recipe)
         return finish_folder(fused, len(work), card, bar=not options.quiet)
+
+
+def what_is_alike(
+    network: fusion.Network, scenes: Collection[Sequence[str]], bar: bool
+) -> fusion.Alike:
+    """Returns what all brackets of a folder have in common; brackets that fail are left out.
+
+    Raises ValueError where the brackets differ in their numbers of exposures.
+    """
+    stacks = []
+    for files in tqdm(scenes, desc="looking", unit="bracket", disable=None if bar else True):
+        stack, _ = attempt(photos.reduced_scene, files)  # Fusing says why.
+        if stack is not None:
+            stacks.append(stack)
+    return fusion.Alike.of(network, stacks)
 
 
 def card_rows(card: grouping.Card) -> Iterator[tuple[str, str, str]]:

@@ -343,6 +343,8 @@ class TestOptions:
             self.parser.error("--finish is for --look photo")
         if options.steady and not (photo and options.finish and options.folder):
             self.parser.error("--steady is for finished photos of --folder")
+        if options.alike and (options.steady or not (photo and options.finish and options.folder)):
+            self.parser.error("--alike is for finished photos of --folder, and not for --steady")
         if options.steady and (options.jobs or 1) > 1:
             self.parser.error("--steady fuses one bracket after the other, with --jobs 1")
         if options.fast and options.look != "paper":
@@ -511,6 +513,12 @@ class TestOptions:
             action="store_true",
             help="with --folder, for the brackets of a time lapse in the order of their names: "
             "change the finish of photos slowly, so that they do not flicker",
+        )
+        fusion.add_argument(
+            "--alike",
+            action="store_true",
+            help="with --folder, for the brackets of a panorama: give all photos one tone, so that "
+            "they can be stitched",
         )
         add_fast_option(fusion)
         add_precision_option(fusion)

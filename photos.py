@@ -232,6 +232,20 @@ def on_one_canvas(files: Sequence[str], pictures: list[utils.Picture]) -> list[u
     return result
 
 
+def reduced_scene(files: Sequence[str]) -> list[np.ndarray]:
+    """Reads a scene's files, reduced to the size that a photo's tone is made of.
+
+    Raises as read_scene does, and ValueError where they cannot be fused.
+    """
+    check_memory(files, known_headers(files))
+    development = raw.common_development(files)
+    pictures = [in_srgb(file, utils.read_picture(file, development, half=True)) for file in files]
+    images = [utils.as_type(p.pixels, p.dtype or p.pixels.dtype) for p in pictures]
+    fusion.check_images(images, one_size=False)
+    factor = fusion.reduction(images, fusion.SMALL)
+    return [fusion.reduce_pictures([image], factor)[0] for image in images]
+
+
 def warn_of_shifts(files: Sequence[str], images: Sequence[np.ndarray]) -> None:
     """Warns of a scene whose exposures seem to need --align."""
     reference = ghosts.telling_exposure(images)
