@@ -157,6 +157,23 @@ def parsed_xmp(xmp: bytes) -> ElementTree.Element | None:
         return None
 
 
+def is_full_circle(xmp: bytes) -> bool:
+    """Returns True where GPano says that a picture is a panorama of 360 degrees, edge to edge."""
+    tree = parsed_xmp(xmp) if b"GPano" in xmp or PLACED["GPano"].encode() in xmp else None
+    if tree is None:
+        return False
+    facts: dict[str, str] = {}
+    for description in tree.iter(f"{{{RDF}}}Description"):
+        facts |= description.attrib
+        facts |= {child.tag: (child.text or "").strip() for child in description}
+
+    def fact(name: str) -> str:
+        return facts.get(f"{{{PLACED['GPano']}}}{name}", "")
+
+    width, whole = fact("CroppedAreaImageWidthPixels"), fact("FullPanoWidthPixels")
+    return fact("ProjectionType").lower() == "equirectangular" and width == whole
+
+
 def is_kept(name: str, whole: bool) -> bool:
     """Returns True of the name of a property, {namespace}name, that is kept."""
     namespace, _, local = name.removeprefix("{").partition("}")

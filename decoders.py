@@ -28,6 +28,7 @@ from metadata import (
     orientation,
     other_metadata,
     pillow_metadata,
+    png_xmp,
     tiff_metadata,
 )
 
@@ -183,6 +184,9 @@ def decode_bytes(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, 
     if image is None:
         return None, {}
     found = as_metadata(kinds, chunks) | tiff_metadata(data) | jpeg_iptc(data)
+    if data.startswith(headers.PNG):
+        found.pop("XMP", None)
+        found |= png_xmp(data)
     return image, found | other_metadata(data)
 
 

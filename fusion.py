@@ -326,7 +326,7 @@ def plan_fast(model: Any, images: Sequence[np.ndarray], tile: int, progress: boo
 
 
 class Alike(NamedTuple):
-    """What several pictures of one place have in common, so that they can be stitched.
+    """The facts that several pictures of one place have in common, so that they can be stitched.
 
     levels: mean luma of every exposure, (K,), dark to bright; tone: the facts that decide on tone;
     both over all pictures.
@@ -344,7 +344,7 @@ class Alike(NamedTuple):
         counts = sorted({len(stack) for stack in stacks})
         if len(counts) > 1:
             raise ValueError(f"brackets that are to be alike have {counts} exposures")
-        planes = [in_colour(utils.to_ycbcr(*stack)) for stack in stacks]
+        planes = [with_chroma(utils.to_ycbcr(*stack)) for stack in stacks]
         each = [np.sort(stack[:, 0].mean(axis=(1, 2))) for stack in planes]
         sizes = np.array([stack.shape[-2] * stack.shape[-1] for stack in planes], float)
         levels = np.average(each, axis=0, weights=sizes)
@@ -358,7 +358,7 @@ class Alike(NamedTuple):
         return cls(levels, tone)
 
 
-def in_colour(stack: np.ndarray) -> np.ndarray:
+def with_chroma(stack: np.ndarray) -> np.ndarray:
     """Returns planes of Y, Cb, Cr, (K, 3, h, w), of grey pictures' Y alone too."""
     if stack.shape[1] == 3:
         return stack
@@ -381,7 +381,7 @@ def plan_photo(
     """
     stack = utils.to_ycbcr(*reduced)
     stack[:, 0].clip(0, 1, out=stack[:, 0])  # Colours that sRGB does not have may be outside.
-    stack = in_colour(stack)
+    stack = with_chroma(stack)
     if alike and len(alike.levels) != len(stack):
         raise ValueError(
             f"{len(stack)} exposures cannot be made alike brackets of {len(alike.levels)}; "

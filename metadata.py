@@ -12,6 +12,7 @@ import os
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -31,6 +32,7 @@ METADATA = {
     "XMP": cv2.IMAGE_METADATA_XMP,
 }
 APP13 = 0xED  # JPEG's marker of that segment
+PNG_XMP = b"XML:com.adobe.xmp"  # keyword of PNG's chunk of XMP
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"  # stands before XMP in JPEG files alone
 TURNED = ("HEIC", "JPEG XL")  # kinds of files whose libraries turn pictures, whatever EXIF says
 BYTE_ORDERS = {b"II": "<", b"MM": ">"}  # struct's sign by the first bytes of EXIF or TIFF
@@ -118,7 +120,6 @@ def as_metadata(kinds, chunks) -> dict[str, bytes]:
         chunk = np.ravel(chunk).tobytes()
         name = names.get(kind)
         if name == "XMP":
-            # OpenCV 5.0 reads a byte too many from PNG.
             chunk = chunk[: chunk.rfind(b">") + 1].removeprefix(XMP_HEADER)
         if name == "ICC" and not is_profile(chunk):
             continue  # Such segments of a JPEG file hold other things too.
@@ -135,6 +136,32 @@ def pillow_metadata(file: IO[bytes]) -> dict[str, bytes]:
     with contextlib.suppress(Exception):  # Pillow raises many types.
         return as_found(headers.open_lazily(cast(BinaryIO, file)).info)
     return {}
+
+
+def png_xmp(data: bytes) -> dict[str, bytes]:
+    """Returns the XMP of a PNG file's bytes, {} without it (XMP, part 3, 1.1.5).
+
+    OpenCV 5.0 reads and writes XMP in tEXt chunks, and beyond the end of what it is given.
+    """
+    for name, text in headers.png_chunks(io.BytesIO(data), (b"iTXt", b"tEXt")):
+        keyword, _, rest = text.partition(b"\0")
+        if keyword != PNG_XMP:
+            continue
+        if name == b"tEXt":
+            return {"XMP": rest[: rest.rfind(b">") + 1]}
+        parts = rest[2:].split(b"\0", 2)  # behind how it is compressed: language, keyword, text
+        if len(parts) == 3:
+            with contextlib.suppress(zlib.error):
+                return {"XMP": zlib.decompress(parts[2]) if rest[:1] == b"\1" else parts[2]}
+    return {}
+
+
+def png_with_xmp(data: bytes, xmp: bytes) -> bytes:
+    """Returns a PNG file with XMP added, in a chunk behind its header."""
+    body = b"iTXt" + PNG_XMP + bytes(5) + xmp  # not compressed, no language, no other keyword
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    behind = 8 + 25  # the signature, and the header with its length and its checksum
+    return data[:behind] + chunk + data[behind:]
 
 
 def as_found(info: Mapping[Any, Any]) -> dict[str, bytes]:

@@ -317,6 +317,8 @@ class TestOptions:
             error("--name is for --folder; --res names a single result")
         if "{scene}" not in options.name or os.path.basename(options.name) != options.name:
             error(f"--name {options.name}: must be a file name with {{scene}} in it")
+        if options.panel and options.wrap == "yes":
+            error("--panel and --wrap do not go together")
         for other in ("preview", "gain_map"):
             if options.panel and getattr(options, other):
                 error(f"--panel and --{other} do not go together")
@@ -519,6 +521,15 @@ class TestOptions:
             action="store_true",
             help="with --folder, for the brackets of a panorama: give all photos one tone, so that "
             "they can be stitched",
+        )
+        fusion.add_argument(
+            "--wrap",
+            nargs="?",
+            choices=("auto", "yes", "no"),
+            default="auto",
+            const="yes",
+            help="join the left and the right edge of a full circle: auto, where XMP (GPano) says "
+            "that a picture is one; --wrap alone is yes",
         )
         add_fast_option(fusion)
         add_precision_option(fusion)

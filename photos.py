@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import functools
 import gc
+import math
 import os
 import sys
 import warnings
@@ -27,7 +28,7 @@ import metadata
 import portable
 import raw
 import utils
-from carried import carried
+from carried import carried, is_full_circle
 from decoders import LARGE
 from headers import Header, tiff_place
 
@@ -36,6 +37,7 @@ REST = 0.15e9  # bytes of memory for all but the pictures, without PyTorch
 EACH = 0.04e9  # more of them for every exposure
 TORCH = 0.5e9  # more of them where PyTorch runs the networks, beside its libraries
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
+RING = 8  # a full circle continues by its width over this at either edge
 MOSTLY = 0.5  # share of an exposure; where more of it is replaced, it is left out of a stack
 CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2)
 
@@ -43,10 +45,10 @@ CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2
 class Recipe(NamedTuple):
     """The way from a scene's pictures to a result, as the flags say.
 
-    size: (height, width) to resize to, or None. align, deghost: "auto", "yes" or "no". crop: the
-    opposite of --no_crop. headroom: of the gain map in stops, None without one. portable: True for
-    a network without PyTorch. fuse: arguments for fusion.fuse by their names, but for the network.
-    Other fields are the flags of these names.
+    size: (height, width) to resize to, or None. align, deghost, wrap: "auto", "yes" or "no".
+    crop: the opposite of --no_crop. headroom: of the gain map in stops, None without one. portable:
+    True for a network without PyTorch. fuse: arguments for fusion.fuse by their names, but for the
+    network. Other fields are the flags of these names.
     """
 
     size: tuple[int, int] | None
@@ -57,6 +59,7 @@ class Recipe(NamedTuple):
     panel: bool
     preview: bool
     headroom: float | None
+    wrap: str
     quality: int
     verbose: bool
     portable: bool
@@ -87,6 +90,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         panel=options.panel,
         preview=options.preview,
         headroom=options.headroom if options.gain_map else None,
+        wrap=options.wrap,
         quality=options.quality,
         verbose=options.verbose,
         portable=options.portable,
@@ -375,6 +379,11 @@ def fuse_scene(
         recipe = recipe._replace(fuse={**recipe.fuse, "dtype": np.float32, "extended": extended})
         if not extended:
             images = [image.clip(0, 1) if image.dtype.kind == "f" else image for image in images]
+    ring = ring_width(images[reference].shape[1], described, recipe)
+    if ring:
+        images = [in_a_ring(image, ring) for image in images]
+        alphas = [None if alpha is None else in_a_ring(alpha, ring) for alpha in alphas]
+        recipe = recipe._replace(crop=False)
     try:
         images, alpha, files = prepared(files, images, alphas, reference, recipe)
         # The result may overwrite an exposure.
@@ -383,15 +392,19 @@ def fuse_scene(
     except (ValueError, cv2.error) as error:
         reason = error.err if isinstance(error, cv2.error) else error
         raise ValueError(f"{' and '.join(map(str, files))}: {reason}") from error
+    gain = None
+    if light is not None and recipe.headroom is not None:
+        gain = out_of_ring(gain_map.gain_of(light, result, recipe.headroom), ring, result.shape[1])
+    if ring:
+        images = [out_of_ring(image, ring) for image in images]
+        alpha = None if alpha is None else out_of_ring(alpha, ring)
+        result = out_of_ring(result, ring)
     if recipe.verbose:
         print(f"{path}: fused from {', '.join(map(os.path.basename, files))}", file=sys.stderr)
     sheet = None
     if recipe.preview:
         captions = [os.path.basename(file) for file in files]
         sheet = utils.contact_sheet_row([*images, result], [*captions, "fused"], width=480)
-    gain = None
-    if light is not None and recipe.headroom is not None:
-        gain = gain_map.gain_of(light, result, recipe.headroom)
     if converted:
         if space is not None and not (space.profile and metadata.holds_profile(path)):
             space = None
@@ -403,6 +416,31 @@ def fuse_scene(
     return functools.partial(
         write_result, path, result, alpha, described, recipe.quality, sheet, gain
     )
+
+
+def ring_width(width: int, described: dict[str, bytes], recipe: Recipe) -> int:
+    """Returns by how many columns a full circle continues at either edge; 0 for other pictures."""
+    circle = recipe.wrap == "yes" or (
+        recipe.wrap == "auto" and is_full_circle(described.get("XMP", b""))
+    )
+    return math.ceil(width / RING) if circle and not recipe.panel else 0
+
+
+def in_a_ring(image: np.ndarray, ring: int) -> np.ndarray:
+    """Returns a full circle with `ring` more columns at either edge, which show the other edge.
+
+    So windows, blurs and pyramids see at an edge what they see at the other.
+    """
+    return np.concatenate([image[:, -ring:], image, image[:, :ring]], axis=1)
+
+
+def out_of_ring(image: np.ndarray, ring: int, width: int | None = None) -> np.ndarray:
+    """Returns a picture of in_a_ring without the columns that it added.
+
+    width: of the whole picture, where this one is reduced.
+    """
+    left = round(ring * image.shape[1] / (width or image.shape[1]))
+    return np.ascontiguousarray(image[:, left : image.shape[1] - left])
 
 
 def choose_reference(images: Sequence[np.ndarray], recipe: Recipe) -> int:

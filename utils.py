@@ -32,6 +32,7 @@ from metadata import (
     exif_values,
     jpeg_with_iptc,
     orientation,
+    png_with_xmp,
     read_exif,
     read_profile,
     storable_metadata,
@@ -366,8 +367,8 @@ def encode(
         alpha = None if alpha is None else to_avif_levels(alpha)
     kinds, chunks = [], []
     for name, chunk in () if tiff else metadata.items():
-        if name == "IPTC":
-            continue
+        if name == "IPTC" or (name == "XMP" and extension == ".png"):
+            continue  # OpenCV does not write the one, and the other wrongly.
         if name == "XMP" and extension in (".jpg", ".jpeg"):
             chunk = XMP_HEADER + chunk
         kinds.append(METADATA[name])
@@ -389,6 +390,8 @@ def encode(
         raise ValueError(f"{path}: this picture cannot be stored as {extension}")
     if tiff and (metadata or alpha is not None):
         return tiff_with(data.tobytes(), metadata, alpha is not None)
+    if "XMP" in metadata and extension == ".png":
+        return png_with_xmp(data.tobytes(), metadata["XMP"])
     if "IPTC" in metadata:
         return jpeg_with_iptc(data.tobytes(), metadata["IPTC"])
     return data

@@ -227,6 +227,24 @@ def test_metadata_round_trip(tmp_path, extension):
     assert metadata.read_exif(path) == metadata.exif_values(expected)
 
 
+def test_xmp_of_png_stands_where_others_look_for_it(tmp_path):
+    """In an iTXt chunk, alone: OpenCV writes another kind, with what lies behind it in memory."""
+    path = str(tmp_path / "x.png")
+    utils.write_image(path, picture(), metadata={"XMP": XMP})
+    with Image.open(path) as image:
+        assert image.info["xmp"] == XMP
+    assert utils.read_picture(path).metadata["XMP"] == XMP
+    ours = (tmp_path / "x.png").read_bytes()
+    packed = b"iTXt" + metadata.PNG_XMP + b"\0\1\0\0\0" + zlib.compress(XMP)
+    plain = b"tEXt" + metadata.PNG_XMP + b"\0" + XMP
+    for body in (packed, plain):
+        chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+        (tmp_path / "x.png").write_bytes(
+            ours[:33] + chunk + cv2.imencode(".png", picture())[1].tobytes()[33:]
+        )
+        assert utils.read_picture(path).metadata == {"XMP": XMP}
+
+
 def test_metadata_too_large_for_jpeg_are_left_out(tmp_path):
     path = str(tmp_path / "x.jpg")
     with pytest.warns(UserWarning, match="XMP not written, too large for .jpg"):
