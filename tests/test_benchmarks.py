@@ -54,6 +54,14 @@ def test_benchmark_of_tone(tmp_path):
     assert best >= cross_validated
 
 
+def test_benchmark_of_panoramas():
+    command = [sys.executable, ROOT / "benchmarks" / "panorama.py", "--scenes", "room"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    overlap, alike, step, joined = map(float, done.stdout.splitlines()[1].split()[1:])
+    assert alike < 0.6 < overlap
+    assert joined < 0.1 < step
+
+
 def test_benchmark_of_training():
     command = [sys.executable, ROOT / "benchmarks" / "training.py", "--crop_size", "48"]
     command += ["--batch_size", "2", "--steps", "3", "--workers", "0"]
