@@ -266,6 +266,8 @@ def collect(options: argparse.Namespace) -> int:
     sources = read_sources(options.sources)
     if options.clone:
         clone(sources, options.clones, bar=not options.quiet)
+    if not any(os.path.isdir(os.path.join(options.clones, s.repository)) for s in sources):
+        raise ValueError(f"{options.clones}: has no clone of these sources; --clone makes them")
     found: Counter = Counter()
     failed = 0
     for source in tqdm(sources, unit="source", disable=True if options.quiet else None):

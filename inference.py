@@ -65,6 +65,10 @@ def inference(options: argparse.Namespace) -> int:
     write = photos.fuse_scene(network, options.images, pictures, options.res, recipe)
     del pictures, reading  # Encoding may need their memory.
     write()
+    if not options.quiet and sys.stderr.isatty():
+        header = utils.header_of(options.res)
+        size = f", {header.width}x{header.height} pixels" if header else ""
+        print(f"{options.res}: fused from {len(options.images)} exposures{size}", file=sys.stderr)
     return 0
 
 
@@ -341,10 +345,8 @@ def finish_folder(
                 tell(f"{path}: not made: {failure}")
             progress.update()
     summary = end_line(count, failures, card)
-    if failures:
+    if failures or bar:
         tell(summary)
-    elif bar:
-        print(summary)
     return 1 if failures else 0
 
 

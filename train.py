@@ -20,6 +20,7 @@ import argparse
 import copy
 import csv
 import glob
+import hashlib
 import json
 import math
 import os
@@ -122,6 +123,7 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
     learner = make_learner(options, processes)
     dataset = make_dataset(options, processes)
     note_data(learner.state, dataset.fingerprint(), options.resume)
+    warn_of_training_data(validation, [file for scene in dataset.scenes for file in scene.files])
     schedule = make_schedule(options, processes, len(dataset))
     figures = figure_scenes(validation, dataset, options.crop_size)
     outputs = Outputs(options, processes, learner.state, figures)
@@ -213,6 +215,25 @@ def find_validation(folders: Sequence[str], network: str) -> list[list[str]]:
     for files in scenes:
         read_exposures(files)
     return scenes
+
+
+def warn_of_training_data(validation: Sequence[Sequence[str]], files: Sequence[str]) -> None:
+    """Warns of validation scenes that hold a picture of the training scenes, or a copy of one."""
+    sizes = {os.path.getsize(file) for file in files}
+    known: set[bytes] = set()
+    for scene in validation:
+        if not any(os.path.getsize(file) in sizes for file in scene):
+            continue
+        known = known or {digest_of(file) for file in files}
+        if any(digest_of(file) in known for file in scene):
+            text = "is trained on as well; its score says nothing of other scenes"
+            warnings.warn(f"{os.path.dirname(scene[0])}: {text}", stacklevel=2)
+
+
+def digest_of(file: str) -> bytes:
+    """Returns the SHA-256 digest of a file."""
+    with open(file, "rb") as opened:
+        return hashlib.sha256(opened.read()).digest()
 
 
 def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
@@ -460,13 +481,19 @@ class Outputs:
         return fusion.panel(model, scene[0], scene[-1], target=self.options.loss)
 
     def finish(self, state: State) -> None:
-        """Draws the final curves, and tells how to continue a run that was stopped."""
+        """Draws the final curves; tells the last scores, or how a stopped run continues."""
         if not self.enabled:
             return
         draw_curves(self.path("loss.png"), state)
+        latest, best = self.path("model", "latest.pth"), self.path("model", "best.pth")
         if state.epoch < self.options.epoch:
-            latest = self.path("model", "latest.pth")
             print(f"stopped in epoch {state.epoch + 1}; --resume {latest} continues", flush=True)
+        elif not self.quiet and state.loss:
+            text = f"epoch {state.epoch}: loss {state.loss[-1]:.4f}"
+            if state.val:
+                scored = max(state.val, key=lambda epoch: state.val[epoch])
+                text += f", best validation score {state.val[scored]:.4f} (epoch {scored})"
+            print(f"{text}; {best if os.path.exists(best) else latest}", flush=True)
 
 
 def is_best(state: State, last: int, validated: bool) -> bool:

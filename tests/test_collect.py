@@ -60,6 +60,13 @@ def test_scenes_of_one_folder_are_told_apart(tmp_path, capsys):
             assert np.abs(utils.read_image(file).astype(int) - expected).mean() < 4  # JPEG
 
 
+def test_without_any_clone_one_line_says_how_to_get_them(tmp_path, capsys):
+    assert run(tmp_path, [("train", 5, f"a/{name}", "pictures") for name in "bcde"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "has no clone of these sources; --clone makes them" in error
+
+
 def test_the_only_scene_of_a_folder_is_its_longest_group(tmp_path):
     """Beside it lie another program's result and a logo."""
     folder = tmp_path / "clones" / "a" / "b"

@@ -260,9 +260,11 @@ def run(card, *flags):
 def test_a_card_is_sorted_and_the_end_says_it_all(card, capsys):
     assert run(card) == 0
     out, err = capsys.readouterr()
+    assert out == ""
     assert "h.jpg: not a picture" in err
-    assert out == (
-        "2 brackets fused, 1 single photo left alone, 1 copies left out, 1 file not read\n"
+    assert err.endswith(
+        "inference.py: 2 brackets fused, 1 single photo left alone, 1 copies left out, "
+        "1 file not read\n"
     )
     assert sorted(os.listdir(card.parent / "out")) == ["a_fused.jpg", "d_fused.jpg"]
 

@@ -843,7 +843,7 @@ def fuse_folder(files, folder, results, *flags):
 def test_a_folder_of_scenes(brackets, tmp_path, files, capfd):
     results = tmp_path / "results"
     assert fuse_folder(files, brackets, results, "--name", "{scene}.png", "--preview") == 0
-    assert not capfd.readouterr().err.replace("\r", "").strip().startswith("inference.py")
+    assert capfd.readouterr().err == "inference.py: 3 brackets fused\n"
     scenes = sorted(os.listdir(brackets))
     assert sorted(os.listdir(results)) == sorted(
         name for scene in scenes for name in (f"{scene}.png", f"{scene}_preview.jpg")
@@ -1027,11 +1027,10 @@ def test_what_cannot_be_read_costs_no_other_bracket(tmp_path, files, capfd):
     (folder / "2.jpg").touch()
     (folder / "3.jpg").mkdir()
     assert fuse_folder(files, folder, tmp_path / "out") == 0
-    out, err = capfd.readouterr()
-    lines = err.replace("\r", "\n").splitlines()
+    lines = capfd.readouterr().err.splitlines()
     assert lines[0].endswith("1.jpg: No such file or directory")
     assert lines[1].endswith("2.jpg: not a picture that can be read, or damaged or cut short")
-    assert out == "1 bracket fused, 2 files not read\n"
+    assert lines[2] == "inference.py: 1 bracket fused, 2 files not read"
     assert os.listdir(tmp_path / "out") == ["scene_fused.jpg"]
 
 
@@ -1131,11 +1130,25 @@ def test_hidden_folders_are_no_brackets(tmp_path, files):
 
 
 def test_a_folder_says_how_many_scenes_it_had(brackets, tmp_path, files, capfd):
-    for flags, text in ((["--verbose"], "3 brackets fused\n"), (["--quiet"], "")):
+    for flags in (["--verbose"], ["--quiet"]):
         assert fuse_folder(files, brackets, tmp_path / "out", *flags) == 0
         captured = capfd.readouterr()
-        assert captured.out == text
-        assert ("scene2_fused.jpg: fused from 1.png, 2.png, 3.png\n" in captured.err) == bool(text)
+        assert captured.out == ""
+        for text in (
+            "inference.py: 3 brackets fused\n",
+            "scene2_fused.jpg: fused from 1.png, 2.png, 3.png\n",
+        ):
+            assert (text in captured.err) == (flags == ["--verbose"])
+
+
+def test_what_was_written_is_said_at_a_terminal(files, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for flags, said in (([], 1), (["--quiet"], 0)):
+        assert run(files, *flags) == 0
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        text = f"{files['--res']}: fused from 2 exposures, 75x61 pixels\n"
+        assert captured.err.count(text) == said
 
 
 def test_a_depth_that_a_format_has_not_is_said(files, capfd):

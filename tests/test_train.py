@@ -497,6 +497,29 @@ def test_the_run_is_described(brackets, tmp_path, capsys):
     assert any(line.startswith("data: 3 scenes, fingerprint ") for line in lines)
 
 
+def test_the_end_says_the_scores_and_where_the_checkpoint_lies(brackets, tmp_path, capsys):
+    write_bracket(tmp_path / "val" / "scene", seed=7)
+    det = tmp_path / "det"
+    argv = arguments(brackets, det, epoch=2, val_folder=tmp_path / "val", val_epoch=1)
+    assert train.main([part for part in argv if part != "--quiet"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    state = load_checkpoint(str(det / "model" / "latest.pth"))
+    best = max(state["val"], key=state["val"].get)
+    assert last == (
+        f"epoch 2: loss {state['loss'][-1]:.4f}, best validation score {state['val'][best]:.4f} "
+        f"(epoch {best}); {det / 'model' / 'best.pth'}"
+    )
+
+
+def test_validation_data_that_are_trained_on_are_warned_of(brackets, tmp_path, capsys):
+    """The same folder, or a copy of one scene under another name."""
+    shutil.copytree(brackets / "scene2", tmp_path / "val" / "other")
+    write_bracket(tmp_path / "val" / "scene", seed=9)
+    for folder, count in ((brackets, 3), (tmp_path / "val", 1)):
+        run(brackets, tmp_path / f"det{count}", epoch=1, val_folder=folder)
+        assert capsys.readouterr().err.count(": is trained on as well; ") == count
+
+
 def test_data_that_changed_are_refused(brackets, tmp_path, capsys):
     folder = tmp_path / "data"
     shutil.copytree(brackets, folder)
