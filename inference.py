@@ -26,8 +26,9 @@ import fusion
 import grouping
 import photos
 import utils
+from cluster import check_installed, on_cluster
 from finish import Steady
-from opts import TestOptions, keep_freed_memory, one_line, run, warn_in_lines
+from opts import FOLDER, TestOptions, keep_freed_memory, one_line, run, warn_in_lines
 from photos import Recipe
 from processes import in_processes
 
@@ -79,6 +80,8 @@ def fuse_folder(
 
     load: returns the network. The folder of the results is made, see made_folder.
     """
+    if options.cluster:
+        check_installed()
     card = grouping.sort_card(options.folder, options.group, options.res)
     if options.csv:
         write_card(options.csv, card)
@@ -98,6 +101,10 @@ def fuse_folder(
         if options.alike:
             alike = what_is_alike(load(), card.scenes.values(), not options.quiet)
             recipe = recipe._replace(fuse={**recipe.fuse, "alike": alike})
+        if options.cluster:
+            prepare = functools.partial(prepare_process, load_there(options), recipe, None)
+            fused = on_cluster(options.cluster, prepare, work, options.send_files)
+            return finish_folder(fused, len(work), card, bar=not options.quiet)
         device = "cpu" if options.portable else options.device
         jobs = 1 if options.steady else options.jobs or possible_jobs(work, recipe, device)
         if jobs > 1:
@@ -110,6 +117,22 @@ def fuse_folder(
                 recipe = recipe._replace(fuse={**recipe.fuse, "steady": Steady()})
             fused = fuse_in_turn(network, work, recipe)
         return finish_folder(fused, len(work), card, bar=not options.quiet)
+
+
+def load_there(options: argparse.Namespace) -> Callable[[], fusion.Network]:
+    """Returns a function that loads the network on another machine, from its own clone's weights.
+
+    A checkpoint that is none of these has the same path there.
+    """
+    folder, name = os.path.split(options.model)
+    return functools.partial(own_network, options, name if folder == FOLDER else None)
+
+
+def own_network(options: argparse.Namespace, name: str | None) -> fusion.Network:
+    """Returns the network of options, from a file of this machine's own weights if it is named."""
+    if name is not None:
+        options.model = os.path.join(FOLDER, name)
+    return photos.network_for(options)
 
 
 def what_is_alike(
@@ -256,9 +279,9 @@ def usable_cores() -> int:
 
 
 def prepare_process(
-    load: Callable[[], fusion.Network], recipe: Recipe, threads: int
+    load: Callable[[], fusion.Network], recipe: Recipe, threads: int | None
 ) -> Callable[[Job], str | None]:
-    """Makes this process one of several, on `threads` cores; returns its function.
+    """Makes this process one of several, on `threads` cores or all; returns its function.
 
     The function does a Job, as in_processes asks for it. It returns None, or why the Job failed.
     """
@@ -266,8 +289,9 @@ def prepare_process(
     warn_in_lines("inference.py")
     tqdm.set_lock(threading.RLock())  # Its own one is for several processes, and outlives them.
     network = load()
-    cv2.setNumThreads(threads)
-    if "torch" in sys.modules:
+    if threads is not None:
+        cv2.setNumThreads(threads)
+    if threads is not None and "torch" in sys.modules:
         import torch
 
         torch.set_num_threads(threads)

@@ -313,6 +313,10 @@ class TestOptions:
             options.dry_run or options.csv or options.singles != "leave"
         ):
             error("--dry_run, --csv and --singles are for --folder")
+        if options.cluster and (options.folder is None or options.steady or options.jobs):
+            error("--cluster is for --folder, without --steady and --jobs")
+        if options.send_files and not options.cluster:
+            error("--send_files is for --cluster")
         if options.folder is None and options.name != self.parser.get_default("name"):
             error("--name is for --folder; --res names a single result")
         if "{scene}" not in options.name or os.path.basename(options.name) != options.name:
@@ -417,6 +421,18 @@ class TestOptions:
             default="{scene}_fused.jpg",
             help="file name of a result of --folder, without a folder; {scene} is the name of the "
             "sub-folder or of the bracket's first file",
+        )
+        result.add_argument(
+            "--cluster",
+            metavar="ADDRESS",
+            help="let the workers of a dask scheduler at this address, such as "
+            "tcp://10.0.0.5:8786, fuse the brackets of --folder",
+        )
+        result.add_argument(
+            "--send_files",
+            action="store_true",
+            help="send files to the workers of --cluster and fetch results, where they share no "
+            "storage",
         )
         result.add_argument(
             "--skip_existing",

@@ -23,7 +23,7 @@ FLOORS = (
     ("model",),
     ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
     ("fusion", "dataset", "gain_map"),
-    ("photos", "engine", "grouping"),
+    ("photos", "engine", "grouping", "cluster"),
     ("train", "inference", "evaluate", "export", "demo", "collect", "hubconf"),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
