@@ -104,7 +104,7 @@ def fuse_folder(
         if options.cluster:
             prepare = functools.partial(prepare_process, load_there(options), recipe, None)
             fused = on_cluster(options.cluster, prepare, work, options.send_files)
-            return finish_folder(fused, len(work), card, bar=not options.quiet)
+            return finish_folder(fused, len(work), card, not options.quiet, tidy=True)
         device = "cpu" if options.portable else options.device
         jobs = 1 if options.steady else options.jobs or possible_jobs(work, recipe, device)
         if jobs > 1:
@@ -342,11 +342,13 @@ def finish_folder(
     count: int,
     card: grouping.Card,
     bar: bool,
+    tidy: bool = False,
 ) -> int:
     """Works off a folder's brackets, and says which have failed; returns the exit status, 1 if any.
 
     fused: yields (Job, None or the reason of failure) for `count` brackets. bar: shows progress.
-    One line at the end says what has become of all photos.
+    tidy: removes what processes that died have left, also of brackets that others have fused. One
+    line at the end says what has become of all photos.
     """
     failures = 0
 
@@ -361,7 +363,8 @@ def finish_folder(
         tqdm(total=count, unit="bracket", disable=None if bar else True) as progress,
     ):
         for (_, path), failure in fused:
-            if isinstance(failure, ChildProcessError):
+            # A process may have died at it, even where another one has done it since.
+            if tidy or isinstance(failure, ChildProcessError):
                 for file in (path, photos.preview_path(path)):
                     utils.remove_unfinished(file)
             if failure is not None:

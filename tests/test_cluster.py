@@ -83,9 +83,9 @@ def test_a_worker_that_dies_costs_nothing(card, tmp_path):
                 time.sleep(0.01)
             workers[0].send_signal(signal.SIGKILL)
             _, error = program.communicate(timeout=120)
-    assert program.returncode == 1
+    assert program.returncode == 1, error
     lines = error.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 2, error
     assert "17_fused.jpg: not made: " in lines[0]
     assert "2.png" in lines[0]
     assert lines[1] == "inference.py: 39 brackets fused, 1 failed"
