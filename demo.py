@@ -5,6 +5,7 @@ of temporary files here, which is removed at the end.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib.util
 import os
@@ -16,13 +17,16 @@ import sys
 import tempfile
 import threading
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 import fusion
 import ghosts
+import grouping
 import photos
 import raw
 import utils
@@ -32,12 +36,35 @@ if TYPE_CHECKING:
     import gradio
 
 HOUR = 3600  # seconds; what was dropped longer than 24 hours ago is removed every hour
-REDUCED = 640  # pixels; longer side of the pictures that are fused while one tries
+REDUCED = 1600  # pixels; longer side of the pictures that are fused while one tries
+SHOWN_QUALITY = 92  # of the JPEG files that the page shows
+TALL, SMALL = 300, 110  # pixels; height of the place to drop photos on, before and after
+THUMBNAIL = 300  # pixels; width of an exposure among the others
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}
-SAMPLES = [
-    os.path.join(os.path.dirname(os.path.abspath(__file__)), "samples", f"{name}.jpg")
-    for name in ("under", "over")
-]
+SHOWN = (".jpg", ".png")  # formats that browsers show
+HERE = os.path.dirname(os.path.abspath(__file__))
+SAMPLES = [os.path.join(HERE, "samples", f"{name}.jpg") for name in ("under", "over")]
+SECONDS, ISO, BIAS = 0x829A, 0x8827, 0x9204  # EXIF's tags of an exposure's caption
+VIEWER = """${value ? `<div class="frame"><div class="pair" style="--width: ${value.width}px">
+<img class="right" src="${value.right}" alt="the result" draggable="false">
+<img class="left" src="${value.left}" alt="${value.name}" draggable="false">
+<span class="line"></span></div></div>
+<input class="split" type="range" min="0" max="100" value="50"
+ aria-label="How much of ${value.name} is shown beside the result">
+<p>${value.name} | the result${value.note} Drag to compare; click for 100 %.</p>` : ""}"""
+STYLE = """
+.frame { overflow: auto; max-height: max(calc(100vh - 390px), 260px); touch-action: pan-y; }
+.pair { position: relative; cursor: zoom-in; width: fit-content; margin: auto; }
+.pair img { display: block; max-height: max(calc(100vh - 390px), 260px); max-width: 100%;
+  user-select: none; }
+.pair .left { position: absolute; inset: 0; width: 100%; height: 100%;
+  clip-path: inset(0 calc(100% - var(--split, 50%)) 0 0); }
+.pair .line { position: absolute; top: 0; bottom: 0; left: var(--split, 50%); width: 2px;
+  margin-left: -1px; background: white; box-shadow: 0 0 3px black; pointer-events: none; }
+.split { width: 100%; }
+&.zoomed .pair { width: var(--width); cursor: zoom-out; margin: 0; }
+&.zoomed .pair img { width: 100%; max-width: none; max-height: none; }
+"""
 
 
 class Dropped(NamedTuple):
@@ -57,6 +84,7 @@ class Choice(NamedTuple):
     finish: float
     align: bool
     deghost: bool
+    gain_map: bool = False
 
     def recipe(self, result: str) -> photos.Recipe:
         """Returns the Recipe of inference.py for a result's file."""
@@ -67,6 +95,7 @@ class Choice(NamedTuple):
             flags += ["--finish", str(self.finish)]
         for flag, chosen in (("--align", self.align), ("--deghost", self.deghost)):
             flags += [flag, "auto" if chosen else "no"]
+        flags += ["--gain_map"] if self.gain_map else []
         return photos.recipe_of(TestOptions().parse(flags))
 
 
@@ -82,6 +111,7 @@ class Studio:
         self.loaded: dict[str, fusion.Network] = {}
         self.writing = threading.Lock()
         self.closed = False
+        self.prepared: tuple[Any, Any] = (None, None)  # the exposures of the last choice
 
     def network(self, look: str) -> fusion.Network:
         """Returns the network of a look; it is loaded once."""
@@ -90,11 +120,23 @@ class Studio:
             self.loaded[look] = photos.network_for(TestOptions().parse(flags))
         return self.loaded[look]
 
+    def sort(self, files: Sequence[str]) -> list[list[str]]:
+        """Returns the brackets among photos, as --folder finds them by EXIF and looks.
+
+        Photos that do not say when they were taken are one bracket.
+        """
+        card = grouping.Card({}, [], {}, [])
+        kept = grouping.without_doubles(list(files), card)
+        brackets = grouping.sort_photos(kept, grouping.Viewer(), card)
+        # What someone drops by hand is meant to be one scene, unless there are several for sure.
+        return brackets if len(brackets) > 1 and not card.problems else [kept]
+
     def read(self, files: Sequence[str]) -> Dropped:
         """Reads photos; ValueError where there are fewer than two, or they are of several kinds."""
         if len(files) < 2:
             raise ValueError("drop two or more exposures of one scene")
         photos.check_memory(files, photos.known_headers(files))
+        check_sizes(files)
         development = raw.common_development(files)
         reduced = []
         for file in files:
@@ -107,18 +149,41 @@ class Studio:
 
     def fuse_reduced(self, dropped: Dropped, choice: Choice) -> list[np.ndarray]:
         """Returns the reduced exposures, aligned if chosen, and the fused picture; 8-bit each."""
-        recipe = choice.recipe("result.png")
-        reference = photos.choose_reference(dropped.reduced, recipe)
-        opaque = [None] * len(dropped.reduced)
-        images, _, files = photos.prepared(
-            dropped.files, list(dropped.reduced), opaque, reference, recipe
-        )
+        recipe = choice._replace(gain_map=False).recipe("result.png")
+        key = dropped.files, choice.look, choice.align, choice.deghost
+        if self.prepared[0] != key:
+            reference = photos.choose_reference(dropped.reduced, recipe)
+            opaque = [None] * len(dropped.reduced)
+            images, _, files = photos.prepared(
+                dropped.files, list(dropped.reduced), opaque, reference, recipe
+            )
+            self.prepared = key, (images, len(files) < len(dropped.files))
+        images, fewer = self.prepared[1]
         network = self.network(choice.look)
         # The result may take the place of the first exposure.
         fused = photos.fuse_images(network, [image.copy() for image in images], recipe)
-        if len(files) < len(dropped.files):
+        if fewer:
             images = list(dropped.reduced)  # What was left out is shown all the same.
         return [utils.to_8_bit(image) for image in (*images, fused)]
+
+    def shown(self, picture: np.ndarray) -> str:
+        """Writes a picture for the page to show; returns its path."""
+        path = os.path.join(self.folder, secrets.token_hex(8), "shown.jpg")
+        os.mkdir(os.path.dirname(path))
+        utils.write_image(path, picture, quality=SHOWN_QUALITY)
+        return path
+
+    def save_all(self, brackets: Sequence[Sequence[str]], choice: Choice, extension: str) -> str:
+        """Fuses the full photos of several brackets; returns the path of a ZIP archive of them."""
+        folder = os.path.join(self.folder, secrets.token_hex(8))
+        os.mkdir(folder)
+        path = os.path.join(folder, "fused.zip")
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for files in tqdm(brackets, desc="fusing", unit="bracket", disable=False):
+                result = self.save(Dropped(list(files), []), choice, extension)
+                archive.write(result, os.path.basename(result))
+                shutil.rmtree(os.path.dirname(result), ignore_errors=True)
+        return path
 
     def save(self, dropped: Dropped, choice: Choice, extension: str) -> str:
         """Fuses the full photos as inference.py does, and writes the result with their metadata.
@@ -152,21 +217,52 @@ class Studio:
         return re.sub(folders, "", message)
 
 
+def check_sizes(files: Sequence[str]) -> None:
+    """Raises ValueError naming the files where their sizes do not fit each other."""
+    sizes = [utils.upright_size(file) for file in files]
+    first = sizes[0]
+    for file, size in zip(files, sizes, strict=True):
+        if first and size and not fusion.nearly_fits(size, first):
+            raise ValueError(
+                f"{files[0]} has {first[1]}x{first[0]} pixels, and {file} {size[1]}x{size[0]}: "
+                "exposures of one scene have one size"
+            )
+
+
+def caption_of(file: str) -> str:
+    """Returns a photo's name and how it was exposed."""
+    parts = [os.path.basename(file)]
+    with contextlib.suppress(OSError):
+        exif = raw.read_exif_values(file)
+        seconds, iso, bias = (exif.get(tag) for tag in (SECONDS, ISO, BIAS))
+        if isinstance(seconds, int | float) and seconds > 0:
+            parts.append(f"{seconds:g} s" if seconds >= 0.3 else f"1/{1 / seconds:.0f} s")
+        if isinstance(iso, int) and iso > 0:
+            parts.append(f"ISO {iso}")
+        if isinstance(bias, int | float):
+            parts.append(f"{bias:+.3g} EV")
+    return " · ".join(parts)
+
+
 class Controls(NamedTuple):
     """The parts of the page that the user or the program changes."""
 
     files: "gradio.Files"
+    folder: "gradio.UploadButton"
     sample: "gradio.Button"
+    bracket: "gradio.Radio"
+    viewer: "gradio.HTML"
+    compared: "gradio.Radio"
+    save: "gradio.Button"
+    save_all: "gradio.Button"
+    result: "gradio.DownloadButton"
     exposures: "gradio.Gallery"
     look: "gradio.Radio"
     finish: "gradio.Slider"
     aligned: "gradio.Checkbox"
     deghost: "gradio.Checkbox"
-    compared: "gradio.Radio"
-    slider: "gradio.ImageSlider"
+    gain_map: "gradio.Checkbox"
     file_format: "gradio.Radio"
-    save: "gradio.Button"
-    result: "gradio.File"
 
 
 def lay_out() -> Controls:
@@ -174,26 +270,53 @@ def lay_out() -> Controls:
     import gradio
 
     choices = [("a photo", "photo"), ("as in the paper", "paper")]
-    gradio.Markdown("# DeepFuse\nDrop two or more exposures of one scene.")
+    with open(os.path.join(HERE, "viewer.js"), encoding="utf-8") as file:
+        script = file.read()
     with gradio.Row():
-        with gradio.Column(scale=1):
-            files = gradio.Files(label="Exposures", elem_id="files")
-            sample = gradio.Button("Try the sample", elem_id="sample")
-            exposures = gradio.Gallery(label="From dark to bright", columns=3, height=180)
+        with gradio.Column(scale=4, min_width=320):
+            files = gradio.Files(
+                label="Drop two or more exposures of one scene, or a card of brackets",
+                elem_id="files",
+                height=TALL,
+            )
+            bracket = gradio.Radio([], label="Bracket", elem_id="bracket", visible=False)
+            viewer = gradio.HTML(
+                None,
+                html_template=VIEWER,
+                css_template=STYLE,
+                js_on_load=script,
+                elem_id="viewer",
+            )
+            compared = gradio.Radio(
+                [], label="Compare with", elem_id="compared", visible=False, show_label=False
+            )
+            with gradio.Row():
+                save = gradio.Button(
+                    "Fuse the full photo", variant="primary", elem_id="save", visible=False
+                )
+                save_all = gradio.Button("Fuse all brackets", elem_id="save_all", visible=False)
+                result = gradio.DownloadButton("Download", elem_id="result", visible=False)
+        with gradio.Column(scale=1, min_width=240):
+            gradio.Markdown("# DeepFuse")
+            with gradio.Row():
+                sample = gradio.Button("Try the sample", elem_id="sample", min_width=100)
+                folder = gradio.UploadButton(
+                    "Open a folder", file_count="directory", elem_id="folder", min_width=100
+                )
             look = gradio.Radio(choices, value="photo", label="Look", elem_id="look")
             finish = gradio.Slider(0, 2, 1, step=0.1, label="Finish", elem_id="finish")
             aligned = gradio.Checkbox(True, label="Align where needed", elem_id="align")
             deghost = gradio.Checkbox(True, label="Remove ghosts", elem_id="deghost")
-        with gradio.Column(scale=3):
-            compared = gradio.Radio([], label="Compare the result with", elem_id="compared")
-            slider = gradio.ImageSlider(label="Exposure | result", elem_id="slider")
-            with gradio.Row():
-                file_format = gradio.Radio(list(FORMATS), value="JPEG", label="Format")
-                save = gradio.Button("Fuse the full photos", variant="primary", elem_id="save")
-            result = gradio.File(label="Result", elem_id="result", interactive=False)
+            gain_map = gradio.Checkbox(
+                False, label="Gain map: shine on HDR screens", elem_id="gain_map"
+            )
+            file_format = gradio.Radio(list(FORMATS), value="JPEG", label="Format")
+            exposures = gradio.Gallery(
+                label="From dark to bright", columns=2, height=220, visible=False
+            )
     return Controls(
-        *(files, sample, exposures, look, finish, aligned, deghost),
-        *(compared, slider, file_format, save, result),
+        *(files, folder, sample, bracket, viewer, compared, save, save_all, result, exposures),
+        *(look, finish, aligned, deghost, gain_map, file_format),
     )
 
 
@@ -201,63 +324,140 @@ def wire(page: Controls, studio: Studio) -> None:
     """Connects the controls of the page that is being made with what they do."""
     import gradio
 
-    dropped, shown, saved = gradio.State(), gradio.State(), gradio.State()
+    brackets, dropped, shown = gradio.State([]), gradio.State(), gradio.State()
     said = functools.partial(said_in_the_page, studio)
 
-    def clear():
-        return None, [], gradio.Radio([], value=None), None, None, None
+    def outdated() -> Any:
+        """Returns the change of the download, if it is there, after another choice."""
+        return gradio.DownloadButton("Out of date: fuse again", value=None, interactive=False)
 
     @said
-    def read(paths):
+    def sort(paths):
+        """Finds the brackets among what was dropped."""
         if not paths:
-            return clear()
-        found = studio.read(paths)
-        names = [os.path.basename(file) for file in found.files]
-        cells = [(utils.to_8_bit(x), name) for x, name in zip(found.reduced, names, strict=True)]
-        numbered = [(name, number) for number, name in enumerate(names)]
-        return found, cells, gradio.Radio(numbered, value=0), None, None, None
+            return [], gradio.Radio([], visible=False), gradio.Button(visible=False)
+        found = studio.sort(paths)
+        names = [
+            (f"{grouping.stem(files[0])} ({len(files)})", number)
+            for number, files in enumerate(found)
+        ]
+        several = len(found) > 1
+        return (
+            found,
+            gradio.Radio(names, value=0, visible=several),
+            gradio.Button(visible=several),
+        )
 
     @said
-    def fuse(found, number, *chosen):
-        if found is None:
-            return None, None
-        pictures = studio.fuse_reduced(found, Choice(*chosen))
-        return pictures, compare(pictures, number)
+    def read(found, number):
+        """Reads a bracket."""
+        if not found:
+            return cleared()
+        read_now = studio.read(found[number or 0])
+        names = [(os.path.basename(file), k) for k, file in enumerate(read_now.files)]
+        cells = [
+            (utils.thumbnail(image, THUMBNAIL), caption_of(file))
+            for image, file in zip(read_now.reduced, read_now.files, strict=True)
+        ]
+        best = ghosts.telling_exposure(read_now.reduced)
+        return (
+            read_now,
+            gradio.Gallery(cells, visible=True),
+            gradio.Radio(names, value=best, visible=True),
+            gradio.Button(visible=True),
+            gradio.DownloadButton(visible=False),
+            gradio.Files(height=SMALL),
+        )
 
-    def compare(pictures, number):
-        return (pictures[number or 0], pictures[-1]) if pictures else None
+    def cleared():
+        return (
+            None,
+            gradio.Gallery(None, visible=False),
+            gradio.Radio([], value=None, visible=False),
+            gradio.Button(visible=False),
+            gradio.DownloadButton(visible=False),
+            gradio.Files(height=TALL),
+        )
+
+    @said
+    def fuse(found, number, look, finish, aligned, deghost):
+        """Fuses the reduced exposures."""
+        if found is None:
+            return None, None, gradio.DownloadButton(visible=False)
+        *exposures, fused = studio.fuse_reduced(found, Choice(look, finish, aligned, deghost))
+        pictures = [*map(studio.shown, exposures), studio.shown(fused)]
+        seen = pictures, fused.shape[1], ", reduced for this page."
+        return seen, compare(found, seen, number), outdated()
+
+    def compare(found, seen, number):
+        if not seen or found is None:
+            return None
+        (*exposures, result), width, note = seen
+        number = min(number or 0, len(exposures) - 1)
+        urls = {"left": exposures[number], "right": result}
+        urls = {side: f"/gradio_api/file={path}" for side, path in urls.items()}
+        name = os.path.basename(found.files[number])
+        return {**urls, "width": width, "name": name, "note": note}
 
     tracking = gradio.Progress(track_tqdm=True)
 
     @said
-    def fuse_all(found, before, name, look, finish, aligned, deghost, progress=tracking):
+    def fuse_full(found, seen, number, name, *chosen, progress=tracking):
+        """Fuses the full photo, and shows it."""
         if found is None:
             raise ValueError("drop two or more exposures of one scene")
         progress(0.1, "Reading and fusing")
-        path = studio.save(found, Choice(look, finish, aligned, deghost), FORMATS[name])
-        if before is not None:
-            shutil.rmtree(os.path.dirname(before), ignore_errors=True)
-        return path, path
+        extension = FORMATS[name]
+        path = studio.save(found, Choice(*chosen), extension)
+        header = utils.header_of(path)
+        pixels = f"{header.width}x{header.height} pixels" if header else ""
+        visible = path if extension in SHOWN else studio.shown(utils.read_image(path))
+        (*exposures, _), width, _ = seen
+        seen = [*exposures, visible], header.width if header else width, f", {pixels}."
+        button = gradio.DownloadButton(
+            f"Download {os.path.basename(path)}", value=path, interactive=True, visible=True
+        )
+        return seen, compare(found, seen, number), button
+
+    @said
+    def fuse_brackets(found, name, *chosen, progress=tracking):
+        """Fuses all brackets into an archive."""
+        progress(0.0, "Fusing all brackets")
+        path = studio.save_all(found, Choice(*chosen), FORMATS[name])
+        return gradio.DownloadButton(
+            f"Download {len(found)} photos", value=path, interactive=True, visible=True
+        )
 
     choice = [page.look, page.finish, page.aligned, page.deghost]
-    inputs, outputs = [dropped, page.compared, *choice], [shown, page.slider]
-    everything = [dropped, page.exposures, page.compared, page.result, shown, page.slider]
+    loaded = [dropped, page.exposures, page.compared, page.save, page.result, page.files]
+    inputs, outputs = [dropped, page.compared, *choice], [shown, page.viewer, page.result]
     # One at a time: warnings are caught for all threads at once, and every fusion uses all cores.
     alone: dict[str, Any] = {"concurrency_id": "work", "concurrency_limit": 1}
-    reading = page.files.change(read, page.files, everything, **alone)
-    reading.failure(clear, None, everything)  # Else the scene before would be fused.
-    changes: list[Callable] = [reading.success, page.finish.release]
+    sorted_into = [brackets, page.bracket, page.save_all]
+    changes: list[Callable] = []
+    for event, source in ((page.files.change, page.files), (page.folder.upload, page.folder)):
+        sorting = event(sort, source, sorted_into, **alone)
+        reading = sorting.success(read, [brackets, page.bracket], loaded, **alone)
+        for step in (sorting, reading):  # Else the scene before would be fused.
+            step.failure(cleared, None, loaded).then(lambda: (None, None), None, outputs[:2])
+        changes.append(reading.success)
+    changes.append(page.bracket.input(read, [brackets, page.bracket], loaded, **alone).success)
+    changes.append(page.finish.release)
     changes += [control.change for control in (page.look, page.aligned, page.deghost)]
     for change in changes:
-        tried = change(fuse, inputs, outputs, **alone)
-        tried.failure(lambda: (None, None), None, outputs)
+        change(fuse, inputs, outputs, **alone)  # After a failure, the last picture remains.
+    for control in (page.gain_map, page.file_format):
+        control.change(outdated, None, page.result)
     page.look.change(
         lambda look: gradio.Slider(interactive=look == "photo"), page.look, page.finish
     )
-    page.compared.select(compare, [shown, page.compared], page.slider)
+    page.compared.input(compare, [dropped, shown, page.compared], page.viewer)
     page.sample.click(lambda: SAMPLES, None, page.files)
-    full = [dropped, saved, page.file_format, *choice]
-    page.save.click(fuse_all, full, [page.result, saved], **alone)
+    everything = [*choice, page.gain_map]
+    full = [dropped, shown, page.compared, page.file_format, *everything]
+    page.save.click(fuse_full, full, outputs, **alone)
+    several = [brackets, page.file_format, *everything]
+    page.save_all.click(fuse_brackets, several, page.result, **alone)
 
 
 def said_in_the_page(studio: Studio, work: Callable) -> Callable:
@@ -320,7 +520,7 @@ def start(
         share=False,
         quiet=True,  # It would offer a public link.
         prevent_thread_lock=True,
-        allowed_paths=[os.path.dirname(SAMPLES[0])],
+        allowed_paths=[os.path.dirname(SAMPLES[0]), studio.folder],
         footer_links=[],
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )

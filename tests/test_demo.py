@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 
 import numpy as np
 import pytest
@@ -49,11 +50,11 @@ def test_photos_are_ordered_by_exposure(studio, files):
 
 
 def test_large_photos_are_reduced_for_the_page(studio, tmp_path):
-    files = [str(path) for path in write_bracket(tmp_path / "large", 800, 1000, gains=(0.3, 8))]
+    files = [str(path) for path in write_bracket(tmp_path / "large", 1600, 2000, gains=(0.3, 8))]
     dropped = studio.read(files)
-    assert [image.shape for image in dropped.reduced] == [(512, 640, 3)] * 2
+    assert [image.shape for image in dropped.reduced] == [(1280, 1600, 3)] * 2
     *exposures, fused = studio.fuse_reduced(dropped, PHOTO)
-    assert fused.shape == (512, 640, 3)
+    assert fused.shape == (1280, 1600, 3)
     assert all(np.array_equal(x, y) for x, y in zip(exposures, dropped.reduced, strict=True))
 
 
@@ -234,7 +235,7 @@ def test_files_are_removed_at_the_end(tmp_path, number):
 
 
 @pytest.fixture
-def browser():
+def browser(tmp_path):
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
@@ -243,12 +244,15 @@ def browser():
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(flag)
     options.add_argument("--window-size=1400,1000")
+    (tmp_path / "downloads").mkdir()
+    wishes = {"download.default_directory": str(tmp_path / "downloads")}
+    options.add_experimental_option("prefs", wishes)
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     yield driver
     driver.quit()
 
 
-def wait_for(found, seconds=60):
+def wait_for(found, seconds=30):
     """What a function returns as soon as it is true; fails after some seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -260,51 +264,148 @@ def wait_for(found, seconds=60):
     raise AssertionError("the page does not get there")
 
 
+class Visitor:
+    """Someone who uses the page in a browser."""
+
+    def __init__(self, browser, address, downloads):
+        self.browser, self.downloads = browser, downloads
+        browser.get(address)
+
+    def find(self, selector):
+        return self.browser.find_elements("css selector", selector)
+
+    def shown(self):
+        """The addresses of both pictures, left and right; empty until both are loaded."""
+        found = {
+            image.get_attribute("class"): image.get_attribute("src")
+            for image in self.find("#viewer img")
+            if image.get_property("naturalWidth") > 0
+        }
+        return [found[side] for side in ("left", "right")] if len(found) == 2 else []
+
+    def drop(self, files):
+        before = self.shown()
+        wait_for(lambda: self.find("#files input[type=file]"))[0].send_keys("\n".join(files))
+        return before
+
+    def changed(self, before):
+        return wait_for(lambda: self.shown() != before and self.shown())
+
+    def downloaded(self, name):
+        """Clicks on the download; returns the file that it brings."""
+        wait_for(lambda: name in self.find("#result")[0].text)
+        self.find("#result")[0].click()
+        path = self.downloads / name
+        wait_for(lambda: path.exists() and path.stat().st_size)
+        return path
+
+    def told(self):
+        """The messages that the page shows."""
+        return wait_for(lambda: " ".join(part.text for part in self.find(".toast-body")).strip())
+
+
+@pytest.fixture
+def visitor(browser, address, tmp_path):
+    return Visitor(browser, address, tmp_path / "downloads")
+
+
 @pytest.mark.slow
 @needs_browser
-def test_the_page_in_a_browser(address, browser, files, tmp_path):
-    """Drop, fuse, compare, drag, change the look, save, download; and a broken file."""
+def test_the_page_in_a_browser(visitor, tmp_path):
+    """Drop, fuse, compare, drag, zoom, change the look, fuse the full photo, download it."""
     from selenium.webdriver import ActionChains
 
-    def find(selector):
-        return browser.find_elements("css selector", selector)
+    find, shown = visitor.find, visitor.shown
+    files = [str(path) for path in write_bracket(tmp_path / "large", 900, 1200, extension=".jpg")]
+    visitor.drop([files[2], files[0]])
+    before = wait_for(shown)
+    assert [label.text for label in find("#compared label")] == ["1.jpg", "3.jpg"]  # dark to bright
 
-    def shown():
-        return [image.get_attribute("src") for image in find("#slider img")]
+    def split():
+        return float(find("#viewer .split")[0].get_attribute("value"))
 
-    browser.get(address)
-    entry = wait_for(lambda: find("#files input[type=file]"))[0]
-    entry.send_keys("\n".join([files[2], files[0]]))
-    before = wait_for(lambda: len(set(shown())) == 2 and shown())
-    names = [label.text for label in find("#compared label")]
-    assert names == ["1.jpg", "3.jpg"]  # dark to bright
+    pair = find("#viewer .pair")[0]
+    assert split() == 50
+    drag = ActionChains(visitor.browser).move_to_element(pair).click_and_hold()
+    drag.move_by_offset(-pair.size["width"] // 4, 0).release().perform()
+    wait_for(lambda: 20 < split() < 30)
+    small = pair.size["width"]
+    ActionChains(visitor.browser).move_to_element(pair).click().perform()
+    wait_for(lambda: pair.size["width"] == 1200 > small)
+    ActionChains(visitor.browser).move_to_element(pair).click().perform()
+    wait_for(lambda: pair.size["width"] == small)
 
-    handle = wait_for(lambda: find("#slider .inner, #slider [role=slider]"))[0]
-    place = handle.location["x"]
-    ActionChains(browser).drag_and_drop_by_offset(handle, -150, 0).perform()
-    wait_for(lambda: handle.location["x"] < place - 100)
-
-    find("#compared input")[1].click()
-    other = wait_for(lambda: shown()[0] != before[0] and shown())
+    (unchosen,) = [choice for choice in find("#compared input") if not choice.is_selected()]
+    unchosen.click()
+    other = wait_for(lambda: shown() and shown()[0] != before[0] and shown())
+    assert other[1] == before[1]
     find("#look input[value=paper]")[0].click()
-    wait_for(lambda: shown()[-1] != other[-1])
+    other = visitor.changed(other)
+    find("#look input[value=photo]")[0].click()
+    other = visitor.changed(other)
 
     find("#save")[0].click()
-    link = wait_for(lambda: find("#result a[href*=fused]"))[0].get_attribute("href")
-    assert link.endswith("1_fused.jpg")
-    with urllib.request.urlopen(link) as answer:
-        (tmp_path / "saved.jpg").write_bytes(answer.read())
-    assert utils.read_image(tmp_path / "saved.jpg").shape == (120, 160, 3)
+    full = visitor.changed(other)
+    assert full[1].endswith("/1_fused.jpg")
+    path = visitor.downloaded("1_fused.jpg")
+    expected = str(tmp_path / "command.jpg")
+    flags = ["--images", files[0], files[2], "--res", expected, "--quiet"]
+    assert inference.main(flags) == 0
+    with open(expected, "rb") as file:
+        assert path.read_bytes() == file.read()
+    find("#deghost input")[0].click()
+    wait_for(lambda: find("#result")[0].text == "Out of date: fuse again")
+    assert not visitor.changed(full)[1].endswith("/1_fused.jpg")
 
-    broken = tmp_path / "broken.jpg"
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_says_what_cannot_be_fused(visitor, files, tmp_path):
+    """It names the files, but not where they lie; the scene before is gone."""
+    find, shown = visitor.find, visitor.shown
+    visitor.drop([files[2], files[0]])
+    wait_for(shown)
+    broken, large = tmp_path / "broken.jpg", tmp_path / "large.png"
     broken.write_bytes(b"no picture")
-    entry = wait_for(lambda: find("#files input[type=file]"))[0]
-    entry.send_keys("\n".join([files[0], str(broken)]))
-    text = wait_for(lambda: " ".join(part.text for part in find(".toast-body")).strip())
-    assert "broken.jpg: not a picture" in text
-    assert str(tmp_path) not in text
-    wait_for(lambda: not shown() and not find("#compared label"))  # The scene before is gone.
+    utils.write_image(str(large), np.zeros((90, 200, 3), np.uint8))
+    for bad, text in ((broken, "broken.jpg: not a picture"), (large, "have one size")):
+        visitor.drop([files[0], str(bad)])
+        told = wait_for(lambda text=text: text in visitor.told() and visitor.told())
+        assert bad.name in told
+        assert str(tmp_path) not in told
+        wait_for(lambda: not shown())
+        assert not find("#compared label")
 
-    browser.get(address)
-    wait_for(lambda: find("#sample"))[0].click()
-    wait_for(lambda: len(set(shown())) == 2)
+
+@pytest.mark.slow
+@needs_browser
+def test_a_card_is_sorted_in_the_page(visitor, tmp_path):
+    """Two brackets, one after the other, and all of them in an archive."""
+    paths = []
+    for number, (bracket, gain) in enumerate((k, gain) for k in (1, 2) for gain in (0.3, 1, 4)):
+        data = exif(1).replace(b"12:00:00", f"12:{bracket:02}:{number:02}".encode())
+        data = data.replace((250).to_bytes(4, "big"), round(250 / gain).to_bytes(4, "big"))
+        paths.append(str(tmp_path / f"{number}.jpg"))
+        view = blocks(120, 160, seed=bracket) * 0.7
+        utils.write_image(paths[-1], expose(view, gain), metadata={"EXIF": data})
+    find, shown = visitor.find, visitor.shown
+    visitor.drop(paths)
+    before = wait_for(shown)
+    assert [label.text for label in find("#bracket label")] == ["0 (3)", "3 (3)"]
+    find("#bracket input")[1].click()
+    visitor.changed(before)
+    wait_for(lambda: [x.text for x in find("#compared label")] == ["3.jpg", "4.jpg", "5.jpg"])
+    find("#save_all")[0].click()
+    wait_for(lambda: find("#result")[0].text == "Download 2 photos")
+    find("#result")[0].click()
+    path = visitor.downloads / "fused.zip"
+    wait_for(path.exists)
+    with zipfile.ZipFile(path) as archive:
+        assert sorted(archive.namelist()) == ["0_fused.jpg", "3_fused.jpg"]
+
+
+def test_captions_say_how_a_photo_was_exposed(tmp_path):
+    path = str(tmp_path / "x.jpg")
+    utils.write_image(path, np.zeros((20, 30, 3), np.uint8), metadata={"EXIF": exif(1)})
+    assert demo.caption_of(path) == "x.jpg · 1/250 s"
+    assert demo.caption_of(str(tmp_path / "none.jpg")) == "none.jpg"
