@@ -442,7 +442,7 @@ def wire(page: Controls, studio: Studio) -> None:
             step.failure(cleared, None, loaded).then(lambda: (None, None), None, outputs[:2])
         changes.append(reading.success)
     changes.append(page.bracket.input(read, [brackets, page.bracket], loaded, **alone).success)
-    changes.append(page.finish.release)
+    changes.append(functools.partial(page.finish.change, trigger_mode="always_last"))
     changes += [control.change for control in (page.look, page.aligned, page.deghost)]
     for change in changes:
         change(fuse, inputs, outputs, **alone)  # After a failure, the last picture remains.
