@@ -5,6 +5,7 @@ dask.distributed is optional. Its workers run in a clone of this project, see do
 
 import contextlib
 import importlib.util
+import logging
 import os
 import tempfile
 import threading
@@ -39,6 +40,8 @@ def on_cluster(
     """
     import distributed
 
+    # What it warns of, such as a worker that dies, it also mends.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     try:
         client = distributed.Client(address, timeout=WAITING, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:

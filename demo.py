@@ -136,7 +136,7 @@ class Studio:
         if len(files) < 2:
             raise ValueError("drop two or more exposures of one scene")
         photos.check_memory(files, photos.known_headers(files))
-        check_sizes(files)
+        check_one_size(files)
         development = raw.common_development(files)
         reduced = []
         for file in files:
@@ -217,7 +217,7 @@ class Studio:
         return re.sub(folders, "", message)
 
 
-def check_sizes(files: Sequence[str]) -> None:
+def check_one_size(files: Sequence[str]) -> None:
     """Raises ValueError naming the files where their sizes do not fit each other."""
     sizes = [utils.upright_size(file) for file in files]
     first = sizes[0]
