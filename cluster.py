@@ -41,7 +41,7 @@ def on_cluster(
     import distributed
 
     # What it warns of, such as a worker that dies, it also mends.
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+    logging.getLogger("distributed.client").setLevel(logging.ERROR)
     try:
         client = distributed.Client(address, timeout=WAITING, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
