@@ -371,14 +371,11 @@ def fuse_scene(
         images = [resize(image, *recipe.size) for image in images]
         alphas = [None if alpha is None else resize(alpha, *recipe.size) for alpha in alphas]
     reference = choose_reference(images, recipe)
-    described, space = pictures[reference].metadata, pictures[reference].space
-    converted = any(picture.space is not None for picture in pictures)
+    described = pictures[reference].metadata
     dtype = recipe.fuse["dtype"] or np.result_type(*(p.dtype or p.pixels.dtype for p in pictures))
+    converted = any(picture.space is not None for picture in pictures)
     if converted:
-        extended = any(map(colour.exceeds_srgb, images))
-        recipe = recipe._replace(fuse={**recipe.fuse, "dtype": np.float32, "extended": extended})
-        if not extended:
-            images = [image.clip(0, 1) if image.dtype.kind == "f" else image for image in images]
+        images, recipe = as_floats(images, recipe)
     ring = ring_width(images[reference].shape[1], described, recipe)
     if ring:
         images = [in_a_ring(image, ring) for image in images]
@@ -406,8 +403,9 @@ def fuse_scene(
         captions = [os.path.basename(file) for file in files]
         sheet = utils.contact_sheet_row([*images, result], [*captions, "fused"], width=480)
     if converted:
+        space = pictures[reference].space
         if space is not None and not (space.profile and metadata.holds_profile(path)):
-            space = None
+            space = None  # The result is in sRGB.
             described = {name: chunk for name, chunk in described.items() if name != "ICC"}
         result = colour.from_srgb(result, space, dtype)
     whole = result.shape[:2] == pictures[reference].pixels.shape[:2]
@@ -416,6 +414,18 @@ def fuse_scene(
     return functools.partial(
         write_result, path, result, alpha, described, recipe.quality, sheet, gain
     )
+
+
+def as_floats(images: list[np.ndarray], recipe: Recipe) -> tuple[list[np.ndarray], Recipe]:
+    """Returns pictures, some of them converted to sRGB, and the recipe that fuses them as floats.
+
+    Only where a picture has colours that sRGB does not have are such colours made; so one scene
+    gives one photo, whatever the spaces of its files.
+    """
+    extended = any(map(colour.exceeds_srgb, images))
+    if not extended:
+        images = [image.clip(0, 1) if image.dtype.kind == "f" else image for image in images]
+    return images, recipe._replace(fuse={**recipe.fuse, "dtype": np.float32, "extended": extended})
 
 
 def ring_width(width: int, described: dict[str, bytes], recipe: Recipe) -> int:
