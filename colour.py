@@ -272,11 +272,16 @@ def fitted(colours: np.ndarray) -> np.ndarray:
     if outside.any():
         few = colours[outside]
         grey = few.mean(axis=1, keepdims=True).clip(0, 1)
-        offset = few - grey
-        room = np.where(offset > 0, 1 - grey, grey)
-        share = (room / np.maximum(np.abs(offset), 1e-9)).min(axis=1, keepdims=True).clip(0, 1)
-        result[outside] = (grey + offset * share).clip(0, 1)
+        result[outside] = desaturated(few, grey, 1).clip(0, 1)
     return result
+
+
+def desaturated(colours: np.ndarray, y: np.ndarray, white: float) -> np.ndarray:
+    """Returns RGB colours (N, 3), mixed with their grey y, (N, 1), to fit [0, white]."""
+    offset = colours - y
+    room = np.where(offset > 0, white - y, y)
+    share = room / np.maximum(np.abs(offset), 1e-9 * white)
+    return y + offset * np.minimum(share.min(axis=1, keepdims=True), 1)
 
 
 def in_strips(

@@ -45,7 +45,7 @@ COMPLAINTS = (b"Corrupt JPEG data", b"TIFF_Error", b"libpng error")  # what deco
 PADDING = b"extraneous bytes before marker 0xd9"  # what libjpeg says of what fills up a file, too
 # A program that decodes the file on its standard input, so that what is said is of this file alone.
 ALONE = (
-    "import sys, cv2, numpy as np; getattr(cv2, 'setLogLevel', None) or cv2.utils.logging;"
+    "import sys, cv2, numpy as np;"
     "(cv2.setLogLevel if hasattr(cv2, 'setLogLevel') else cv2.utils.logging.setLogLevel)(2);"
     "cv2.imdecode(np.frombuffer(sys.stdin.buffer.read(), np.uint8), cv2.IMREAD_UNCHANGED)"
 )

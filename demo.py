@@ -27,6 +27,7 @@ from tqdm import tqdm
 import fusion
 import ghosts
 import grouping
+import metadata
 import photos
 import raw
 import utils
@@ -44,7 +45,6 @@ FORMATS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}
 SHOWN = (".jpg", ".png")  # formats that browsers show
 HERE = os.path.dirname(os.path.abspath(__file__))
 SAMPLES = [os.path.join(HERE, "samples", f"{name}.jpg") for name in ("under", "over")]
-SECONDS, ISO, BIAS = 0x829A, 0x8827, 0x9204  # EXIF's tags of an exposure's caption
 VIEWER = """${value ? `<div class="frame"><div class="pair" style="--width: ${value.width}px">
 <img class="right" src="${value.right}" alt="the result" draggable="false">
 <img class="left" src="${value.left}" alt="${value.name}" draggable="false">
@@ -234,7 +234,7 @@ def caption_of(file: str) -> str:
     parts = [os.path.basename(file)]
     with contextlib.suppress(OSError):
         exif = raw.read_exif_values(file)
-        seconds, iso, bias = (exif.get(tag) for tag in (SECONDS, ISO, BIAS))
+        seconds, iso, bias = map(exif.get, (grouping.SECONDS, metadata.ISO, grouping.BIAS))
         if isinstance(seconds, int | float) and seconds > 0:
             parts.append(f"{seconds:g} s" if seconds >= 0.3 else f"1/{1 / seconds:.0f} s")
         if isinstance(iso, int) and iso > 0:

@@ -15,7 +15,7 @@ import utils
 from carried import PACKET, RDF, parsed_xmp
 from colour import srgb_to_linear
 from finish import along
-from headers import jpeg_segments
+from headers import behind_metadata, with_segments
 from metadata import XMP_HEADER
 
 FORMATS = (".jpg", ".jpeg")  # formats in which this program writes gain maps
@@ -148,16 +148,6 @@ def iso_metadata(largest: float) -> bytes:
     return head + b"".join(map(fraction, values))
 
 
-def with_segments(jpeg: bytes, segments: Sequence[tuple[int, bytes]]) -> bytes:
-    """Returns a JPEG file with segments, (marker, contents) each, behind its other metadata."""
-    ends = [end for marker, _, end in jpeg_segments(jpeg) if 0xE0 <= marker <= 0xEF]
-    place = max(ends, default=2)
-    added = b"".join(
-        struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments
-    )
-    return jpeg[:place] + added + jpeg[place:]
-
-
 def container_xmp(xmp: bytes, length: int) -> bytes:
     """Returns XMP, b"" for none, that names a gain map of `length` bytes behind the photo."""
     tree = parsed_xmp(xmp) if xmp else None
@@ -186,8 +176,7 @@ def one_file(photo: bytes, gain_file: bytes) -> bytes:
     version = (APP2, ISO + struct.pack(">HH", 0, 0))
     size_of_index = 4 + len(MPF) + 82
     place = len(with_segments(photo, [version])) - len(photo)
-    ends = [end for marker, _, end in jpeg_segments(photo) if 0xE0 <= marker <= 0xEF]
-    header = max(ends, default=2) + place + 4 + len(MPF)  # offsets count from here
+    header = behind_metadata(photo) + place + 4 + len(MPF)  # offsets count from here
     first = len(photo) + place + size_of_index
     index = b"MM\0*" + struct.pack(">IH", 8, 3)
     index += struct.pack(">HHI4s", 0xB000, 7, 4, b"0100")

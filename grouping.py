@@ -45,9 +45,9 @@ NO_RAW = (
     ".heif",
     ".hif",
 )  # formats of cameras, by which others are edits
-MAKE, MODEL, SERIAL, SOFTWARE = 0x010F, 0x0110, 0xA431, 0x0131  # EXIF's tags
-TIME, SUB_SECONDS, ZONE = 0x9003, 0x9291, 0x9011
-SECONDS, APERTURE, ISO, BIAS = 0x829A, 0x829D, 0x8827, 0x9204
+MAKE, MODEL, SERIAL = 0x010F, 0x0110, 0xA431  # EXIF's tags
+TIME, SUB_SECONDS = 0x9003, 0x9291
+SECONDS, APERTURE, BIAS = 0x829A, 0x829D, 0x9204
 FLASH, FOCAL_LENGTH = 0x9209, 0x920A
 
 Look = Callable[[str, str], "bool | None"]  # do two files show one scene? None: cannot be told
@@ -263,7 +263,7 @@ def read_shot(file: str, card: Card) -> "Shot | str":
         exif = raw.read_exif_values(file)
     except OSError as error:
         return one_line(error)
-    if exif.get(SOFTWARE) == PROGRAM:
+    if exif.get(metadata.SOFTWARE) == PROGRAM:
         card.left[file] = "a result of an earlier run"
         return ""
     header = None if raw.is_raw(file) else headers.read_header(file)
@@ -277,7 +277,7 @@ def read_shot(file: str, card: Card) -> "Shot | str":
         return float(value) if isinstance(value, int | float) else None
 
     start = to_seconds(exif.get(TIME), exif.get(SUB_SECONDS))
-    seconds, aperture, iso, bias = map(number, (SECONDS, APERTURE, ISO, BIAS))
+    seconds, aperture, iso, bias = map(number, (SECONDS, APERTURE, metadata.ISO, BIAS))
     if start is None or (seconds is None and bias is None):
         return (
             f"{file}: does not say when and how it was exposed; --group N takes N files each, "

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -250,6 +250,20 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == SCAN:
             return
         place = end
+
+
+def behind_metadata(jpeg: bytes) -> int:
+    """Returns the place behind a JPEG file's segments of metadata, APP0 to APP15."""
+    return max((end for marker, _, end in jpeg_segments(jpeg) if 0xE0 <= marker <= 0xEF), default=2)
+
+
+def with_segments(jpeg: bytes, segments: Iterable[tuple[int, bytes]]) -> bytes:
+    """Returns a JPEG file with segments, (marker, contents) each, behind its other metadata."""
+    place = behind_metadata(jpeg)
+    added = b"".join(
+        struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments
+    )
+    return jpeg[:place] + added + jpeg[place:]
 
 
 def boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:

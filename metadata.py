@@ -264,10 +264,7 @@ def jpeg_iptc(data: bytes) -> dict[str, bytes]:
 def jpeg_with_iptc(data: bytes, iptc: bytes) -> bytes:
     """Returns a JPEG file with IPTC added, behind its other metadata."""
     block = b"8BIM" + struct.pack(">HHI", IPTC_BLOCK, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
-    body = PHOTOSHOP + block
-    places = [end for marker, _, end in headers.jpeg_segments(data) if 0xE0 <= marker <= 0xEF]
-    place = max(places, default=2)
-    return data[:place] + struct.pack(">BBH", 0xFF, APP13, len(body) + 2) + body + data[place:]
+    return headers.with_segments(data, [(APP13, PHOTOSHOP + block)])
 
 
 def tiff_exif(file: IO[bytes], directory: bytes | None = None, iso: int | None = None) -> bytes:

@@ -276,7 +276,7 @@ def known_headers(files: Sequence[str]) -> list[Header]:
     known = []
     for file in files:
         header = utils.header_of(file)
-        if header and utils.space_of_file(file) is not None:
+        if header and utils.space_of_file(file, header) is not None:
             header = header._replace(dtype=np.dtype(np.float32))
         if header:
             known.append(header)

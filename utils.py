@@ -23,7 +23,7 @@ import numpy as np
 
 import decoders
 import raw
-from colour import Space, hdr_of, space_of
+from colour import Space, desaturated, hdr_of, space_of
 from decoders import exchange_red_and_blue, turn_upright
 from headers import Header, hdr_refusal, header_of_file, read_header
 from metadata import (
@@ -95,10 +95,13 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int] | None:
     return (header.width, header.height) if turned else (header.height, header.width)
 
 
-def space_of_file(path: str | os.PathLike) -> Space | None:
-    """Returns the colour space of a picture file, without decoding a pixel; None for sRGB."""
-    header = None if raw.is_raw(path) else read_header(path)
-    if header is None:
+def space_of_file(path: str | os.PathLike, header: Header | None = None) -> Space | None:
+    """Returns the colour space of a picture file, without decoding a pixel; None for sRGB.
+
+    header: the file's, where it is known already.
+    """
+    header = header or header_of(path)
+    if header is None or raw.is_raw(path):
         return None
     return space_of(read_profile(path), header.cicp, header.gamma)
 
@@ -499,14 +502,6 @@ def from_ycbcr(
             colours[outside] = desaturated(colours[outside], y[outside] * levels, levels)
         np.clip(image, 0, levels, out=image)
     return image.astype(dtype) if levels == 1 else np.rint(image, out=image).astype(dtype)
-
-
-def desaturated(colours: np.ndarray, y: np.ndarray, white: float) -> np.ndarray:
-    """Returns RGB colours (N, 3), mixed with the grey of their luma, (N, 1), to fit [0, white]."""
-    offset = colours - y
-    room = np.where(offset > 0, white - y, y)
-    share = room / np.maximum(np.abs(offset), 1e-9 * white)
-    return y + offset * np.minimum(share.min(axis=1, keepdims=True), 1)
 
 
 def quantise(image: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
