@@ -24,6 +24,7 @@ import raw
 import utils
 from brackets import find_folders, find_pictures, natural
 from carried import PROGRAM
+from maker_notes import Noted, read_notes
 from opts import one_line
 
 PAUSE = 30.0  # seconds without a photo, after which the next one always starts another bracket
@@ -59,7 +60,8 @@ class Shot(NamedTuple):
     start: seconds since 1970, by the camera's clock. seconds: exposure time, 0 where EXIF lacks it.
     exposure: in stops, higher for brighter pictures of one scene. bias: exposure bias in EV. focal:
     length in mm. Exposure, bias and focal length that EXIF lacks are None. camera: maker, model and
-    serial number. frame: height, width, orientation. flash: True where it fired.
+    serial number. frame: height, width, orientation. flash: True where it fired. noted: by the
+    maker, see maker_notes.py.
     """
 
     file: str
@@ -71,6 +73,7 @@ class Shot(NamedTuple):
     frame: tuple = ()
     focal: float | None = None
     flash: bool = False
+    noted: Noted = Noted()
 
 
 class Card(NamedTuple):
@@ -317,6 +320,8 @@ def to_seconds(time: object, fraction: object = None) -> float | None:
 
 def sort_shots(shots: Sequence[Shot], view: "Viewer", card: Card) -> list[list[str]]:
     """Returns brackets of shots, in the order of their times; notes singles on the card."""
+    notes = read_notes([shot.file for shot in shots])
+    shots = [shot._replace(noted=notes.get(shot.file, Noted())) for shot in shots]
     cameras: dict[tuple, list[Shot]] = {}
     # The sort is stable: by name within a second.
     for shot in sorted(shots, key=lambda shot: shot.start):
@@ -380,15 +385,30 @@ def starts_another(shot: Shot, part: Sequence[Shot], following: Shot | None = No
         return True
     if shot.focal and last.focal and abs(shot.focal - last.focal) > ZOOM * last.focal:
         return True
-    if is_taken(shot, part):
+    if is_noted_otherwise(shot, last):
         return True
     pause = pause_between(last, shot)
+    if shot.noted.number and shot.noted.number - 1 == last.noted.number:
+        return pause > WAIT
+    if is_taken(shot, part):
+        return True
     if pause > PAUSE:
         return True
     beside = [pause_between(a, b) for a, b in itertools.pairwise(part)]
     if not beside and following is not None:
         beside = [pause_between(shot, following)]
     return pause > SHORT and bool(beside) and pause > LONGER * max(*beside, SHORT / LONGER)
+
+
+def is_noted_otherwise(shot: Shot, last: Shot) -> bool:
+    """Returns True where the camera notes that a shot does not follow the last one in a bracket.
+
+    Only one of them is of a bracket, or its number is lower.
+    """
+    ours, theirs = shot.noted, last.noted
+    if None not in (ours.bracketing, theirs.bracketing) and ours.bracketing != theirs.bracketing:
+        return True
+    return ours.number is not None and theirs.number is not None and ours.number < theirs.number
 
 
 def pause_between(last: Shot, shot: Shot) -> float:
@@ -442,6 +462,8 @@ def completes(before: Sequence[Shot], after: Sequence[Shot]) -> bool:
     """Returns True where two parts differ in all exposures, and in nothing else."""
     last, shot = before[-1], after[0]
     if last.flash or shot.flash or last.frame != shot.frame or pause_between(last, shot) > WAIT:
+        return False
+    if is_noted_otherwise(shot, last):
         return False
     exposures = [one.exposure for one in (*before, *after)]
     if None in exposures:

@@ -15,6 +15,7 @@ import grouping
 import inference
 import utils
 from grouping import Shot, split_by_exif
+from maker_notes import Noted
 
 
 def shot(start, seconds, bias=0.0, iso=100, **more):
@@ -73,6 +74,16 @@ LONG, DARK = 1 / 15, 1 / 240
             [shot(2, DARK, frame=(40, 60, 6)), shot(3, 1 / 8, frame=(40, 60, 6))],
         ],
         [[shot(0, 1 / 60, focal=24.0)], [shot(1, LONG, focal=35.0), shot(2, 1 / 8, focal=35.0)]],
+        # The camera notes numbers: they begin again, and a slow hand is no other bracket.
+        [
+            [shot(0, DARK, noted=Noted(True, 1)), shot(1, 1 / 60, noted=Noted(True, 2))],
+            [shot(2, 1 / 30, noted=Noted(True, 1)), shot(60, 1 / 8, noted=Noted(True, 2))],
+        ],
+        # It notes that it does not bracket.
+        [
+            [shot(0, 1 / 125, noted=Noted(False))],
+            [shot(1, DARK, noted=Noted(True)), shot(2, 1 / 60, noted=Noted(True))],
+        ],
     ],
 )
 def test_what_exif_proposes(brackets):
