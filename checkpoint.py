@@ -6,6 +6,7 @@
     run         command, versions and machine, see run_record
     epoch, step, loss_sum, loss, lr, seconds, val, data
                 the State of training
+    precision   the type of the convolutions in training
     trained, optimizer, scaler
                 in latest.pth and previous.pth only: what resuming needs beside the above
 
@@ -39,9 +40,11 @@ from model import (
     LumaNetwork,
     ReleasedDeepFuse,
     build,
+    choose_device,
     fold_batch_norm,
     is_finite,
 )
+from precision import precision_note
 
 # Names of layers in the earlier PyTorch implementation (SunnerLi/DeepFuse.pytorch), and ours. Its
 # layer3 is the addition, which has no parameters.
@@ -398,6 +401,8 @@ def summary(path: str | os.PathLike) -> Iterator[str]:
         epoch = max(scores)
         name = "MEF-SSIM" if not isinstance(network, BetweenNetwork) else "score"
         yield f"validation {name}: {scores[epoch]:.4f}, of epoch {epoch}"
+    if not isinstance(network, BetweenNetwork | ReleasedDeepFuse):
+        yield f"here: {precision_note('auto', choose_device('auto'))}"
     run = checkpoint.get("run", {})
     if "command" in run:
         versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())

@@ -30,6 +30,7 @@ from model import (
     prepare,
 )
 from muon import Muon
+from precision import type_name
 from scores import mefb_score
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "muon": Muon}
@@ -225,6 +226,7 @@ class Learner:
         self.optimizer = OPTIMIZERS[optimizer](model.parameters())
         # float16 gradients would vanish unscaled; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.dtype = dtype
         self.step_loss: nn.Module = StepLoss(model, criterion, dtype, power)
         if processes.count > 1:
             cuda = device.type == "cuda"
@@ -311,6 +313,7 @@ class Learner:
             "trained": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "precision": type_name(self.dtype),
             **vars(self.state),
         }
 

@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 import between
 from arrays import local_mean
 from between import HALVINGS, STEP
+from precision import choose_precision
 from pyramid import LOCAL, is_coarsest, tilted_mean
 from tiles import Area
 
@@ -369,10 +370,10 @@ def prepare(model: Network, precision: str = "auto") -> Network:
     """Returns a network that fuses faster and equals `model` but for rounding.
 
     precision: type of C2 to C4, which do 99 % of the arithmetic: "float32", "bfloat16", "float16",
-        or "auto" for the one that is fast on the network's device. C1 and C5 stay in float32, so
-        that neither the pictures nor the result are rounded to the few levels of 16-bit floats.
-        A ReleasedDeepFuse computes in float32, as the release does, and so does a BetweenNetwork,
-        which is fast enough.
+        or "auto" for the one that is fast on the network's device, see precision.py. C1 and C5
+        stay in float32, so that neither the pictures nor the result are rounded to the few levels
+        of 16-bit floats. A ReleasedDeepFuse computes in float32, as the release does, and so does a
+        BetweenNetwork, which is fast enough.
 
     Raises ValueError where these are asked for another type.
     """
@@ -448,14 +449,3 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device {name}: neither a CPU nor a CUDA GPU")
     return device
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Returns the type of the convolutions; "auto" is the one that is fast on this device."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    # Older versions of PyTorch do not report capabilities; float32 works everywhere.
-    has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") else torch.float32

@@ -757,8 +757,8 @@ def add_precision_option(parser) -> None:
         "--precision",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="number type of the convolutions, auto being the one that the device is fast in; "
-        "everything else is float32",
+        help="number type of the convolutions, auto being the one that the device is fast in, "
+        "as measured on a CPU; everything else is float32",
     )
 
 

@@ -114,13 +114,17 @@ def network_for(options: argparse.Namespace) -> fusion.Network:
     gc.disable()  # The garbage collector only slows the import of PyTorch.
     from checkpoint import load_between, load_model
     from model import choose_device, prepare
+    from precision import precision_note
 
     gc.freeze()  # Nothing of PyTorch is garbage; searching it would take 0.07 s.
     gc.enable()
     device = choose_device(options.device)
     if options.look == "photo":
         return prepare(load_between(options.model, device), options.precision)
-    return prepare(load_model(options.model, device), options.precision)
+    network = prepare(load_model(options.model, device), options.precision)
+    if options.verbose:
+        print(f"{options.model}: {precision_note(options.precision, device)}", file=sys.stderr)
+    return network
 
 
 def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:

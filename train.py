@@ -28,6 +28,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -64,10 +65,10 @@ from model import (
     BetweenNetwork,
     DeepFuse,
     PyramidDeepFuse,
-    choose_precision,
     device_of,
 )
 from opts import TrainOptions, run
+from precision import PRECISIONS, choose_precision, type_name
 from tiles import is_out_of_memory
 
 LOG_FIELDS = ("epoch", "loss", "val_score", "lr", "seconds")
@@ -250,11 +251,12 @@ def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
         criterion = MEF_SSIM_Loss(options.scales, options.loss, options.luminance_weight)
     if options.init and not options.resume:
         start_from(model, options.init)
+    before = load_latest(options.resume, vars(options), processes.count) if options.resume else {}
     learner = Learner(
         model,
         criterion,
         processes,
-        dtype=choose_precision(options.precision, processes.device),
+        dtype=training_precision(options, before, processes),
         ema=options.ema,
         noise=options.noise,
         power=options.loss_power,
@@ -262,13 +264,28 @@ def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
         centred=not options.uncentred,
         seed=options.seed,
     )
-    if options.resume:
-        checkpoint = load_latest(options.resume, vars(options), processes.count)
+    if before:
         try:
-            learner.load_state_dict(checkpoint)
+            learner.load_state_dict(before)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{options.resume}: its state of training does not fit") from error
     return learner
+
+
+def training_precision(
+    options: argparse.Namespace, before: Mapping[str, Any], processes: Processes
+) -> torch.dtype:
+    """Returns the type of the convolutions; "auto" is that of the checkpoint that is resumed from.
+
+    So a run goes on exactly, also on a machine that is faster in another type. All processes take
+    the type that the first one finds fast.
+    """
+    name = options.precision
+    if name == "auto" and before.get("precision") in PRECISIONS:
+        name = before["precision"]
+    chosen = type_name(choose_precision(name, processes.device))
+    (number,) = processes.sum(PRECISIONS.index(chosen) if processes.first else 0)
+    return getattr(torch, PRECISIONS[int(number)])
 
 
 def start_from(model: nn.Module, path: str) -> None:

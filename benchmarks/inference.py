@@ -186,12 +186,12 @@ def matrix_peak(queue):
     """
     import torch
 
-    from model import choose_precision
+    from precision import choose_precision, type_name
 
     dtype = choose_precision("auto", torch.device("cpu"))
     a = torch.randn(4096, 4096).to(dtype)
     speed = 2 * 4096**3 / median_seconds(lambda: a @ a, 5)
-    queue.put((speed, str(dtype), torch.get_num_threads()))
+    queue.put((speed, type_name(dtype), torch.get_num_threads()))
 
 
 def commands(folder, images, repeat):

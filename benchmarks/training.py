@@ -25,8 +25,9 @@ import utils  # noqa: E402
 from dataset import BracketedDataset, EpochBatches, make_loader  # noqa: E402
 from engine import Learner, Processes, Schedule  # noqa: E402
 from loss import MEF_SSIM_Loss  # noqa: E402
-from model import build, choose_device, choose_precision  # noqa: E402
+from model import build, choose_device  # noqa: E402
 from opts import keep_freed_memory, number  # noqa: E402
+from precision import choose_precision, type_name  # noqa: E402
 
 
 def write_scenes(folder, count, height=600, width=900):
@@ -135,7 +136,7 @@ def main(argv=None):
         write_scenes(folder, options.batch_size)
         methods = {"earlier way": lambda: time_earlier(folder, *common)}
         for precision in ("float32", "auto"):
-            name = f"train.py, {str(choose_precision(precision, device)).removeprefix('torch.')}"
+            name = f"train.py, {type_name(choose_precision(precision, device))}"
             methods.setdefault(
                 name,
                 lambda precision=precision: time_ours(folder, *common, precision, options.workers),

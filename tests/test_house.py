@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Files import files of lower floors alone, so that no circle is possible.
 FLOORS = (
-    ("opts", "arrays", "tiles", "headers", "muon", "processes", "maker_notes"),
+    ("opts", "arrays", "tiles", "headers", "muon", "processes", "maker_notes", "precision"),
     ("metadata", "colour", "windows", "pyramid"),
     ("raw", "decoders", "carried"),
     ("utils", "loss", "portable", "refinement"),
