@@ -38,6 +38,7 @@ BETTER = 0.8  # share of its cost below which another reference is preferred
 GLARE = 60.0  # levels that a large clipped area may add at its middle, half of it at its border
 REACH = (3.0, 12.0)  # pixels of reduced pictures; standard deviations of its spread
 BLACK, WHITE = 16, 250  # levels of 255; a pixel below or from there on tells too little
+NEARLY_WHITE = 230  # level of 255; a colour whose channels all lie above may be any brighter one
 LIGHT = 96  # levels of 255; a pixel from there on has little noise
 STRIP = 64  # rows of a full picture that are replaced at a time
 PATCH = 9  # pixels of reduced pictures; side of the least area that another exposure tells of
@@ -530,7 +531,14 @@ class Rendering(NamedTuple):
         places: of these colours, where they are known already.
         """
         offsets = self.offsets.at(places or self.places(colours))
-        return np.clip(between_levels(self.levels, colours) + offsets, 0, 255)
+        shown = np.clip(between_levels(self.levels, colours) + offsets, 0, 255)
+        # A clipped channel stands for all that is brighter, up to the sun. Where another one of the
+        # colour is not clipped, such as of skin in sunlight, it stands for little more than its own
+        # level; else red alone would become very bright.
+        low = np.minimum(shown, self.levels[:, -2] + NOISE)
+        least = colours.min(axis=1).astype(np.float64)
+        white = np.clip((least - NEARLY_WHITE) / (255 - NEARLY_WHITE), 0, 1)
+        return low + white[:, None] * (shown - low)
 
     def distances(self, colours: np.ndarray, others: np.ndarray) -> tuple[Places, np.ndarray]:
         """Returns the places of colours, and how far another exposure's leave theirs, (P, C)."""
@@ -566,6 +574,7 @@ def replace(
     soft, shown = softened(moved), rendered(*small, static, near)
     here, there = utils.as_grey(small[1]), utils.as_grey(small[0])
     levels = level_map(here[static], there[static])[2].astype(np.float32)
+    levels[WHITE:] = levels[WHITE]  # What is clipped has no detail, and noise must not get it.
     shown -= cv2.LUT(here, levels)[..., None]
     white = utils.white_level(image.dtype)
     result = image.copy()

@@ -292,3 +292,33 @@ def test_areas_mostly_inside_of_others():
     found = ghosts.mostly_inside(mask, other)
     assert found[10:20, 10:30].all()
     assert found.sum() == 200
+
+
+def sunlit():
+    """Colours of a scene, (N, 3), as two exposures show them, two and a half stops apart."""
+    rng = np.random.default_rng(0)
+    light = rng.random((4000, 1)) ** 3 * 12 * (1 + 0.1 * rng.standard_normal((4000, 3)))
+    encoded = [np.clip(gain * light, 0, 1) ** (1 / 2.2) for gain in (0.18, 1.0)]
+    dark, bright = ((255 * image).round().astype(np.uint8) for image in encoded)
+    return dark, bright
+
+
+def test_skin_in_sunlight_does_not_turn_red():
+    """Its red is clipped, and white is far brighter in the darker exposure than it is."""
+    dark, bright = sunlit()
+    static = np.ones((1, len(dark)), bool)
+    rendering = ghosts.Rendering.learn(bright[None], dark[None], static)
+    (white, skin) = rendering.of(np.array([[255, 255, 255], [255, 222, 205]], np.uint8))
+    assert white.min() > 140
+    assert skin[0] < 1.35 * skin[1]
+
+
+def test_what_is_clipped_gets_no_noise():
+    """Of what is nearly white, a level more or less is much light in a darker exposure."""
+    dark, bright = (image.reshape(40, 100, 3).repeat(8, 0).repeat(8, 1) for image in sunlit())
+    bright[:, :400] = np.random.default_rng(1).integers(251, 256, (320, 400, 1))
+    small = [cv2.resize(image, (200, 80), interpolation=cv2.INTER_AREA) for image in (dark, bright)]
+    moved = np.zeros((80, 200), bool)
+    moved[:, :90] = True
+    shown = ghosts.replace(dark, bright, moved, (small[0], small[1]), ~moved)[:, 40:320]
+    assert shown.std(axis=(0, 1)).max() < 6
