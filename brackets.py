@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 
 import raw
 
@@ -32,24 +33,30 @@ def find_folders(folder: str | os.PathLike) -> list[str]:
 
 
 def find_pictures(folder: str | os.PathLike) -> list[str]:
-    """Finds a folder's files with a picture's extension, in natural order, but no hidden ones.
+    """Finds the pictures in a folder, see pictures_among, in natural order."""
+    names = sorted(os.listdir(folder), key=natural)
+    return pictures_among([os.path.join(folder, name) for name in names])
+
+
+def pictures_among(paths: Sequence[str]) -> list[str]:
+    """Returns the files with a picture's extension, but no hidden ones, in their order.
 
     Of a RAW file and the camera's picture of the same name, only the RAW file counts or, where it
     could not be developed, only the picture.
     """
     files = [
-        file
-        for file in sorted(os.listdir(folder), key=natural)
-        if file.lower().endswith((*EXTENSIONS, *raw.RAW_EXTENSIONS))
-        and not file.startswith(".")
-        and not os.path.isdir(os.path.join(folder, file))
+        path
+        for path in paths
+        if path.lower().endswith((*EXTENSIONS, *raw.RAW_EXTENSIONS))
+        and not os.path.basename(path).startswith(".")
+        and not os.path.isdir(path)
     ]
-    stems = [os.path.splitext(file)[0].lower() for file in files]
+    stems = [os.path.splitext(os.path.basename(file))[0].lower() for file in files]
     raws = {stem for stem, file in zip(stems, files, strict=True) if raw.is_raw(file)}
     doubled = raws & {stem for stem, file in zip(stems, files, strict=True) if not raw.is_raw(file)}
     left_out = not raw.can_develop() if doubled else False
     return [
-        os.path.join(folder, file)
+        file
         for stem, file in zip(stems, files, strict=True)
         if stem not in doubled or raw.is_raw(file) != left_out
     ]

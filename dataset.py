@@ -24,7 +24,7 @@ from brackets import find_scenes
 
 PAIRS = ("any", "extreme", "far")
 MAX_STACK = 5  # exposures drawn from one scene, at most
-SHIFT, NOISE = 1.0, 0.02  # pixels and standard deviation by which pictures are degraded, at most
+SHIFT, NOISE = 0.3, 0.02  # pixels and standard deviation by which pictures are degraded, at most
 QUALITY = (40, 98)  # range of the JPEG quality at which they are
 ENCODING = 2.2  # sRGB's power, nearly: light doubles where a level grows by 2^(1/2.2)
 

@@ -31,6 +31,7 @@ import metadata
 import photos
 import raw
 import utils
+from brackets import pictures_among
 from opts import DemoOptions, TestOptions, how_to_install, one_line, run
 
 if TYPE_CHECKING:
@@ -41,9 +42,24 @@ REDUCED = 1600  # pixels; longer side of the pictures that are fused while one t
 SHOWN_QUALITY = 92  # of the JPEG files that the page shows
 TALL, SMALL = 300, 110  # pixels; height of the place to drop photos on, before and after
 THUMBNAIL = 300  # pixels; width of an exposure among the others
+STRIP = 8  # brackets beside each other
+NAMED = 3  # files that are left alone, at most, that a message names
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}
 SHOWN = (".jpg", ".png")  # formats that browsers show
 HERE = os.path.dirname(os.path.abspath(__file__))
+PICTURES = os.path.join(HERE, "docs", "images")
+EXPLAINED = (
+    ("look.jpg", "<b>Look</b>: as in the paper | a photo."),
+    ("finish.jpg", "<b>Finish</b>: 0, 0.5, 1 and 1.5. It scales tone and colour."),
+    ("align.jpg", "<b>Align</b>: hand-held exposures without it | with it."),
+    ("deghost.jpg", "<b>Remove ghosts</b>: people who walk, without it | with it."),
+    (
+        "gain_map.jpg",
+        "<b>Gain map</b>: the photo | the map | what an ordinary screen shows | what an HDR screen "
+        "shows, on which windows and lamps shine; both two stops darker here.",
+    ),
+)
+FORMAT = "<b>Format</b>: JPEG is small, and can have a gain map; PNG and TIFF keep 16 bits."
 SAMPLES = [os.path.join(HERE, "samples", f"{name}.jpg") for name in ("under", "over")]
 VIEWER = """${value ? `<div class="frame"><div class="pair" style="--width: ${value.width}px">
 <img class="right" src="${value.right}" alt="the result" draggable="false">
@@ -64,6 +80,11 @@ STYLE = """
 .split { width: 100%; }
 &.zoomed .pair { width: var(--width); cursor: zoom-out; margin: 0; }
 &.zoomed .pair img { width: 100%; max-width: none; max-height: none; }
+"""
+FIGURES = """
+summary { cursor: pointer; }
+figure { margin: 12px 0; }
+img { width: 100%; }
 """
 
 
@@ -121,12 +142,17 @@ class Studio:
         return self.loaded[look]
 
     def sort(self, files: Sequence[str]) -> list[list[str]]:
-        """Returns the brackets among photos, as --folder finds them by EXIF and looks.
+        """Returns the brackets among files, as --folder finds them by EXIF and looks.
 
-        Photos that do not say when they were taken are one bracket.
+        Photos that do not say when they were taken are one bracket. Warns of files that are none.
         """
         card = grouping.Card({}, [], {}, [])
-        kept = grouping.without_doubles(list(files), card)
+        kept = pictures_among(files)
+        others = sorted({os.path.basename(file) for file in {*files} - {*kept}})
+        if others:
+            names = ", ".join([*others[:NAMED], *(["..."] if len(others) > NAMED else [])])
+            warnings.warn(f"no photos, or also there as RAW: {names}", stacklevel=2)
+        kept = grouping.without_doubles(kept, card)
         brackets = grouping.sort_photos(kept, grouping.Viewer(), card)
         # What someone drops by hand is meant to be one scene, unless there are several for sure.
         return brackets if len(brackets) > 1 and not card.problems else [kept]
@@ -250,7 +276,7 @@ class Controls(NamedTuple):
     files: "gradio.Files"
     folder: "gradio.UploadButton"
     sample: "gradio.Button"
-    bracket: "gradio.Radio"
+    strip: "gradio.Gallery"
     viewer: "gradio.HTML"
     compared: "gradio.Radio"
     save: "gradio.Button"
@@ -279,7 +305,14 @@ def lay_out() -> Controls:
                 elem_id="files",
                 height=TALL,
             )
-            bracket = gradio.Radio([], label="Bracket", elem_id="bracket", visible=False)
+            strip = gradio.Gallery(
+                label="Brackets",
+                elem_id="strip",
+                columns=STRIP,
+                height=SMALL,
+                allow_preview=False,
+                visible=False,
+            )
             viewer = gradio.HTML(
                 None,
                 html_template=VIEWER,
@@ -296,6 +329,7 @@ def lay_out() -> Controls:
                 )
                 save_all = gradio.Button("Fuse all brackets", elem_id="save_all", visible=False)
                 result = gradio.DownloadButton("Download", elem_id="result", visible=False)
+            gradio.HTML(explanations(), elem_id="explained", css_template=FIGURES)
         with gradio.Column(scale=1, min_width=240):
             gradio.Markdown("# DeepFuse")
             with gradio.Row():
@@ -315,53 +349,48 @@ def lay_out() -> Controls:
                 label="From dark to bright", columns=2, height=220, visible=False
             )
     return Controls(
-        *(files, folder, sample, bracket, viewer, compared, save, save_all, result, exposures),
+        *(files, folder, sample, strip, viewer, compared, save, save_all, result, exposures),
         *(look, finish, aligned, deghost, gain_map, file_format),
     )
 
 
-def wire(page: Controls, studio: Studio) -> None:
-    """Connects the controls of the page that is being made with what they do."""
-    import gradio
+class Answers:
+    """The page's answers to what is done in it: new values for its controls, or changes of them.
 
-    brackets, dropped, shown = gradio.State([]), gradio.State(), gradio.State()
-    said = functools.partial(said_in_the_page, studio)
+    Arguments are values of controls. found: the brackets; read: the Dropped that is shown; seen:
+    the files of its exposures and of the result, the result's width, and a note on it.
+    """
 
-    def outdated() -> Any:
-        """Returns the change of the download, if it is there, after another choice."""
-        return gradio.DownloadButton("Out of date: fuse again", value=None, interactive=False)
+    def __init__(self, studio: Studio):
+        self.studio = studio
 
-    @said
-    def sort(paths):
-        """Finds the brackets among what was dropped."""
+    def sort(self, paths: Sequence[str] | None) -> tuple:
+        """Finds the brackets among what was dropped, for the strip and the button below."""
+        import gradio
+
         if not paths:
-            return [], gradio.Radio([], visible=False), gradio.Button(visible=False)
-        found = studio.sort(paths)
-        names = [
-            (f"{grouping.stem(files[0])} ({len(files)})", number)
-            for number, files in enumerate(found)
-        ]
+            return [], 0, gradio.Gallery(None, visible=False), gradio.Button(visible=False)
+        found = self.studio.sort(paths)
         several = len(found) > 1
-        return (
-            found,
-            gradio.Radio(names, value=0, visible=several),
-            gradio.Button(visible=several),
-        )
+        cells = [strip_cell(files) for files in found] if several else []
+        strip = gradio.Gallery(cells, selected_index=0 if several else None, visible=several)
+        return found, 0, strip, gradio.Button(visible=several)
 
-    @said
-    def read(found, number):
+    def read(self, found: list[list[str]], number: int) -> tuple:
         """Reads a bracket."""
+        import gradio
+
         if not found:
-            return cleared()
-        read_now = studio.read(found[number or 0])
-        names = [(os.path.basename(file), k) for k, file in enumerate(read_now.files)]
+            return self.cleared()
+        read = self.studio.read(found[number])
+        names = [(os.path.basename(file), k) for k, file in enumerate(read.files)]
         cells = [
             (utils.thumbnail(image, THUMBNAIL), caption_of(file))
-            for image, file in zip(read_now.reduced, read_now.files, strict=True)
+            for image, file in zip(read.reduced, read.files, strict=True)
         ]
-        best = ghosts.telling_exposure(read_now.reduced)
+        best = ghosts.telling_exposure(read.reduced)
         return (
-            read_now,
+            read,
             gradio.Gallery(cells, visible=True),
             gradio.Radio(names, value=best, visible=True),
             gradio.Button(visible=True),
@@ -369,7 +398,11 @@ def wire(page: Controls, studio: Studio) -> None:
             gradio.Files(height=SMALL),
         )
 
-    def cleared():
+    @staticmethod
+    def cleared() -> tuple:
+        """Returns what `read` does, of nothing."""
+        import gradio
+
         return (
             None,
             gradio.Gallery(None, visible=False),
@@ -379,85 +412,141 @@ def wire(page: Controls, studio: Studio) -> None:
             gradio.Files(height=TALL),
         )
 
-    @said
-    def fuse(found, number, look, finish, aligned, deghost):
-        """Fuses the reduced exposures."""
-        if found is None:
-            return None, None, gradio.DownloadButton(visible=False)
-        *exposures, fused = studio.fuse_reduced(found, Choice(look, finish, aligned, deghost))
-        pictures = [*map(studio.shown, exposures), studio.shown(fused)]
-        seen = pictures, fused.shape[1], ", reduced for this page."
-        return seen, compare(found, seen, number), outdated()
+    @staticmethod
+    def outdated() -> Any:
+        """Returns the change of the download, if it is there, after another choice."""
+        import gradio
 
-    def compare(found, seen, number):
-        if not seen or found is None:
+        return gradio.DownloadButton("Out of date: fuse again", value=None, interactive=False)
+
+    def fuse(self, read: Dropped | None, number: int | None, *chosen: Any) -> tuple:
+        """Fuses the reduced exposures."""
+        import gradio
+
+        if read is None:
+            return None, None, gradio.DownloadButton(visible=False)
+        *exposures, fused = self.studio.fuse_reduced(read, Choice(*chosen))
+        pictures = [*map(self.studio.shown, exposures), self.studio.shown(fused)]
+        seen = pictures, fused.shape[1], ", reduced for this page."
+        return seen, self.compare(read, seen, number), self.outdated()
+
+    @staticmethod
+    def compare(read: Dropped | None, seen: Sequence | None, number: int | None) -> dict | None:
+        """Returns what the viewer shows: an exposure beside the result."""
+        if not seen or read is None:
             return None
         (*exposures, result), width, note = seen
         number = min(number or 0, len(exposures) - 1)
-        urls = {"left": exposures[number], "right": result}
-        urls = {side: f"/gradio_api/file={path}" for side, path in urls.items()}
-        name = os.path.basename(found.files[number])
-        return {**urls, "width": width, "name": name, "note": note}
+        name = os.path.basename(read.files[number])
+        pictures = {"left": address_of(exposures[number]), "right": address_of(result)}
+        return {**pictures, "width": width, "name": name, "note": note}
 
-    tracking = gradio.Progress(track_tqdm=True)
+    def fuse_full(
+        self,
+        read: Dropped | None,
+        seen: Sequence,
+        number: int | None,
+        name: str,
+        *chosen: Any,
+        progress: Any,
+    ) -> tuple:
+        """Fuses the full photo, and shows it. name: of its format."""
+        import gradio
 
-    @said
-    def fuse_full(found, seen, number, name, *chosen, progress=tracking):
-        """Fuses the full photo, and shows it."""
-        if found is None:
+        if read is None:
             raise ValueError("drop two or more exposures of one scene")
         progress(0.1, "Reading and fusing")
         extension = FORMATS[name]
-        path = studio.save(found, Choice(*chosen), extension)
+        path = self.studio.save(read, Choice(*chosen), extension)
         header = utils.header_of(path)
         pixels = f"{header.width}x{header.height} pixels" if header else ""
-        visible = path if extension in SHOWN else studio.shown(utils.read_image(path))
+        visible = path if extension in SHOWN else self.studio.shown(utils.read_image(path))
         (*exposures, _), width, _ = seen
         seen = [*exposures, visible], header.width if header else width, f", {pixels}."
         button = gradio.DownloadButton(
             f"Download {os.path.basename(path)}", value=path, interactive=True, visible=True
         )
-        return seen, compare(found, seen, number), button
+        return seen, self.compare(read, seen, number), button
 
-    @said
-    def fuse_brackets(found, name, *chosen, progress=tracking):
+    def fuse_brackets(self, found: list[list[str]], name: str, *chosen: Any, progress: Any) -> Any:
         """Fuses all brackets into an archive."""
+        import gradio
+
         progress(0.0, "Fusing all brackets")
-        path = studio.save_all(found, Choice(*chosen), FORMATS[name])
+        path = self.studio.save_all(found, Choice(*chosen), FORMATS[name])
         return gradio.DownloadButton(
             f"Download {len(found)} photos", value=path, interactive=True, visible=True
         )
 
+
+def strip_cell(files: Sequence[str]) -> tuple[np.ndarray, str]:
+    """Returns a bracket's picture in the strip, and its name."""
+    shown = grouping.reduced_picture(files[len(files) // 2])
+    picture = np.zeros((2, 3, 3), np.uint8) if shown is None else utils.to_8_bit(shown)
+    return picture, f"{grouping.stem(files[0])} ({len(files)})"
+
+
+def address_of(path: str) -> str:
+    """Returns where the page finds a file."""
+    return f"/gradio_api/file={path}"
+
+
+def wire(page: Controls, studio: Studio) -> None:
+    """Connects the controls of the page that is being made with what they do."""
+    import gradio
+
+    def picked(event: gradio.SelectData) -> int:
+        """Returns the number of the bracket that was clicked in the strip."""
+        return event.index
+
+    brackets, number, dropped, shown = map(gradio.State, ([], 0, None, None))
+    answers = Answers(studio)
+    said = functools.partial(said_in_the_page, studio)
+    sort, read, fuse = map(said, (answers.sort, answers.read, answers.fuse))
+    tracked = functools.partial(functools.partial, progress=gradio.Progress(track_tqdm=True))
     choice = [page.look, page.finish, page.aligned, page.deghost]
     loaded = [dropped, page.exposures, page.compared, page.save, page.result, page.files]
     inputs, outputs = [dropped, page.compared, *choice], [shown, page.viewer, page.result]
     # One at a time: warnings are caught for all threads at once, and every fusion uses all cores.
     alone: dict[str, Any] = {"concurrency_id": "work", "concurrency_limit": 1}
-    sorted_into = [brackets, page.bracket, page.save_all]
+    sorted_into = [brackets, number, page.strip, page.save_all]
     changes: list[Callable] = []
     for event, source in ((page.files.change, page.files), (page.folder.upload, page.folder)):
         sorting = event(sort, source, sorted_into, **alone)
-        reading = sorting.success(read, [brackets, page.bracket], loaded, **alone)
+        reading = sorting.success(read, [brackets, number], loaded, **alone)
         for step in (sorting, reading):  # Else the scene before would be fused.
-            step.failure(cleared, None, loaded).then(lambda: (None, None), None, outputs[:2])
+            step.failure(answers.cleared, None, loaded).then(
+                lambda: (None, None), None, outputs[:2]
+            )
         changes.append(reading.success)
-    changes.append(page.bracket.input(read, [brackets, page.bracket], loaded, **alone).success)
+    picking = page.strip.select(picked, None, number)
+    changes.append(picking.success(read, [brackets, number], loaded, **alone).success)
     changes.append(functools.partial(page.finish.change, trigger_mode="always_last"))
     changes += [control.change for control in (page.look, page.aligned, page.deghost)]
     for change in changes:
         change(fuse, inputs, outputs, **alone)  # After a failure, the last picture remains.
     for control in (page.gain_map, page.file_format):
-        control.change(outdated, None, page.result)
+        control.change(answers.outdated, None, page.result)
     page.look.change(
         lambda look: gradio.Slider(interactive=look == "photo"), page.look, page.finish
     )
-    page.compared.input(compare, [dropped, shown, page.compared], page.viewer)
+    page.compared.input(answers.compare, [dropped, shown, page.compared], page.viewer)
     page.sample.click(lambda: SAMPLES, None, page.files)
-    everything = [*choice, page.gain_map]
-    full = [dropped, shown, page.compared, page.file_format, *everything]
-    page.save.click(fuse_full, full, outputs, **alone)
-    several = [brackets, page.file_format, *everything]
-    page.save_all.click(fuse_brackets, several, page.result, **alone)
+    everything = [page.file_format, *choice, page.gain_map]
+    full = [dropped, shown, page.compared, *everything]
+    page.save.click(said(tracked(answers.fuse_full)), full, outputs, **alone)
+    several = [brackets, *everything]
+    page.save_all.click(said(tracked(answers.fuse_brackets)), several, page.result, **alone)
+
+
+def explanations() -> str:
+    """Returns the page's pictures of what each choice does, as HTML that one opens."""
+    figures = "".join(
+        f'<figure><img src="{address_of(os.path.join(PICTURES, file))}" alt="" loading="lazy">'
+        f"<figcaption>{text}</figcaption></figure>"
+        for file, text in EXPLAINED
+    )
+    return f"<details><summary>Which choice does what?</summary>{figures}<p>{FORMAT}</p></details>"
 
 
 def said_in_the_page(studio: Studio, work: Callable) -> Callable:
@@ -520,7 +609,7 @@ def start(
         share=False,
         quiet=True,  # It would offer a public link.
         prevent_thread_lock=True,
-        allowed_paths=[os.path.dirname(SAMPLES[0]), studio.folder],
+        allowed_paths=[os.path.dirname(SAMPLES[0]), PICTURES, studio.folder],
         footer_links=[],
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )

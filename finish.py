@@ -17,17 +17,17 @@ from arrays import local_mean
 from refinement import refine_luma
 
 EXPOSED = 0.2  # distance from mid-grey at which a channel counts as badly exposed (Mertens et al.)
-REFINED = 2  # steps of refinement
 WEIGHTS = (0.35, 0.0, 0.4, 0.0, 0.25)  # of the complete stack's lumas, dark to bright, in the tone
-NATURAL_MEAN = 0.49  # mean luma of the renditions that people chose
-NIGHT = (0.25, 0.33)  # least mean that is aimed at, and its slope by the brightest's mean
-PULL = 0.85  # share of the way to that mean
+REFINED = 1  # steps of refinement
+NATURAL_MEAN = 0.525  # mean luma that a photo is brought towards
+PULL = 0.6  # share of the way to that mean, from below; from above it is all of it
 LARGEST_SHIFT = 0.25  # of a mean of 1/2; falls to 0 at 0 and 1
+EARLY_PULL, EARLY_SHIFT = 0.85, 0.3  # these two of a bracket that has ended too early
 WHITE = 0.97  # luma from which on a pixel counts as clipped
 CLIPPED = 0.01  # share of such pixels; an exposure with fewer could have been a brighter one
 SPREAD = 0.21  # standard deviation that the tone is brought towards, by the slope of a curve
 SLOPES = (0.9, 1.25)  # bounds of the slope at the tone's mean
-LIFT = 0.6  # share of the way to the brightest exposure by which black is lifted
+LIFT = 0.45  # share of the way to the brightest exposure by which black is lifted
 LIFTED = 8  # power by which the lift falls with brightness
 PARTS = 24  # tone is smoothed in windows whose radius is the longer side divided by twice this
 RIDGE = 0.014  # squared contrast of the tone below which its edges are not followed
@@ -73,12 +73,11 @@ class Steady:
 class Measured(NamedTuple):
     """The facts of pictures that decide on their tone.
 
-    histogram: shares of pixels by their tone, of BINS steps from 0 to 1. brightest: mean luma of
-    the brightest exposure. clipped: share of its pixels that are clipped.
+    histogram: shares of pixels by their tone, of BINS steps from 0 to 1. clipped: share of pixels
+    that are clipped in the brightest exposure.
     """
 
     histogram: np.ndarray
-    brightest: float
     clipped: float
 
 
@@ -91,9 +90,9 @@ def finished(
 ) -> np.ndarray:
     """Returns the photo of a complete stack, (3, h, w) of Y, Cb, Cr in [0, 1].
 
-    Local brightness is that of Mertens' fusion, and texture that of the scene's own exposures, by
-    refinement. Brightness over large areas is corrected to that of the scene's tone, which keeps
-    the order of brightness that fusion flattens.
+    Local brightness is that of Mertens' fusion, and refinement brings texture a step nearer to that
+    of the scene's own exposures. Brightness over large areas is corrected to that of the scene's
+    tone, which keeps the order of brightness that fusion flattens.
 
     stack: exposures at equal steps, dark to bright, (M, 3, h, w). exposures: the scene's own lumas,
     (K, h, w). amount: 1 for the whole finish, 0 for none. steady: of a sequence, whose next picture
@@ -165,7 +164,7 @@ def measured(lumas: np.ndarray) -> Measured:
     """Returns the facts of one picture's complete stack, (M, h, w)."""
     tone = plain_tone(lumas)
     counts, _ = np.histogram(tone, BINS, (0, 1))
-    return Measured(counts / tone.size, float(lumas[-1].mean()), float((lumas[-1] > WHITE).mean()))
+    return Measured(counts / tone.size, float((lumas[-1] > WHITE).mean()))
 
 
 def plain_tone(lumas: np.ndarray) -> np.ndarray:
@@ -180,28 +179,27 @@ def scene_tone(
     """Returns the brightness that a photo has over large areas, (h, w).
 
     A weighted sum of the exposures is a smooth, rising curve of the scene's light. Its mean is
-    brought towards a natural one: that of the renditions that people chose or, at night, where
-    even the brightest exposure is dark, a lower one. At night, lamps are clipped all the same;
-    where nothing is, the bracket has ended too early, and is brightened as by day. A curve then
-    brings the contrast around the mean nearer to that of renditions, and black is lifted towards
-    the brightest exposure.
+    brought towards a natural one, from below by a part of the way alone, as in the renditions that
+    people chose: night remains darker than day. At night, lamps are clipped all the same; where
+    nothing is, the bracket has ended too early, and is brightened more. A curve then brings the
+    contrast around the mean nearer to that of renditions, and black is lifted towards the brightest
+    exposure.
 
     lumas: of a complete stack, dark to bright, (M, h, w) in [0, 1]. alike: the facts of all
     pictures that are to have one tone, instead of this one's.
     """
     tone = plain_tone(lumas)
     if alike is None:
-        mean, brightest = float(tone.mean()), float(lumas[-1].mean())
-        clipped = float((lumas[-1] > WHITE).mean())
+        mean, clipped = float(tone.mean()), float((lumas[-1] > WHITE).mean())
     else:
         steps = (np.arange(BINS) + 0.5) / BINS
-        mean, brightest = float(alike.histogram @ steps), alike.brightest
-        clipped = alike.clipped
-    lowest = min(NIGHT[0] + NIGHT[1] * brightest, NATURAL_MEAN)
-    lowest += (NATURAL_MEAN - lowest) * max(0.0, 1 - clipped / CLIPPED)
-    aim = min(max(mean, lowest), NATURAL_MEAN)
-    largest = LARGEST_SHIFT * 4 * mean * (1 - mean)  # none for black and white pictures
-    wanted = mean + min(max(PULL * (aim - mean), -largest), largest)
+        mean, clipped = float(alike.histogram @ steps), alike.clipped
+    early = max(0.0, 1 - clipped / CLIPPED)
+    pull = PULL + (EARLY_PULL - PULL) * early
+    shift = LARGEST_SHIFT + (EARLY_SHIFT - LARGEST_SHIFT) * early
+    aim = mean + pull * (NATURAL_MEAN - mean) if mean < NATURAL_MEAN else NATURAL_MEAN
+    largest = shift * 4 * mean * (1 - mean)  # none for black and white pictures
+    wanted = min(max(aim, mean - largest), mean + largest)
     if steady:
         wanted = float(steady.smoothed(np.array([wanted], np.float32))[0])
     exponent = math.log(wanted) / math.log(mean) if END < mean < 1 - END else 1.0

@@ -351,11 +351,10 @@ class Alike(NamedTuple):
         found = [
             measured(between.complete(OnArrays(model), stack, levels)[:, 0]) for stack in planes
         ]
-        histograms, brightest, clipped = (
+        histogram, clipped = (
             np.average(fact, axis=0, weights=sizes) for fact in zip(*found, strict=True)
         )
-        tone = Measured(histograms, float(brightest), float(clipped))
-        return cls(levels, tone)
+        return cls(levels, Measured(histogram, float(clipped)))
 
 
 def with_chroma(stack: np.ndarray) -> np.ndarray:

@@ -552,7 +552,13 @@ class Viewer:
 
 
 def reduced_view(file: str) -> np.ndarray | None:
-    """Returns a file's picture as 8-bit grey (h, w) of about SIDE pixels; None where it has none.
+    """Returns reduced_picture in 8-bit grey, (h, w); None where a file has no picture."""
+    picture = reduced_picture(file)
+    return None if picture is None else utils.as_grey(picture)
+
+
+def reduced_picture(file: str) -> np.ndarray | None:
+    """Returns a file's picture, reduced to about SIDE pixels; None where it has none.
 
     JPEG files are decoded at an eighth of their size, which is quick.
     """
@@ -565,11 +571,11 @@ def reduced_view(file: str) -> np.ndarray | None:
             header = utils.header_of(file)
             large = header is not None and min(header.height, header.width) >= 8 * SIDE
             if data.startswith(headers.JPEG) and large:
-                grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
-                picture = np.asarray(grey)
+                decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_COLOR_8)
+                picture = cv2.cvtColor(np.asarray(decoded), cv2.COLOR_BGR2RGB)
             else:
                 picture = utils.read_picture(file).pixels
         factor = max(round(max(picture.shape[:2]) / SIDE), 1)
-        return utils.as_grey(utils.reduce(picture, 1 / factor))
+        return utils.reduce(picture, 1 / factor)
     except utils.FAILURES:
         return None  # Fusing says why.

@@ -131,7 +131,8 @@ class BetweenLoss(nn.Module):
 
     The teacher lies between the others, which the network sees. Its mean luma is what the network
     is asked for. The loss compares the pixels, means of COARSE x COARSE pixels, where noise does
-    not hide a tint, and the luma's steps from pixel to pixel.
+    not hide a tint, the luma's steps from pixel to pixel, and how large these are on the mean of
+    such a square: a network that is not sure where texture lies would tell none.
     """
 
     SHARE = 0.6  # side of the square that a sample's loss is computed on, by the crop's
@@ -162,7 +163,15 @@ class BetweenLoss(nn.Module):
         difference = told - teacher
         coarse = F.avg_pool2d(difference, self.COARSE, ceil_mode=True)
         steps = sum(difference[:, 0].diff(dim=axis).abs().mean(dim=(1, 2)) for axis in (1, 2))
-        return self.distance(difference) + self.distance(coarse) + steps / 2
+        texture = sum(
+            (self.texture(told, axis) - self.texture(teacher, axis)).abs().mean(dim=(1, 2))
+            for axis in (1, 2)
+        )
+        return self.distance(difference) + self.distance(coarse) + steps / 2 + texture
+
+    def texture(self, image: torch.Tensor, axis: int) -> torch.Tensor:
+        """Returns the mean step of luma along an axis in every square, (N, H, W) / COARSE."""
+        return F.avg_pool2d(image[:, 0].diff(dim=axis).abs(), self.COARSE, ceil_mode=True)
 
     @staticmethod
     def distance(difference: torch.Tensor) -> torch.Tensor:

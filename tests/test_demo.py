@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 import zipfile
 
+import cv2
 import numpy as np
 import pytest
 from conftest import SIZE, blocks, exif, expose, huge_png, write_bracket
@@ -391,8 +392,8 @@ def test_a_card_is_sorted_in_the_page(visitor, tmp_path):
     find, shown = visitor.find, visitor.shown
     visitor.drop(paths)
     before = wait_for(shown)
-    assert [label.text for label in find("#bracket label")] == ["0 (3)", "3 (3)"]
-    find("#bracket input")[1].click()
+    assert [label.text for label in find("#strip .caption-label")] == ["0 (3)", "3 (3)"]
+    find("#strip button.thumbnail-item")[1].click()
     visitor.changed(before)
     wait_for(lambda: [x.text for x in find("#compared label")] == ["3.jpg", "4.jpg", "5.jpg"])
     find("#save_all")[0].click()
@@ -402,6 +403,86 @@ def test_a_card_is_sorted_in_the_page(visitor, tmp_path):
     wait_for(path.exists)
     with zipfile.ZipFile(path) as archive:
         assert sorted(archive.namelist()) == ["0_fused.jpg", "3_fused.jpg"]
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_folder_is_opened_in_the_page(visitor, files):
+    """Its sub-folder too; what is no photo is left alone."""
+    folder = os.path.dirname(files[0])
+    for k, name in ((0, "notes.txt"), (1, "list.csv")):
+        with open(os.path.join(folder, name), "w") as file:
+            file.write(str(k))
+    chooser = wait_for(lambda: visitor.find("input[type=file][webkitdirectory]"))[0]
+    chooser.send_keys(folder)
+    assert "list.csv, notes.txt" in visitor.told()
+    wait_for(visitor.shown)
+    assert [label.text for label in visitor.find("#compared label")] == ["1.jpg", "2.jpg", "3.jpg"]
+
+
+@pytest.mark.slow
+@needs_browser
+def test_photos_of_two_scenes_are_said_to_be_unrelated(visitor, tmp_path):
+    rooms = [blocks(300, 400, seed=seed) for seed in (1, 2)]
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(2)]
+    for path, room, gain in zip(paths, rooms, (0.3, 4), strict=True):
+        utils.write_image(path, expose(room, gain))
+    visitor.drop(paths)
+    assert "different scenes" in visitor.told()
+    assert not visitor.shown()
+
+
+@pytest.mark.slow
+@needs_browser
+def test_photos_of_24_megapixels_in_the_page(visitor, tmp_path):
+    radiance = cv2.resize(blocks(250, 375, seed=3), (6000, 4000), interpolation=cv2.INTER_LINEAR)
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(2)]
+    for path, gain in zip(paths, (0.3, 4), strict=True):
+        utils.write_image(path, expose(radiance, gain))
+    visitor.drop(paths)
+    before = wait_for(visitor.shown, 60)
+    visitor.find("#save")[0].click()
+    visitor.changed(before)
+    path = visitor.downloaded("0_fused.jpg")
+    assert utils.upright_size(str(path)) == (4000, 6000)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_is_usable_dark_and_narrow(visitor, address, files):
+    """Nothing is wider than a phone's screen, text is light on dark, and keys do all."""
+    from selenium.webdriver.common.keys import Keys
+
+    browser = visitor.browser
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True},
+    )
+    browser.get(f"{address}?__theme=dark")
+    visitor.drop([files[0], files[2]])
+    wait_for(visitor.shown)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+
+    def luma(selector, value):
+        style = f"getComputedStyle(document.querySelector('{selector}')).{value}"
+        rgb = browser.execute_script(f"return {style}").partition("(")[2].rstrip(")").split(",")
+        return float(np.mean([float(level) for level in rgb[:3]]))
+
+    assert luma("#look", "backgroundColor") < 60
+    assert luma("#viewer p", "color") > 140
+    slider = visitor.find("#viewer .split")[0]
+    slider.send_keys(Keys.ARROW_RIGHT * 3)
+    assert float(slider.get_attribute("value")) == 53
+    before = visitor.shown()
+    visitor.find("#deghost input")[0].send_keys(Keys.SPACE)
+    visitor.changed(before)
+    explained = visitor.find("#explained summary")[0]
+    explained.send_keys(Keys.ENTER)
+    pictures = visitor.find("#explained img")
+    assert len(pictures) == len(demo.EXPLAINED)
+    for picture in pictures:
+        browser.execute_script("arguments[0].scrollIntoView()", picture)
+        wait_for(lambda picture=picture: picture.get_property("naturalWidth") > 0)
 
 
 def test_captions_say_how_a_photo_was_exposed(tmp_path):

@@ -321,6 +321,16 @@ def test_a_tint_counts_more_than_noise_of_its_size():
     assert criterion.sample_losses(blurred, sharp) > 0.1
 
 
+def test_texture_out_of_place_is_nearer_than_none():
+    """Pixel by pixel it is not: where a network is not sure, it would blur."""
+    teacher = torch.full((1, 3, 64, 64), 0.5)
+    teacher[:, 0] += 0.1 * (torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) - 0.5)
+    moved, blurred = teacher.roll(1, dims=3), torch.full_like(teacher, 0.5)
+    criterion = loss.BetweenLoss()
+    assert criterion.distance(moved - teacher) > criterion.distance(blurred - teacher)
+    assert criterion.sample_losses(moved, teacher) < criterion.sample_losses(blurred, teacher)
+
+
 def test_half_precision_is_scored_in_float32():
     y_f, sources = random_stack(dtype=torch.float32)
     value = mef_ssim(y_f.bfloat16(), sources.bfloat16())
