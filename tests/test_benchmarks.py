@@ -70,3 +70,13 @@ def test_benchmark_of_training():
     assert lines[1].startswith("earlier way ")
     assert lines[2].startswith("train.py, float32 ")
     assert float(lines[2].split()[-2]) > 0
+
+
+def test_benchmark_of_texture(tmp_path):
+    for seed in range(2):
+        write_bracket(tmp_path / str(seed), height=200, width=300, seed=seed)
+    command = [sys.executable, ROOT / "benchmarks" / "texture.py", "--folder", tmp_path]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert rows
+    assert all(0.3 < float(ratio) < 3 for row in rows for ratio in row[1:5])
