@@ -381,7 +381,8 @@ def end_line(count: int, failures: int, card: grouping.Card) -> str:
     """Returns what has become of all photos of a folder, as one line."""
 
     def several(number: int, noun: str) -> str:
-        return f"{number} {noun}{'' if number == 1 else 's'}"
+        plural = "copies" if noun == "copy" else f"{noun}s"
+        return f"{number} {noun if number == 1 else plural}"
 
     parts = [f"{several(count - failures, 'bracket')} fused"]
     if failures:
@@ -389,8 +390,10 @@ def end_line(count: int, failures: int, card: grouping.Card) -> str:
     if card.singles:
         parts.append(f"{several(len(card.singles), 'single photo')} left alone")
     reasons = Counter("copy" if why.startswith("a copy") else why for why in card.left.values())
-    nouns = {"copy": "copies", "a result of an earlier run": "earlier results"}
-    parts += [f"{number} {nouns.get(why, 'edits')} left out" for why, number in reasons.items()]
+    nouns = {"copy": "copy", "a result of an earlier run": "earlier result"}
+    parts += [
+        f"{several(number, nouns.get(why, 'edit'))} left out" for why, number in reasons.items()
+    ]
     if card.problems:
         parts.append(f"{several(len(card.problems), 'file')} not read")
     return ", ".join(parts)

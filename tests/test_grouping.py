@@ -274,7 +274,7 @@ def test_a_card_is_sorted_and_the_end_says_it_all(card, capsys):
     assert out == ""
     assert "h.jpg: not a picture" in err
     assert err.endswith(
-        "inference.py: 2 brackets fused, 1 single photo left alone, 1 copies left out, "
+        "inference.py: 2 brackets fused, 1 single photo left alone, 1 copy left out, "
         "1 file not read\n"
     )
     assert sorted(os.listdir(card.parent / "out")) == ["a_fused.jpg", "d_fused.jpg"]
