@@ -265,7 +265,9 @@ def test_summary_of_a_file_of_the_earlier_implementation(original, tmp_path):
     lines = list(checkpoint.summary(path))
     assert lines[0] == f"file: {path}"
     assert lines[1].startswith("network: DeepFuse (name deepfuse, batch_norm False, padding zeros")
-    assert lines[2:] == ["training loss of the last epoch: 0.2500"]
+    assert lines[2] == "training loss of the last epoch: 0.2500"
+    assert lines[3].startswith("here: computes in ")
+    assert len(lines) == 4
 
 
 @pytest.mark.parametrize("value", [math.nan, -1.0])

@@ -160,6 +160,7 @@ def test_colours_that_srgb_does_not_have_are_kept(tmp_path):
     for number, gain in enumerate((0.3, 0.9)):
         pixels = np.full((120, 160, 3), 0.4 * gain)
         pixels[30:90, 40:120] = (gain, 0.05, 0.05)
+        pixels[:12] = min(3 * gain, 1)  # Where nothing is clipped, a photo is brightened.
         paths.append(str(tmp_path / f"{number}.png"))
         values = utils.quantise(pixels, np.uint8)
         utils.write_image(paths[-1], values, metadata={"ICC": profile("Display P3")})

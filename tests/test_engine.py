@@ -15,7 +15,7 @@ from dataset import BracketedDataset, by_count
 from engine import Learner, Processes, Schedule, StepLoss, StopOnSignal, TrainingError
 from model import DeepFuse
 
-ENTRIES = ["model", "network", "trained", "optimizer", "scaler"]
+ENTRIES = ["model", "network", "trained", "optimizer", "scaler", "precision"]
 STATE = ["epoch", "step", "loss_sum", "loss", "lr", "seconds", "val", "data"]
 
 
