@@ -129,7 +129,7 @@ class TrainOptions:
             "--degrade",
             action="store_true",
             help="show a draw's darkest and brightest exposure with noise, as JPEG files and moved "
-            "by up to a pixel",
+            "by up to 0.3 pixels",
         )
         data.add_argument(
             "--noise",
