@@ -285,8 +285,16 @@ class Visitor:
         return [found[side] for side in ("left", "right")] if len(found) == 2 else []
 
     def drop(self, files):
+        """Drops files; again where the page was just drawing its place for them anew."""
         before = self.shown()
-        wait_for(lambda: self.find("#files input[type=file]"))[0].send_keys("\n".join(files))
+        stem = os.path.splitext(os.path.basename(files[-1]))[0]
+        for attempt in range(3):
+            wait_for(lambda: self.find("#files input[type=file]"))[0].send_keys("\n".join(files))
+            try:
+                wait_for(lambda: stem in self.find("#files")[0].text, 5 * (attempt + 1))
+                break
+            except AssertionError:
+                continue
         return before
 
     def changed(self, before):
