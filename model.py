@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 import between
 from arrays import local_mean
 from between import HALVINGS, STEP
+from integers import to_integers
 from precision import choose_precision
 from pyramid import LOCAL, is_coarsest, tilted_mean
 from tiles import Area
@@ -370,25 +371,33 @@ def prepare(model: Network, precision: str = "auto") -> Network:
     """Returns a network that fuses faster and equals `model` but for rounding.
 
     precision: type of C2 to C4, which do 99 % of the arithmetic: "float32", "bfloat16", "float16",
-        or "auto" for the one that is fast on the network's device, see precision.py. C1 and C5
+        or "auto" for the one that is fast on the network's device, see precision.py; "int8" for
+        C2 and C3 in 8-bit integers on a CPU, see integers.py, and C4 as with "auto". C1 and C5
         stay in float32, so that neither the pictures nor the result are rounded to the few levels
         of 16-bit floats. A ReleasedDeepFuse computes in float32, as the release does, and so does a
         BetweenNetwork, which is fast enough.
 
-    Raises ValueError where these are asked for another type.
+    Raises ValueError where these are asked for another type, and where the device lacks a type.
     """
     device = device_of(model)
     if isinstance(model, ReleasedDeepFuse | BetweenNetwork):
         if precision not in ("auto", "float32"):
             raise ValueError(f"the network {model.name} computes in float32, not {precision}")
         return copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
-    dtype = choose_precision(precision, device)
+    integers = precision == "int8"
+    if integers and device.type != "cpu":
+        raise ValueError("precision int8 is for CPUs")
+    dtype = choose_precision("auto" if integers else precision, device)
     if model.settings.get("batch_norm"):
         model = fold_batch_norm(model)
     model = copy.deepcopy(model).eval().to(device).to(memory_format=torch.channels_last)
-    for layer in (model.c2, model.c3, model.c4):
-        layer.to(dtype)
-    model.c1.register_forward_hook(lambda _, _x, y: y.to(dtype))
+    if integers:
+        to_integers(model, [model.c2, model.c3], dtype)
+    else:
+        for layer in (model.c2, model.c3):
+            layer.to(dtype)
+        model.c1.register_forward_hook(lambda _, _x, y: y.to(dtype))
+    model.c4.to(dtype)
     model.c4.register_forward_hook(lambda _, _x, y: y.float())
     if device.type == "cpu":
         model.c5[0] = ShiftedSum(model.c5[0])

@@ -32,7 +32,7 @@ def tile_size(model: Any) -> int:
     device = network_device(model)
     if device is None:
         return model.tile
-    weight = model.get_parameter("c2.0.weight")
+    weight = model.get_parameter("c4.0.weight")
     if device.type != "cuda":
         return NETWORK_TILES[weight.element_size()]
     import torch

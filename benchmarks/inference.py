@@ -124,8 +124,10 @@ METHODS = {
     "luma: earlier way": earlier_luma,
     "luma: full, float32": our_luma("float32"),
     "luma: full, auto": our_luma("auto"),
+    "luma: full, int8": our_luma("int8"),
     "full, float32": ours(precision="float32"),
     "full, auto": ours(),
+    "full, int8": ours(precision="int8"),
     "full, auto, pyramid": ours(opts.PYRAMID),
     "fast": ours(fast=True),
     "fast, pyramid": ours(opts.PYRAMID, fast=True),
@@ -214,12 +216,37 @@ def commands(folder, images, repeat):
         yield name, seconds, None
 
 
+def beside(checkout, megapixels, options):
+    """Returns what another checkout's benchmark measures at one size, {name: seconds}."""
+    benchmarks = os.path.join(checkout, "benchmarks")
+    code = "import inference; print(*inference.METHODS, sep='\\n')"
+    known = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": benchmarks},
+        cwd=tempfile.gettempdir(),
+    )
+    methods = [name for name in options.methods if name in known.stdout.splitlines()]
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "beside.csv")
+        command = [sys.executable, os.path.join(benchmarks, "inference.py"), "--csv", path]
+        command += ["--sizes", str(megapixels), "--repeat", str(options.repeat)]
+        subprocess.run([*command, "--methods", *methods], check=True, stdout=subprocess.DEVNULL)
+        with open(path, encoding="utf-8", newline="") as file:
+            return {row["method"]: float(row["seconds"]) for row in csv.DictReader(file)}
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=float, nargs="+", default=[1, 6, 12, 24], help="megapixels")
     parser.add_argument("--repeat", type=int, default=3, help="times that each is measured")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--csv", help="file to write all figures to")
+    parser.add_argument(
+        "--beside", metavar="DIR", help="another checkout of DeepFuse, to measure in the same run"
+    )
     options = parser.parse_args(argv)
 
     peak, dtype, threads = in_process(matrix_peak)
@@ -239,6 +266,7 @@ def main(argv=None):
                 if figures:
                     found.append((name, *figures))
             found += commands(folder, images, options.repeat)
+        others = beside(options.beside, megapixels, options) if options.beside else {}
         mertens = {name: seconds for name, seconds, _ in found}.get("MergeMertens")
         for name, seconds, memory in found:
             line = f"{name:40} {seconds:8.2f} s"
@@ -246,15 +274,19 @@ def main(argv=None):
                 line += f" {memory:7.0f} MB"
             if mertens and not name.startswith(("luma", "command")):
                 line += f"  {seconds / mertens:6.2f} x MergeMertens"
+            if name in others:
+                line += f"  {seconds / others[name]:6.2f} x {options.beside}"
             if name == "luma: full, auto":
                 share = OPERATIONS * megapixels * 1e6 / seconds / peak
                 line += f"  {share:.0%} of the matrix product's rate"
             print(line, flush=True)
-            rows.append((megapixels, name, f"{seconds:.4f}", f"{memory:.0f}" if memory else ""))
+            other = f"{others[name]:.4f}" if name in others else ""
+            used = f"{memory:.0f}" if memory else ""
+            rows.append((megapixels, name, f"{seconds:.4f}", used, other))
     if options.csv:
         with utils.replacing(options.csv, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(("megapixels", "method", "seconds", "peak MB"))
+            writer.writerow(("megapixels", "method", "seconds", "peak MB", "seconds beside"))
             writer.writerows(rows)
 
 

@@ -8,7 +8,9 @@ loader and step. A figure is the median of the steps' after the first.
 
 import argparse
 import os
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -122,6 +124,16 @@ def time_ours(folder, crop, batch, steps, device, precision, workers):
     return seconds, waits
 
 
+def beside(checkout, arguments):
+    """Returns another checkout's crops a second by their names, {name: rate}."""
+    script = os.path.join(checkout, "benchmarks", "training.py")
+    done = subprocess.run(
+        [sys.executable, script, *arguments], check=True, stdout=subprocess.PIPE, text=True
+    )
+    lines = (re.match(r"(\S.*?)\s{2,}([\d.]+)\s", line) for line in done.stdout.splitlines())
+    return {found[1]: float(found[2]) for found in lines if found}
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--crop_size", type=int, default=256)
@@ -129,6 +141,9 @@ def main(argv=None):
     parser.add_argument("--steps", type=number(int, 2), default=8)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--beside", metavar="DIR", help="another checkout of DeepFuse, to measure in the same run"
+    )
     options = parser.parse_args(argv)
     device = choose_device(options.device)
     common = (options.crop_size, options.batch_size, options.steps, device)
@@ -149,6 +164,11 @@ def main(argv=None):
             ratio = rates[name] / rates["earlier way"]
             share = sum(waits[1:]) / sum(seconds[1:])
             print(f"{name:20}{rates[name]:10.2f}{ratio:8.2f}{share:10.1%}", flush=True)
+    if options.beside:
+        names = ("crop_size", "batch_size", "steps", "workers", "device")
+        flags = [f"--{name}={getattr(options, name)}" for name in names]
+        for name, rate in beside(options.beside, flags).items():
+            print(f"{name:20}{rate:10.2f}  beside", flush=True)
 
 
 if __name__ == "__main__":

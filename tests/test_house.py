@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # Files import files of lower floors alone, so that no circle is possible.
 FLOORS = (
     ("opts", "arrays", "tiles", "headers", "muon", "processes", "maker_notes", "precision"),
-    ("metadata", "colour", "windows", "pyramid"),
+    ("metadata", "colour", "windows", "pyramid", "integers"),
     ("raw", "decoders", "carried"),
     ("utils", "loss", "portable", "refinement"),
     ("ghosts", "between", "finish"),
