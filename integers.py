@@ -18,7 +18,7 @@ SIDE = 7  # pixels a side of a square of thresholds, as of the kernels
 HIGHEST, ZERO = 255, 4  # level of the largest feature, and of 0; leaky ReLUs let little below it
 LARGEST = 127  # level of the largest weight
 MARGIN = 1.1  # largest feature without clipping, in times of the largest of made pictures
-PAIRS, PIXELS = 12, 128  # made pictures, and pixels a side
+PAIRS, PIXELS = 8, 96  # made pictures, and pixels a side
 NOISE = (2, 5, 16, 64)  # values a side of the noise of which they are made
 INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")  # Each of them multiplies 8-bit integers.
 
