@@ -84,6 +84,7 @@ LATER_OPTIONS = {
     "loss_power": 1.0,
     "optimizer": "adam",
 }
+DICTIONARIES = ("network", "options", "run", "data")  # entries that are such where they are there
 FOR_TRAINING = ("trained", "optimizer", "scaler")  # entries that best.pth lacks
 
 
@@ -182,6 +183,9 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
             raise ValueError(f"{path}: damaged or not a checkpoint{reason}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), dict):
         raise ValueError(f"{path}: not a DeepFuse checkpoint (no state_dict under the key 'model')")
+    for name in DICTIONARIES:
+        if not isinstance(checkpoint.get(name, {}), dict):
+            raise ValueError(f"{path}: damaged: its {name} is no dictionary")
     return checkpoint
 
 
@@ -323,7 +327,7 @@ def load_latest(path: str, options: Mapping[str, Any], processes: int) -> dict[s
     if missing:
         raise ValueError(f"{path}: training cannot resume from it, it lacks {', '.join(missing)}")
     before = LATER_OPTIONS | checkpoint["options"]
-    count = checkpoint["run"]["processes"]
+    count = checkpoint["run"].get("processes")
     contradictions = [
         f"--{name} {before.get(name)}, not {options[name]}"
         for name in FIXED_OPTIONS
@@ -404,8 +408,8 @@ def summary(path: str | os.PathLike) -> Iterator[str]:
     if not isinstance(network, BetweenNetwork | ReleasedDeepFuse):
         yield f"here: {precision_note('auto', choose_device('auto'))}"
     run = checkpoint.get("run", {})
-    if "command" in run:
-        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    if {"command", "versions", "code", "machine", "processes"} <= run.keys():
+        versions = ", ".join(f"{name} {version}" for name, version in dict(run["versions"]).items())
         yield f"command: {run['command']}"
         yield f"versions: {versions}, code {run['code']}"
         yield f"machine: {run['machine']}, {run['processes']} process(es)"

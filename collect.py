@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 import utils
 from brackets import find_pictures
-from opts import CollectOptions, one_line, run
+from opts import CollectOptions
+from script import one_line, run
 
 HOST = "https://github.com"
 FOLDERS = ("train", "val")  # where scenes go
@@ -69,6 +70,7 @@ def read_sources(path: str | os.PathLike) -> list[Source]:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t"):
                 folder = os.path.basename(row["folder"])
+                check_inside(row["repository"], row["path"])
                 if folder in FOLDERS:
                     scene = folder, int(row["exposures"])
                     listed[row["repository"], row["path"]].append(scene)
@@ -82,6 +84,13 @@ def read_sources(path: str | os.PathLike) -> list[Source]:
         largest = max(exposures for _, exposures in scenes)
         sources.append(Source(repository, place, counts["train"], counts["val"], largest))
     return sources
+
+
+def check_inside(*paths: str) -> None:
+    """Raises ValueError where one of the paths leads out of the folder that it starts from."""
+    for path in paths:
+        if os.path.isabs(path) or ".." in path.replace("\\", "/").split("/"):
+            raise ValueError(f"{path!r} leads out of the folder")
 
 
 def clone(sources: Iterable[Source], clones: str, bar: bool = True, host: str = HOST) -> None:

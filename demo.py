@@ -32,7 +32,8 @@ import photos
 import raw
 import utils
 from brackets import pictures_among
-from opts import DemoOptions, TestOptions, how_to_install, one_line, run
+from opts import DemoOptions, TestOptions
+from script import how_to_install, one_line, run
 
 if TYPE_CHECKING:
     import gradio

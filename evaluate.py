@@ -4,6 +4,13 @@ A plain average, OpenCV's MergeMertens, checkpoints and results already on disk 
 run. Every result is rounded to 8 bits, as in a picture file, before it is scored.
 """
 
+from opts import EvaluateOptions
+from script import need_torch
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    need_torch("evaluate.py", EvaluateOptions().parse)
+
+
 import argparse
 import contextlib
 import csv
@@ -28,7 +35,7 @@ from blind import BlindComparison, binomial_interval, count_verdicts
 from brackets import find_brackets, find_pictures
 from checkpoint import load_model
 from model import choose_device, prepare
-from opts import BETWEEN, EvaluateOptions, one_line, run
+from opts import BETWEEN
 from portable import OnnxBetween
 from scores import (
     blotches,
@@ -46,6 +53,7 @@ from scores import (
     to_grey,
     vif,
 )
+from script import one_line, run
 
 Scores = dict[str, dict[str, dict[str, float]]]  # method -> scene -> score -> value
 

@@ -4,6 +4,13 @@ The file takes luma and returns luma; refinement is not in it. With --layers, th
 of the layers of a photo's network alone, which portable.py runs.
 """
 
+from opts import ExportOptions
+from script import need_torch
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    need_torch("export.py", ExportOptions().parse)
+
+
 import argparse
 import importlib.util
 import math
@@ -23,9 +30,9 @@ import between
 import utils
 from checkpoint import load_between, load_model
 from model import BetweenNetwork, LumaNetwork, PyramidDeepFuse
-from opts import ExportOptions, one_line, run
 from portable import PARTS, OnnxBetween, onnx_beside
 from pyramid import is_coarsest, tilted_mean
+from script import one_line, run
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_DIFFERENCE = 1e-4  # from PyTorch's luma in [0, 1]; float rounding makes some 1e-6

@@ -25,7 +25,7 @@ import utils
 from brackets import find_folders, find_pictures, natural
 from carried import PROGRAM
 from maker_notes import Noted, read_notes
-from opts import one_line
+from script import one_line
 
 PAUSE = 30.0  # seconds without a photo, after which the next one always starts another bracket
 WAIT = 120.0  # seconds after which a photo of the same scene may still complete a bracket

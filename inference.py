@@ -28,10 +28,12 @@ import photos
 import utils
 from cluster import check_installed, on_cluster
 from finish import Steady
-from opts import FOLDER, TestOptions, keep_freed_memory, one_line, run, warn_in_lines
+from opts import FOLDER, TestOptions
 from photos import Recipe
 from processes import in_processes
+from script import keep_freed_memory, one_line, run, warn_in_lines
 
+Identity = str | tuple[int, int]  # of a file, see identity
 Job = tuple[list[str], str]  # a scene's files, and the path of its result
 
 AHEAD = 2  # scenes of a folder that are read ahead, and as many that wait to be written
@@ -57,7 +59,7 @@ def inference(options: argparse.Namespace) -> int:
     if options.folder is not None:
         return fuse_folder(options, recipe, load)
     photos.check_results(options.res, options.images, recipe)
-    originals = set(map(os.path.realpath, options.images))
+    originals = set(map(identity, options.images))
     check_overwrites_none(written_files(options.res, recipe), originals)
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(photos.read_scene, options.images, recipe)
@@ -214,7 +216,7 @@ def plan_results(
     """
     if os.path.isdir(results) and os.path.samefile(results, folder):
         raise ValueError(f"{results}: results need a folder other than that of the photos")
-    originals = {os.path.realpath(file) for files in scenes.values() for file in files}
+    originals = {identity(file) for files in scenes.values() for file in files}
     work: list[Job] = []
     taken: set[str] = set()
     for scene, files in scenes.items():
@@ -234,11 +236,20 @@ def written_files(path: str, recipe: Recipe) -> list[str]:
     return [path, photos.preview_path(path)] if recipe.preview else [path]
 
 
-def check_overwrites_none(written: Iterable[str], originals: Container[str]) -> None:
-    """Raises ValueError where a file to write is one of the photos, given by their real paths."""
+def check_overwrites_none(written: Iterable[str], originals: Container[Identity]) -> None:
+    """Raises ValueError where a file to write is one of the photos, given by their identities."""
     for file in written:
-        if os.path.realpath(file) in originals:
+        if identity(file) in originals:
             raise ValueError(f"{file}: is one of the photos")
+
+
+def identity(path: str) -> Identity:
+    """Returns what a file has under all of its names, and on disks that ignore case; a new path."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
 
 
 def possible_jobs(work: Sequence[Job], recipe: Recipe, device: str) -> int:

@@ -47,9 +47,6 @@ WIDTHS, HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
 THUMBNAILS = ((0x0201, 0x0202), (0x0111, 0x0117))  # tags of offset and size: of a JPEG, of strips
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8}  # bytes of a value by its EXIF type
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the marker that ends the data of a scan
-XMP_THUMBNAILS = re.compile(rb"<([\w.-]+:Thumbnails)\b[^>]*(?<!/)>.*?</\1\s*>", re.DOTALL)
-XMP_ORIENTATION = re.compile(rb"""(\btiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""")
-XMP_JPEG = re.compile(rb"/9j/(?:[A-Za-z0-9+/=\s]|&#x[AaDd];){60,}")  # base64; FF D8 FF is /9j/
 
 
 def read_exif(path: str | os.PathLike) -> dict[int, Any]:
@@ -336,10 +333,6 @@ def updated(metadata: dict[str, bytes], shape: tuple[int, ...]) -> dict[str, byt
         del changed["ICC"]
     if "EXIF" in metadata:
         changed["EXIF"] = updated_exif(metadata["EXIF"], shape)
-    if "XMP" in metadata:
-        changed["XMP"] = XMP_JPEG.sub(b"", XMP_THUMBNAILS.sub(b"", metadata["XMP"]))
-        if "EXIF" in metadata:  # Its orientation is the one by which the picture was turned.
-            changed["XMP"] = XMP_ORIENTATION.sub(rb"\g<1>1", changed["XMP"])
     return changed
 
 

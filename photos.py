@@ -112,12 +112,13 @@ def network_for(options: argparse.Namespace) -> fusion.Network:
     if options.portable:
         return portable.OnnxBetween(options.model)
     gc.disable()  # The garbage collector only slows the import of PyTorch.
-    from checkpoint import load_between, load_model
-    from model import choose_device, prepare
-    from precision import precision_note
-
-    gc.freeze()  # Nothing of PyTorch is garbage; searching it would take 0.07 s.
-    gc.enable()
+    try:
+        from checkpoint import load_between, load_model
+        from model import choose_device, prepare
+        from precision import precision_note
+    finally:
+        gc.freeze()  # Nothing of PyTorch is garbage; searching it would take 0.07 s.
+        gc.enable()
     device = choose_device(options.device)
     if options.look == "photo":
         return prepare(load_between(options.model, device), options.precision)

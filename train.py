@@ -16,6 +16,13 @@ Results, below --det:
 torchrun --nproc_per_node=N train.py ... trains in N processes.
 """
 
+from opts import TrainOptions
+from script import need_torch
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    need_torch("train.py", TrainOptions().parse)
+
+
 import argparse
 import copy
 import csv
@@ -67,8 +74,8 @@ from model import (
     PyramidDeepFuse,
     device_of,
 )
-from opts import TrainOptions, run
 from precision import PRECISIONS, choose_precision, type_name
+from script import run
 from tiles import is_out_of_memory
 
 LOG_FIELDS = ("epoch", "loss", "val_score", "lr", "seconds")

@@ -261,6 +261,8 @@ def replacing(
 ) -> Iterator[IO]:
     """Opens a temporary file that becomes `path` once complete, or is removed after an error.
 
+    It is a new file: what lay at its place, a link perhaps, is not written to.
+
     mode and options are open's. flush: puts the file on the disk before it becomes `path`, so that
     `path` is whole even after a power failure. Raises OSError naming `path`, not the
     temporary file.
@@ -268,7 +270,9 @@ def replacing(
     target = os.path.realpath(path)  # A link stays one.
     temporary = f"{target}.tmp{os.getpid()}_{threading.get_ident()}"
     try:
-        with open(temporary, mode, **options) as file:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        with open(temporary, mode.replace("w", "x"), **options) as file:
             yield file
             if flush:
                 file.flush()

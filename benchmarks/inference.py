@@ -27,10 +27,11 @@ sys.path.insert(0, ROOT)
 import fusion  # noqa: E402
 import opts  # noqa: E402
 import portable  # noqa: E402
+import script  # noqa: E402
 import tiles  # noqa: E402
 import utils  # noqa: E402
 
-opts.limit_spinning()  # as inference.py does, before PyTorch is imported
+script.limit_spinning()  # as inference.py does, before PyTorch is imported
 
 # Floating-point operations of the paper's network, for one pixel of a pair.
 OPERATIONS = 2 * (2 * (25 * 16 + 49 * 16 * 32) + 49 * 32 * 32 + 25 * 32 * 16 + 25 * 16)
@@ -57,7 +58,7 @@ def network(path=opts.WEIGHTS, precision="auto"):
     from checkpoint import load_model
     from model import prepare
 
-    opts.keep_freed_memory()
+    script.keep_freed_memory()
     return prepare(load_model(path), precision)
 
 
@@ -108,7 +109,7 @@ def photo(**how):
     """Returns a method that makes photos as inference.py does by default, without PyTorch."""
 
     def setup(images):
-        opts.keep_freed_memory()
+        script.keep_freed_memory()
         net = portable.OnnxBetween(opts.BETWEEN)
         return lambda: fusion.fuse(net, images, look="photo", **how)
 

@@ -28,8 +28,9 @@ from dataset import BracketedDataset, EpochBatches, make_loader  # noqa: E402
 from engine import Learner, Processes, Schedule  # noqa: E402
 from loss import MEF_SSIM_Loss  # noqa: E402
 from model import build, choose_device  # noqa: E402
-from opts import keep_freed_memory, number  # noqa: E402
+from opts import number  # noqa: E402
 from precision import choose_precision, type_name  # noqa: E402
+from script import keep_freed_memory  # noqa: E402
 
 
 def write_scenes(folder, count, height=600, width=900):

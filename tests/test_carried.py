@@ -212,3 +212,21 @@ def test_places_are_lost_with_a_crop():
         parsed = Image.Exif()
         parsed.load(found["EXIF"])
         assert tuple(parsed.get_ifd(0x8769)[0x9214]) == area
+
+
+@pytest.mark.parametrize(
+    "hostile", [b"<?xpacket " * 60000, b"<a:Thumbnails>" * 40000, b"<a:Thumbnails " * 40000]
+)
+def test_long_xmp_is_read_in_linear_time(hostile):
+    """Half a megabyte took two minutes where expressions were looked for from every place."""
+    with pytest.warns(UserWarning, match="damaged XMP"):
+        assert carried.kept_xmp(hostile, True) == b""
+    assert metadata.updated({"XMP": hostile}, (5, 6)) == {"XMP": hostile}
+
+
+def test_thumbnails_and_orientation_in_xmp_are_left_out():
+    thumbnail = b"<xmp:Thumbnails><rdf:Alt/></xmp:Thumbnails><dc:creator>"
+    kept = carried.kept_xmp(XMP.replace(b"<dc:creator>", thumbnail), True)
+    assert b"creator" in kept
+    assert b"Thumbnails" not in kept
+    assert b"Orientation" not in kept

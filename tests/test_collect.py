@@ -208,3 +208,15 @@ def test_what_is_no_table(tmp_path, capfd):
     assert capfd.readouterr().err.startswith(f"collect.py: {path}: no table of sources: ")
     assert collect.main(["--sources", str(tmp_path / "none"), "--quiet"]) == 2
     assert capfd.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("repository", "path"),
+    [("../../x", "a"), ("owner/name", "../../y"), ("/etc", "."), ("a/b", "/")],
+)
+def test_a_table_leads_nowhere_else(tmp_path, capfd, repository, path):
+    table = tmp_path / "sources.tsv"
+    columns = "folder\tscene\texposures\trepository\tpath\tlicence as stated"
+    table.write_text(f"{columns}\nbrackets/train\tt1\t3\t{repository}\t{path}\tnone\n")
+    assert collect.main(["--sources", str(table), "--quiet"]) == 2
+    assert "leads out of the folder" in capfd.readouterr().err

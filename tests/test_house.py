@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Files import files of lower floors alone, so that no circle is possible.
 FLOORS = (
-    ("opts", "arrays", "tiles", "headers", "muon", "processes", "maker_notes", "precision"),
-    ("metadata", "colour", "windows", "pyramid", "integers"),
+    ("opts", "script", "arrays", "tiles", "headers", "muon", "processes", "maker_notes"),
+    ("metadata", "colour", "windows", "pyramid", "integers", "precision"),
     ("raw", "decoders", "carried"),
     ("utils", "loss", "portable", "refinement"),
     ("ghosts", "between", "finish"),

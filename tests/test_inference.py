@@ -1164,3 +1164,14 @@ def test_pictures_without_an_option_are_explained(capsys):
     with pytest.raises(SystemExit):
         inference.main(["a.jpg", "b.jpg"])
     assert "a.jpg b.jpg; every value follows an option" in capsys.readouterr().err
+
+
+def test_a_photo_is_known_under_another_name(files, capfd):
+    """As on disks that ignore case, where IMG.JPG and img.jpg are one file."""
+    before = Path(files["--image1"]).read_bytes()
+    other = Path(files["--image1"]).with_name("other.png")
+    os.link(files["--image1"], other)
+    files["--res"] = str(other)
+    assert run(files) == 2
+    assert capfd.readouterr().err == f"inference.py: {other}: is one of the photos\n"
+    assert other.read_bytes() == before

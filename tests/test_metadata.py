@@ -1,6 +1,5 @@
 """Headers, EXIF, profiles and XMP, read from files and written to them."""
 
-import base64
 import contextlib
 import io
 import struct
@@ -153,44 +152,6 @@ def test_previews_in_makernotes_are_not_kept(tmp_path, first):
     data = Path(path).read_bytes()
     assert embedded_pictures(data) == [(50, 60)]
     assert embedded_pictures(data.replace(b"\x02\xd8\xff", b"\xff\xd8\xff")) == [(50, 60)]
-
-
-@pytest.mark.parametrize("prefix", [b"xmp", b"xap"])
-def test_thumbnails_in_xmp_are_not_kept(tmp_path, prefix):
-    coded = base64.b64encode(cv2.imencode(".jpg", picture(shape=(30, 40, 3)))[1].tobytes())
-    lines = b"&#xA;".join(coded[i : i + 76] for i in range(0, len(coded), 76))
-    kept = b"<xmp:Rating>5</xmp:Rating>"
-    thumbnails = (
-        b"<%b:Thumbnails><rdf:Alt><rdf:li><xmpGImg:image>%b</xmpGImg:image></rdf:li></rdf:Alt>"
-    )
-    thumbnails = (thumbnails + b"</%b:Thumbnails>") % (prefix, lines, prefix)
-    other = b'<rdf:Description GImage:Data="%b"/>' % coded
-    chunk = XMP.replace(b"</x:xmpmeta>", kept + thumbnails + kept + other + b"</x:xmpmeta>")
-    path = str(tmp_path / "x.jpg")
-    utils.write_image(path, picture(), metadata={"XMP": chunk})
-    data = Path(path).read_bytes()
-    assert coded[:40] not in data
-    assert coded[-40:] not in data
-    expected = XMP.replace(
-        b"</x:xmpmeta>", kept * 2 + b'<rdf:Description GImage:Data=""/></x:xmpmeta>'
-    )
-    assert expected in data
-
-
-def test_xmp_without_pictures_is_kept():
-    empty = XMP.replace(b"</x:xmpmeta>", b"<xmp:Thumbnails/><a>/9j/not a picture</a></x:xmpmeta>")
-    for chunk in (XMP, empty):
-        assert metadata.updated({"XMP": chunk}, (5, 6)) == {"XMP": chunk}
-
-
-@pytest.mark.parametrize(
-    "form", [b'tiff:Orientation="%b"', b"<tiff:Orientation>%b</tiff:Orientation>"]
-)
-def test_orientation_in_xmp_is_that_of_exif(form):
-    chunk = XMP.replace(b"</x:xmpmeta>", form % b"6" + b"</x:xmpmeta>")
-    held = metadata.updated({"EXIF": exif(6), "XMP": chunk}, (5, 6))
-    assert held["XMP"] == XMP.replace(b"</x:xmpmeta>", form % b"1" + b"</x:xmpmeta>")
-    assert metadata.updated({"XMP": chunk}, (5, 6)) == {"XMP": chunk}  # Nothing was turned.
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 
 import cv2
@@ -326,6 +327,18 @@ def test_a_link_is_followed(tmp_path):
         file.write("new")
     assert (tmp_path / "x.txt").is_symlink()
     assert (tmp_path / "disk" / "x.txt").read_text() == "new"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right of their own on Windows")
+def test_what_lies_in_the_way_is_not_written_to(tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("mine")
+    path = tmp_path / "x.txt"
+    (tmp_path / f"x.txt.tmp{os.getpid()}_{threading.get_ident()}").symlink_to(other)
+    with utils.replacing(path, "w") as file:
+        file.write("new")
+    assert path.read_text() == "new"
+    assert other.read_text() == "mine"
 
 
 def failing(_):
