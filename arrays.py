@@ -26,16 +26,6 @@ def namespace(x: Array) -> Any:
     return torch
 
 
-def device_of_array(x: Array) -> "torch.device | None":
-    """Returns the device of a tensor; None for NumPy's arrays."""
-    return None if isinstance(x, np.ndarray) else x.device
-
-
-def empty(shape: Sequence[int], like: Array) -> Array:
-    """Returns an array with the kind, type and device of another, its values not set."""
-    return np.empty(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_empty(shape)
-
-
 def zeros(shape: Sequence[int], like: Array) -> Array:
     """Returns an array of zeros with the kind, type and device of another."""
     return np.zeros(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)
@@ -61,26 +51,6 @@ def halve(x: Array) -> Array:
     if x.shape[-1] % 2:
         second = xp.concatenate([second, rows[..., -1:]], axis=-1)
     return (first + second) / 4
-
-
-def unhalve(maps: Array, shape: Sequence[int]) -> Array:
-    """Gives every pixel the value of the pixel that it is part of after halve.
-
-    A row or column that halve repeats gets it twice, so that the result is the transpose of halve,
-    times 4. shape: height and width of the finer picture.
-    """
-    height, width = shape
-    wide = empty((*maps.shape[:-1], 2 * maps.shape[-1]), maps)
-    wide[..., ::2] = wide[..., 1::2] = maps
-    wide = wide[..., :width]
-    if width % 2:
-        wide[..., -1] *= 2
-    finer = empty((*maps.shape[:-2], 2 * maps.shape[-2], width), maps)
-    finer[..., ::2, :] = finer[..., 1::2, :] = wide
-    finer = finer[..., :height, :]
-    if height % 2:
-        finer[..., -1, :] *= 2
-    return finer
 
 
 def local_mean(image: Array, side: int) -> Array:

@@ -178,7 +178,8 @@ class Studio:
         """Returns the reduced exposures, aligned if chosen, and the fused picture; 8-bit each."""
         recipe = choice._replace(gain_map=False).recipe("result.png")
         if choice.look == "paper":
-            recipe.fuse["fast"] = True  # The full photo is not fused so; here it would take long.
+            # The full photo is not fused so; here it would take long.
+            recipe = photos.with_options(recipe, fast=True)
         key = dropped.files, choice.look, choice.align, choice.deghost
         if self.prepared[0] != key:
             reference = photos.choose_reference(dropped.reduced, recipe)

@@ -13,25 +13,16 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
-import between
-import fusion
-import loss
-import utils
 from checkpoint import State
-from dataset import as_8_bit_rgb
 from model import (
     BetweenNetwork,
     DeepFuse,
     choose_device,
-    device_of,
     is_finite,
-    prepare,
 )
 from muon import Muon
 from precision import type_name
-from scores import mefb_score
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "muon": Muon}
 
@@ -410,60 +401,3 @@ def exposure_noise(stack: torch.Tensor, largest: float) -> torch.Tensor | float:
         return 0
     y = stack[:, :, 0]
     return largest * torch.rand_like(y[:, :1, :1, :1]) * torch.randn_like(y)
-
-
-def validate(
-    model: DeepFuse, pairs: Sequence[Sequence[str]], precision: str = "auto", quiet: bool = False
-) -> list[float]:
-    """Returns the multi-scale MEF-SSIM of every fused pair, on 8-bit grey at native size.
-
-    model: in eval mode. pairs: picture files. precision: see prepare. quiet: hides the bar.
-    """
-    device = device_of(model)
-    model = prepare(model, precision)
-    scores = []
-    for paths in tqdm(pairs, "validating", leave=False, disable=True if quiet else None):
-        images = read_exposures(paths)
-        fused = fusion.fuse(model, images)
-        scores.append(mefb_score(fused, images, device))
-    return scores
-
-
-def validate_between(
-    model: BetweenNetwork,
-    scenes: Sequence[Sequence[str]],
-    precision: str = "auto",
-    quiet: bool = False,
-) -> list[float]:
-    """Returns, for every scene, 1 less the mean BetweenLoss of its exposures between.
-
-    The network sees the darkest and the brightest exposure, reduced as for a photo. model: in eval
-    mode. scenes: three or more picture files each. precision: see prepare. quiet: hides the bar.
-    """
-    device = device_of(model)
-    model = prepare(model, precision)
-    criterion = loss.BetweenLoss()
-    scores = []
-    for paths in tqdm(scenes, "validating", leave=False, disable=True if quiet else None):
-        images = [as_8_bit_rgb(image) for image in utils.read_images(paths)]
-        images.sort(key=lambda image: image.mean())
-        images = fusion.reduce_pictures(images, fusion.reduction(images, fusion.SMALL))
-        stack = torch.from_numpy(utils.to_ycbcr(*images)).to(device)
-        teachers = stack[1:-1]
-        with torch.inference_mode():
-            view = between.look(model, stack[None, [0, -1]])
-            told = [between.tell(model, view, x[:1].mean(dim=(1, 2))) for x in teachers]
-            losses = criterion.sample_losses(torch.cat(told), teachers)
-        scores.append(1 - losses.mean().item())
-    return scores
-
-
-def read_exposures(paths: Sequence[str]) -> list[np.ndarray]:
-    """Reads a scene's picture files; ValueError naming them where they cannot be scored."""
-    images = utils.read_images(paths)
-    try:
-        fusion.check_images(images)
-        loss.check_size(*images[0].shape[:2])
-    except ValueError as error:
-        raise ValueError(f"{' and '.join(paths)}: {error}") from error
-    return images

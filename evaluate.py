@@ -127,7 +127,7 @@ def computed_methods(options: argparse.Namespace, device: torch.device) -> dict[
     """Returns the methods that this program runs: average, MergeMertens, checkpoints, photos."""
 
     def fusing(model: fusion.Network, **how: Any) -> Method:
-        return lambda _, images: fusion.fuse(model, images, **how)
+        return lambda _, images: fusion.fuse(model, images, fusion.Options(**how))
 
     methods: dict[str, Method] = {
         "average": lambda _, images: average(images),
@@ -136,8 +136,6 @@ def computed_methods(options: argparse.Namespace, device: torch.device) -> dict[
     for path in options.model:
         model = prepare(load_model(path, device), options.precision)
         methods[path] = fusing(model, fast=options.fast)
-        if options.refine:
-            methods[f"{path} +{options.refine}"] = fusing(model, refine=options.refine)
     if options.photo:
         methods["photo"] = fusing(OnnxBetween(BETWEEN), look="photo", finish=options.finish)
     if options.jpeg:

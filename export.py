@@ -56,11 +56,11 @@ class OfStack(nn.Module):
         pyramid = [stack]
         for _ in range(self.levels - 1):
             pyramid.append(tuple(F.avg_pool2d(y, 2, ceil_mode=True) for y in pyramid[-1]))
-        fused = self.network.fuse_level(pyramid[-1], tilted_mean(pyramid[-1]))
+        fused = self.network.fuse_tile(pyramid[-1], tilted_mean(pyramid[-1]))
         for level in reversed(pyramid[:-1]):
             height, width = level[0].shape[-2:]
             context = F.interpolate(fused, scale_factor=2, mode="bilinear")[..., :height, :width]
-            fused = self.network.fuse_level(level, context)
+            fused = self.network.fuse_tile(level, context)
         return fused
 
 

@@ -18,7 +18,6 @@ from refinement import refine_luma
 
 EXPOSED = 0.2  # distance from mid-grey at which a channel counts as badly exposed (Mertens et al.)
 WEIGHTS = (0.35, 0.0, 0.4, 0.0, 0.25)  # of the complete stack's lumas, dark to bright, in the tone
-REFINED = 1  # steps of refinement
 NATURAL_MEAN = 0.525  # mean luma that a photo is brought towards
 PULL = 0.6  # share of the way to that mean, from below; from above it is all of it
 LARGEST_SHIFT = 0.25  # of a mean of 1/2; falls to 0 at 0 and 1
@@ -101,7 +100,7 @@ def finished(
     lumas = stack[:, 0]
     # Of blocks of JPEG files and of noise, refinement leaves less than merging does.
     y = merged_luma(stack).clip(0, 1)
-    y = refine_luma(y[None, None], exposures[None], REFINED)[0, 0]
+    y = refine_luma(y[None, None], exposures[None])[0, 0]
     tone = scene_tone(lumas, steady, alike)
     # What is black in all exposures remains so, and nothing is darker than in the darkest.
     change = np.minimum(correction(y, tone), lumas[-1])

@@ -6,6 +6,7 @@ All that is large is done tile by tile, so that memory grows with the pictures a
 features of the network.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,12 +17,13 @@ from numpy.typing import DTypeLike
 
 import between
 import earlier
+import opts
+import portable
 import utils
 import windows
 from arrays import Array, halve, local_mean
 from finish import Measured, Steady, finished, measured
 from pyramid import is_coarsest, tilted_mean
-from refinement import refine_luma
 from tiles import (
     PLAIN_TILE,
     WHOLE,
@@ -41,8 +43,7 @@ if TYPE_CHECKING:
 Network = Any  # a network of model.py or portable.py; importing their classes would need PyTorch
 
 LOOKS = ("paper", "photo", "earlier")
-REFINEMENT_TILE = 2048  # pixels a side of a tile
-REFINEMENT_HALO = 96  # pixels by which tiles overlap, so that refinement leaves no seams
+MOST_FINISH = 2
 REDUCED = 1000  # pixels; approximate longer side of the pictures that fast fusion reduces to
 SMALL = 500  # pixels; approximate longer side of the reduced pictures that a photo is made of
 WINDOW = 17  # pixels of reduced pictures; side of the windows of linear models
@@ -52,19 +53,64 @@ EXTENDED = (-1.0, 2.0)  # values of colours that sRGB does not have, of all prof
 SHOWN = 0.005  # share of such pixels below which an exposure counts as empty
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The choices that can be made about a fusion, the same for all scripts and the page.
+
+    look: "paper" for the network's luma and the paper's chroma (fuse_chroma) on the full pictures;
+        "photo" for the best photo, see plan_photo; "earlier" for the network's luma with the
+        earlier implementation's chroma and rounding, see earlier.py. With a ReleasedDeepFuse,
+        "paper" follows the authors' program there, too.
+    finish: for the photo look, the amount of tone and colour; 0 is none, 1 what people choose, 2
+        twice as much, the most.
+    fast: for the paper's look, runs the network on reduced pictures, see plan_fast.
+    tile: pixels a side of the tiles in which the network works, by default as suits the device.
+        Tiles are halved where memory runs out. They overlap by the network's receptive radius, so
+        their size changes the result by rounding alone.
+    steady: for the photo look, one Steady for all pictures of a sequence, against flicker.
+    alike: for the photo look, what all pictures have in common that are to be stitched, see
+        Alike.
+    extended: floats may lie outside [0, 1], as colours that sRGB does not have, see colour.py; the
+        result is of floats, and keeps them.
+    dtype: type of the result; by default that of `out`, else the images' deepest.
+    progress: shows a bar where stderr is a terminal.
+
+    Raises ValueError where a value is none of these, or does not go with the look.
+    """
+
+    look: str = "paper"
+    finish: float = 1.0
+    fast: bool = False
+    tile: int | None = None
+    steady: Steady | None = None
+    alike: "Alike | None" = None
+    extended: bool = False
+    dtype: np.dtype | type | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        photo = self.look == "photo"
+        if self.look not in LOOKS:
+            raise ValueError(f"look must be one of {', '.join(LOOKS)}, not {self.look!r}")
+        if not 0 <= self.finish <= MOST_FINISH:
+            raise ValueError(f"finish must lie in 0 to {MOST_FINISH}, not {self.finish}")
+        if self.fast and self.look != "paper":
+            raise ValueError(f"look {self.look!r} is not fast")
+        if self.tile is not None and self.tile < 1:
+            raise ValueError(f"tile must be 1 or more, not {self.tile}")
+        if (self.steady or self.alike) and not photo:
+            raise ValueError(f"look {self.look!r} is neither steady nor alike")
+        if self.dtype is not None and np.dtype(self.dtype) not in utils.DTYPES:
+            raise ValueError(f"dtype must be uint8, uint16 or a float, not {np.dtype(self.dtype)}")
+
+
+PAPER = Options()
+
+
 def fuse(
     model: Network,
     images: Sequence[np.ndarray],
-    tile: int | None = None,
-    progress: bool = False,
-    look: str = "paper",
-    finish: float = 1.0,
-    refine: int = 0,
-    fast: bool = False,
-    steady: Steady | None = None,
-    alike: "Alike | None" = None,
-    extended: bool = False,
-    dtype: DTypeLike | None = None,
+    options: Options = PAPER,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Fuses two or more exposures of one scene, in any order.
@@ -73,50 +119,26 @@ def fuse(
         luma. It is of model.py, in eval mode and on any device, see model.prepare, or of
         portable.py.
     images: arrays of one size, (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float in [0, 1].
-    tile: pixels a side of the tiles in which the network works, by default as suits the device.
-        Tiles are halved where memory runs out. They overlap by the network's receptive radius, so
-        their size changes the result by float rounding alone. Refinement has larger tiles, whose
-        size changes the result by less than a grey level of 255.
-    progress: shows a bar where stderr is a terminal.
-    look: "paper" for the network's luma and the paper's chroma (fuse_chroma) on the full pictures;
-        "photo" for the best photo, see plan_photo; "earlier" for the network's luma with the
-        earlier implementation's chroma and rounding, see earlier.py. With a ReleasedDeepFuse,
-        "paper" follows the authors' program there, too.
-    finish: for the photo look, the amount of tone and colour; 0 is none, 1 what people choose.
-    refine: steps of refine_luma.
-    fast: runs the network on reduced pictures, see plan_fast.
-    steady: for the photo look, one Steady for all pictures of a sequence, against flicker.
-    alike: for the photo look, what all pictures have in common that are to be stitched, see
-        Alike.
-    extended: floats may lie outside [0, 1], as colours that sRGB does not have, see colour.py; the
-        result is of floats, and keeps them.
-    dtype: type of the result; by default that of `out`, else the images' deepest.
     out: array for the result, like the `out` of NumPy's functions. It may be one of the images,
         which is then overwritten.
 
     Returns the fused picture, with the images' size and colour: `out` where it is given.
     Raises ValueError where there are fewer than two images, where they differ in size or colour,
-    where floats lie outside [0, 1], and where `look`, `model`, `refine`, `fast` or `out` does not
-    fit.
+    where floats lie outside [0, 1], and where `model` or `out` does not fit.
     """
-    if look not in LOOKS:
-        raise ValueError(f"look must be one of {', '.join(LOOKS)}, not {look!r}")
-    if fast and refine:
-        raise ValueError("fast fusion is not refined")
-    if look != "paper" and (fast or refine):
-        raise ValueError(f"look {look!r} is neither fast nor refined")
+    look, extended = options.look, options.extended
     if (look == "photo") != hasattr(model, "surroundings"):
         raise ValueError(f"look {look!r} is made by another network than {type(model).__name__}")
     check_images(images, extended=extended)
-    fused = result_array(images, dtype, out)
+    fused = result_array(images, options.dtype, out)
     if look == "photo":
         factor = reduction(images, SMALL)
         reduced = reduce_pictures(images, factor)
-        shown = list(range(len(images))) if alike else informative(reduced)
+        shown = list(range(len(images))) if options.alike else informative(reduced)
         images = [images[k] for k in shown]
-        plan = plan_photo(model, [reduced[k] for k in shown], factor, finish, steady, alike)
+        plan = plan_photo(model, [reduced[k] for k in shown], factor, options)
     else:
-        plan = choose_plan(model, images, tile or tile_size(model), look, fast, refine, progress)
+        plan = choose_plan(model, images, options)
         if look == "earlier" and images[0].ndim == 3:
             plan = as_earlier(plan, images)
     if extended and plan.read is utils.to_ycbcr:
@@ -132,11 +154,27 @@ def fuse(
         fused[place] = plan.write(ycbcr, fused.dtype)
 
     shape = images[0].shape[:2]
-    in_tiles(work, shape, plan.tile, plan.halo, network_device(model), progress, plan.workers)
+    device = network_device(model)
+    in_tiles(work, shape, plan.tile, plan.halo, device, options.progress, plan.workers)
     if out is None or out is fused:
         return fused
     out[...] = fused
     return out
+
+
+def make_photo(images: Sequence[np.ndarray], **options: Any) -> np.ndarray:
+    """Returns the best photo of two or more exposures of one scene, made without PyTorch.
+
+    images, what is returned and what is raised: as for fuse. options: of Options, such as
+    finish=0.5. Raises OSError where the weights of this folder are missing.
+    """
+    return fuse(photographer(), images, Options(look="photo", **options))
+
+
+@functools.cache
+def photographer() -> portable.OnnxBetween:
+    """Returns the network of photos, read once."""
+    return portable.OnnxBetween(opts.BETWEEN)
 
 
 def result_array(
@@ -191,23 +229,14 @@ class Plan(NamedTuple):
     write: Callable[[np.ndarray, np.dtype], np.ndarray] = utils.from_ycbcr
 
 
-def choose_plan(
-    model: Any,
-    images: Sequence[np.ndarray],
-    tile: int,
-    look: str,
-    fast: bool,
-    refine: int,
-    progress: bool,
-) -> Plan:
-    """Returns the Plan of a network that fuses luma, for fuse's arguments of these names."""
-    if fast:
-        return plan_fast(model, images, tile, progress)
-    if refine:
-        return plan_refined(model, images, tile, refine, progress)
-    if model.name == "released" and look == "paper" and images[0].ndim == 3:
-        return plan_released(model, images, tile, progress)
-    return plan_full(model, images, tile, progress)
+def choose_plan(model: Any, images: Sequence[np.ndarray], options: Options) -> Plan:
+    """Returns the Plan of a network that fuses luma."""
+    tile = options.tile or tile_size(model)
+    if options.fast:
+        return plan_fast(model, images, tile, options.progress)
+    if model.stretches and options.look == "paper" and images[0].ndim == 3:
+        return plan_released(model, images, tile, options.progress)
+    return plan_full(model, images, tile, options.progress)
 
 
 def plan_full(model: Any, images: Sequence[np.ndarray], tile: int, progress: bool = False) -> Plan:
@@ -218,22 +247,17 @@ def plan_full(model: Any, images: Sequence[np.ndarray], tile: int, progress: boo
     shows a bar meanwhile.
     """
     device = network_device(model)
-    if model.name == "released":
-        plane = whole_luma(plan_unstretched(model, tile), images, device, progress)
-        lowest, highest = plane.min(), plane.max()
-        plane = (plane - lowest) / max(highest - lowest, np.finfo(plane.dtype).tiny)
-        return Plan(lambda _, place: plane[(..., *place)], PLAIN_TILE, 0)
-    if model.name == "deepfuse":
-        fuse_luma = on_arrays(lambda lumas: model(*each_of(lumas)), device)
-        return Plan(lambda lumas, _: fuse_luma(lumas), tile, model.radius)
-    fuse_level = on_arrays(lambda lumas, context: model.fuse_level(each_of(lumas), context), device)
+    fuse_tile = on_arrays(lambda lumas, *more: model.fuse_tile(each_of(lumas), *more), device)
+    if not model.coarse_to_fine:
+        plan = Plan(lambda lumas, _: fuse_tile(lumas), tile, model.radius)
+        return stretching(plan, images, device, progress) if model.stretches else plan
 
     def fuse_in_tiles(lumas: np.ndarray) -> np.ndarray:
         """Returns what the network makes of one level's lumas, and of all coarser ones."""
         fused, context = np.empty_like(lumas[:1]), context_of(lumas)
 
         def work(outer: Area, inner: Area, place: Area) -> None:
-            part = fuse_level(lumas[(..., *outer)], context[(..., *outer)])
+            part = fuse_tile(lumas[(..., *outer)], context[(..., *outer)])
             fused[(..., *place)] = part[(..., *inner)]
 
         in_tiles(work, lumas.shape[-2:], tile, model.radius, device)
@@ -248,12 +272,10 @@ def plan_full(model: Any, images: Sequence[np.ndarray], tile: int, progress: boo
     if is_coarsest(*images[0].shape[:2]):
         context = context_of(read_lumas(images, WHOLE))
         return Plan(
-            lambda lumas, place: fuse_level(lumas, context[(..., *place)]), tile, model.radius
+            lambda lumas, place: fuse_tile(lumas, context[(..., *place)]), tile, model.radius
         )
     fused = fuse_in_tiles(halve_pictures(images))
-    return Plan(
-        lambda lumas, place: fuse_level(lumas, enlarge(fused, 2, place)), tile, model.radius
-    )
+    return Plan(lambda lumas, place: fuse_tile(lumas, enlarge(fused, 2, place)), tile, model.radius)
 
 
 def each_of(lumas: Array) -> list[Array]:
@@ -261,11 +283,14 @@ def each_of(lumas: Array) -> list[Array]:
     return [lumas[k : k + 1] for k in range(len(lumas))]
 
 
-def plan_unstretched(model: Any, tile: int) -> Plan:
-    """Returns the Plan of the released network's luma before the stretch."""
-    device = network_device(model)
-    fuse_luma = on_arrays(lambda lumas: model.unstretched(*each_of(lumas)), device)
-    return Plan(lambda lumas, _: fuse_luma(lumas), tile, model.radius)
+def stretching(
+    plan: Plan, images: Sequence[np.ndarray], device: "torch.device | None", progress: bool
+) -> Plan:
+    """Returns the Plan whose luma is another's, stretched to [0, 1] over the whole picture."""
+    plane = whole_luma(plan, images, device, progress)
+    lowest, highest = plane.min(), plane.max()
+    plane = (plane - lowest) / max(highest - lowest, np.finfo(plane.dtype).tiny)
+    return Plan(lambda _, place: plane[(..., *place)], PLAIN_TILE, 0)
 
 
 def plan_released(model: Any, images: Sequence[np.ndarray], tile: int, progress: bool) -> Plan:
@@ -291,25 +316,6 @@ def as_earlier(plan: Plan, images: Sequence[np.ndarray]) -> Plan:
         fuse_chroma=lambda chroma, *_: earlier.global_chroma(chroma, distances),
         **earlier.EARLIER._asdict(),
     )
-
-
-def plan_refined(
-    model: Any, images: Sequence[np.ndarray], tile: int, steps: int, progress: bool
-) -> Plan:
-    """Returns the Plan that refines, tile by tile, the network's luma of the full pictures."""
-    device = network_device(model)
-    plane = whole_luma(plan_full(model, images, tile), images, device, progress)
-    image_means = mean_lumas(images)
-    refine = on_arrays(
-        lambda y_f, sources, means: refine_luma(y_f, sources, steps, means),
-        device if device is not None and device.type == "cuda" else None,
-    )
-
-    def fuse_luma(lumas: np.ndarray, place: Area) -> np.ndarray:
-        return refine(plane[(..., *place)], lumas.swapaxes(0, 1), image_means)
-
-    # A tile needs much memory here, and the arithmetic has several threads of its own.
-    return Plan(fuse_luma, max(tile, REFINEMENT_TILE), REFINEMENT_HALO, workers=1)
 
 
 def plan_fast(model: Any, images: Sequence[np.ndarray], tile: int, progress: bool) -> Plan:
@@ -369,11 +375,9 @@ def plan_photo(
     model: Any,
     reduced: Sequence[np.ndarray],
     factor: int,
-    finish: float,
-    steady: Steady | None,
-    alike: Alike | None = None,
+    options: Options,
 ) -> Plan:
-    """Returns the Plan of the best photo, from pictures reduced to about SMALL pixels.
+    """Returns the Plan of the best photo, from pictures reduced by `factor` to some SMALL pixels.
 
     The missing exposures between are told (between.py), all are merged and finished (finish.py),
     and what this does is applied to the full pictures.
@@ -381,13 +385,15 @@ def plan_photo(
     stack = utils.to_ycbcr(*reduced)
     stack[:, 0].clip(0, 1, out=stack[:, 0])  # Colours that sRGB does not have may be outside.
     stack = with_chroma(stack)
+    alike = options.alike
     if alike and len(alike.levels) != len(stack):
         raise ValueError(
             f"{len(stack)} exposures cannot be made alike brackets of {len(alike.levels)}; "
             "--deghost no leaves none out"
         )
     complete = between.complete(OnArrays(model), stack, alike.levels if alike else None)
-    photo = finished(complete, stack[:, 0], finish, steady, alike.tone if alike else None)[None]
+    tone = alike.tone if alike else None
+    photo = finished(complete, stack[:, 0], options.finish, options.steady, tone)[None]
     fuse_luma = transferred(stack[:, :1], photo[:, :1], factor)
     half = np.float32(utils.NEUTRAL)
     tint = transferred(stack[:, 1:] - half, photo[:, 1:] - half, factor)
@@ -537,11 +543,6 @@ def scaled(place: Area, factor: int) -> Area:
     return rows, columns
 
 
-def mean_lumas(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the mean luma of every image, (1, K, 1, 1)."""
-    return mean_of_tiles(images, lambda place: read_lumas(images, place)).swapaxes(0, 1)
-
-
 def mean_of_tiles(images: Sequence[np.ndarray], read: Callable[[Area], np.ndarray]) -> np.ndarray:
     """Returns the mean over all pixels of what `read` gives for one part of all images.
 
@@ -607,7 +608,11 @@ def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def panel(
-    model: Network, under: np.ndarray, over: np.ndarray, target: str = "patch", **options
+    model: Network,
+    under: np.ndarray,
+    over: np.ndarray,
+    options: Options = PAPER,
+    target: str = "patch",
 ) -> np.ndarray:
     """Returns under | over | fused | y_hat side by side, as one array of four times their width.
 
@@ -625,7 +630,7 @@ def panel(
     if min(under.shape[:2]) < windows.WINDOW:
         raise ValueError(f"y_hat needs pictures of at least {windows.WINDOW} pixels a side")
     stack = utils.to_ycbcr(under, over)
-    fused = fuse(model, [under, over], **options)
+    fused = fuse(model, [under, over], options)
     y_hat = loss.y_hat(torch.from_numpy(stack[None, :, 0]), target).numpy()
     desired = np.concatenate([y_hat, fuse_chroma(stack[:, 1:])[None]], axis=1)
     shown = [utils.from_ycbcr(image, fused.dtype) for image in (*each_of(stack), desired)]

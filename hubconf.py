@@ -7,6 +7,9 @@ It imports modules of this folder by names such as model and utils. A program th
 modules of its own under these names has to load it first.
 """
 
+import collections.abc
+import typing
+
 import numpy as np
 
 # torch.hub takes every public callable here for a network, so only modules are imported.
@@ -28,9 +31,15 @@ class _Fuser:
         self.network = network
         self.look = look
 
-    def fuse(self, images: list[np.ndarray], **options) -> np.ndarray:
-        """Fuses two or more exposures; takes, returns and raises what fusion.fuse does."""
-        return fusion.fuse(self.network, images, **{"look": self.look, **options})
+    def fuse(
+        self, images: collections.abc.Sequence[np.ndarray], **options: typing.Any
+    ) -> np.ndarray:
+        """Fuses two or more exposures; returns and raises what fusion.fuse does.
+
+        options: of fusion.Options, such as finish=0.5.
+        """
+        options = {"look": self.look, **options}
+        return fusion.fuse(self.network, images, fusion.Options(**options))
 
 
 def deepfuse(weights: str = opts.WEIGHTS, device: str = "auto", precision: str = "auto") -> _Fuser:
@@ -49,10 +58,6 @@ def pyramid(device: str = "auto", precision: str = "auto") -> _Fuser:
     return deepfuse(opts.PYRAMID, device, precision)
 
 
-def photo(device: str = "auto", precision: str = "auto") -> _Fuser:
-    """Returns what makes the best photo, the network that tells exposures between others.
-
-    device, precision and what is raised as in deepfuse.
-    """
-    network = checkpoint.load_between(opts.BETWEEN, model.choose_device(device))
-    return _Fuser(model.prepare(network, precision), look="photo")
+def photo() -> _Fuser:
+    """Returns what makes the best photo, without PyTorch; OSError where its weights are missing."""
+    return _Fuser(fusion.photographer(), look="photo")

@@ -102,7 +102,7 @@ def fuse_folder(
             copy_singles(card.singles, options.res)
         if options.alike:
             alike = what_is_alike(load(), card.scenes.values(), not options.quiet)
-            recipe = recipe._replace(fuse={**recipe.fuse, "alike": alike})
+            recipe = photos.with_options(recipe, alike=alike)
         if options.cluster:
             prepare = functools.partial(prepare_process, load_there(options), recipe, None)
             fused = on_cluster(options.cluster, prepare, work, options.send_files)
@@ -116,7 +116,7 @@ def fuse_folder(
         else:
             network = load()
             if options.steady:
-                recipe = recipe._replace(fuse={**recipe.fuse, "steady": Steady()})
+                recipe = photos.with_options(recipe, steady=Steady())
             fused = fuse_in_turn(network, work, recipe)
         return finish_folder(fused, len(work), card, bar=not options.quiet)
 

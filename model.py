@@ -30,6 +30,10 @@ TRAINED_TILT = 1.5  # largest tilt in training, where crops vary more than whole
 class DeepFuse(nn.Module):
     """Fuses the luma of K >= 2 exposures of one static scene.
 
+    As every network for luma, it has a name, settings to build it from, a radius, fuse_tile, and
+    says whether it is coarse_to_fine (fuse_tile sees the coarser level's result), and whether it
+    stretches (the luma of the whole picture is stretched to [0, 1] in the end).
+
     C1 and C2 look at every exposure with the same weights (tied streams). Their features are added,
     and C3 to C5 reconstruct the fused luma.
 
@@ -41,6 +45,8 @@ class DeepFuse(nn.Module):
 
     name = "deepfuse"
     in_channels = 1  # C1 sees the luma.
+    coarse_to_fine = False
+    stretches = False
 
     def __init__(self, batch_norm: bool = False, padding: str = "replicate", width: int = 16):
         super().__init__()
@@ -90,9 +96,18 @@ class DeepFuse(nn.Module):
 
         Raises ValueError where the shapes differ or are not (N, 1, H, W).
         """
-        stack = check_luma(y_1, y_2, *more)
+        return self.fuse_tile(check_luma(y_1, y_2, *more))
+
+    def fuse_tile(
+        self, stack: Sequence[torch.Tensor], context: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Fuses parts of pictures, right from `radius` pixels within their borders on.
+
+        stack: K tensors (N, 1, H, W) in [0, 1]. context: for a network that is coarse_to_fine, the
+        luma that the next coarser level has fused, enlarged. Returns the fused luma, (N, 1, H, W).
+        """
         fused = self.merge([y * 2 - 1 for y in stack])
-        return (fused.to(y_1.dtype) + 1) / 2  # The layers may compute in a narrower type.
+        return (fused.to(stack[0].dtype) + 1) / 2  # The layers may compute in a narrower type.
 
     def merge(self, streams: Sequence[torch.Tensor]) -> torch.Tensor:
         """Runs the layers on K tensors (N, in_channels, H, W) in [-1, 1]; returns (N, 1, H, W)."""
@@ -118,6 +133,7 @@ class PyramidDeepFuse(DeepFuse):
 
     name = "pyramid"
     in_channels = 2  # C1 sees the luma, and the coarser level's fused luma.
+    coarse_to_fine = True
 
     def __init__(self, batch_norm: bool = False, padding: str = "replicate", width: int = 16):
         super().__init__(batch_norm, padding, width)
@@ -131,10 +147,13 @@ class PyramidDeepFuse(DeepFuse):
     def forward(self, y_1: torch.Tensor, y_2: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         """Fuses luma like DeepFuse.forward; the result may leave [0, 1] a little."""
         stack = check_luma(y_1, y_2, *more)
-        return self.fuse_level(stack, self.context(stack, self.fuse_level))
+        return self.fuse_tile(stack, self.context(stack, self.fuse_tile))
 
-    def fuse_level(self, stack: Sequence[torch.Tensor], context: torch.Tensor) -> torch.Tensor:
+    def fuse_tile(
+        self, stack: Sequence[torch.Tensor], context: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Fuses one level, from K exposures and the coarser level's result; all (N, 1, H, W)."""
+        assert context is not None
         detail = self.merge([torch.cat([y, context], dim=1) * 2 - 1 for y in stack])
         detail = detail.to(context.dtype)  # The layers may compute in a narrower type.
         return context + (detail - local_mean(detail, LOCAL)) / 2
@@ -142,11 +161,11 @@ class PyramidDeepFuse(DeepFuse):
     def context(
         self,
         stack: Sequence[torch.Tensor],
-        fuse_level: Callable[[Sequence[torch.Tensor], torch.Tensor], torch.Tensor],
+        fuse_tile: Callable[[Sequence[torch.Tensor], torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         """Returns the luma that the next coarser level has fused, at the size of `stack`.
 
-        fuse_level: self.fuse_level, or a function that computes the same in parts.
+        fuse_tile: self.fuse_tile, or a function that computes the same in parts.
         """
         height, width = stack[0].shape[-2:]
         if is_coarsest(height, width):
@@ -157,7 +176,7 @@ class PyramidDeepFuse(DeepFuse):
                 tilt = TRAINED_TILT * (2 * torch.rand_like(stack[0][:, :, :1, :1]) - 1) ** 3
             return tilted_mean(stack, tilt)
         coarser = [F.avg_pool2d(y, 2, ceil_mode=True) for y in stack]
-        fused = fuse_level(coarser, self.context(coarser, fuse_level))
+        fused = fuse_tile(coarser, self.context(coarser, fuse_tile))
         return F.interpolate(fused, scale_factor=2, mode="bilinear")[..., :height, :width]
 
 
@@ -171,6 +190,8 @@ class ReleasedDeepFuse(nn.Module):
     """
 
     name = "released"
+    coarse_to_fine = False
+    stretches = True
     SHAPES = (  # of the kernels: channels out, channels in, height, width
         (32, 1, 3, 3),
         (64, 32, 5, 5),
@@ -198,13 +219,12 @@ class ReleasedDeepFuse(nn.Module):
 
     def forward(self, y_1: torch.Tensor, y_2: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         """Fuses luma like DeepFuse.forward; the tensors must hold whole pictures."""
-        return stretched(self.unstretched(y_1, y_2, *more))
+        return stretched(self.fuse_tile((y_1, y_2, *more)))
 
-    def unstretched(self, *stack: torch.Tensor) -> torch.Tensor:
-        """Returns the network's output before the stretch, which is the same for parts of pictures.
-
-        Takes and raises what DeepFuse.forward does; the result, (N, 1, H, W), has any range.
-        """
+    def fuse_tile(
+        self, stack: Sequence[torch.Tensor], context: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Returns what the network makes of parts before the stretch, (N, 1, H, W) of any range."""
         levels = torch.cat(check_luma(*stack)).mul(219).add_(16).round_()
         features = self.c2(self.c1(levels)).chunk(len(stack))
         merged = sum(features[1:], start=features[0])

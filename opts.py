@@ -563,13 +563,6 @@ class EvaluateOptions:
             "native size unless given",
         )
         parser.add_argument(
-            "--refine",
-            type=number(int, 0),
-            default=0,
-            metavar="N",
-            help="score every checkpoint also with N steps of refinement",
-        )
-        parser.add_argument(
             "--photo",
             action="store_true",
             help="score inference.py's photos too",

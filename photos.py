@@ -5,6 +5,7 @@ Functions import what needs PyTorch, because that takes a second: pictures are r
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import gc
 import math
@@ -47,8 +48,7 @@ class Recipe(NamedTuple):
 
     size: (height, width) to resize to, or None. align, deghost, wrap: "auto", "yes" or "no".
     crop: the opposite of --no_crop. headroom: of the gain map in stops, None without one. portable:
-    True for a network without PyTorch. fuse: arguments for fusion.fuse by their names, but for the
-    network. Other fields are the flags of these names.
+    True for a network without PyTorch. Other fields are the flags of these names.
     """
 
     size: tuple[int, int] | None
@@ -63,7 +63,7 @@ class Recipe(NamedTuple):
     quality: int
     verbose: bool
     portable: bool
-    fuse: dict[str, Any]
+    fusion: fusion.Options
 
     @property
     def copies(self) -> int:
@@ -73,6 +73,11 @@ class Recipe(NamedTuple):
     def rest(self, count: int) -> float:
         """Returns the bytes of memory for all but the pictures, of `count` exposures."""
         return REST + EACH * count + (0 if self.portable else TORCH)
+
+
+def with_options(recipe: Recipe, **changes: Any) -> Recipe:
+    """Returns a Recipe with other options of fusion."""
+    return recipe._replace(fusion=dataclasses.replace(recipe.fusion, **changes))
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
@@ -94,13 +99,13 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         quality=options.quality,
         verbose=options.verbose,
         portable=options.portable,
-        fuse={
-            "progress": not options.quiet and options.folder is None,
-            "look": options.look,
-            "finish": options.finish,
-            "fast": options.fast,
-            "dtype": dtype,
-        },
+        fusion=fusion.Options(
+            look=options.look,
+            finish=options.finish,
+            fast=options.fast,
+            dtype=dtype,
+            progress=not options.quiet and options.folder is None,
+        ),
     )
 
 
@@ -140,7 +145,7 @@ def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:
             header = utils.header_of(file)
             if header and header.dtype in utils.DTYPES:
                 headers.append(header)
-    dtype = recipe.fuse["dtype"] or np.result_type(np.uint8, *(header.dtype for header in headers))
+    dtype = recipe.fusion.dtype or np.result_type(np.uint8, *(header.dtype for header in headers))
     grey = bool(headers) and headers[0].grey
     alpha = bool(headers) and headers[0].channels == 4 and not recipe.panel
     size = recipe.size or (headers[0][:2] if headers else None)
@@ -149,7 +154,7 @@ def check_results(path: str, files: Sequence[str], recipe: Recipe) -> None:
         size = height, 4 * width
     utils.check_picture_writable(path, dtype, grey, alpha, size)
     extension = os.path.splitext(path)[1].lower()
-    asked = recipe.fuse["dtype"]
+    asked = recipe.fusion.dtype
     if asked and utils.as_storable(np.zeros((1, 1), asked), extension).dtype != asked:
         warnings.warn(f"{path}: {extension} cannot hold the asked --depth", stacklevel=2)
     if recipe.headroom is not None and extension not in gain_map.FORMATS:
@@ -323,7 +328,7 @@ def needed_memory(
         rest = recipe.rest(len(files))
         if recipe.size:
             held += sum(sizes)
-        dtype = recipe.fuse["dtype"]
+        dtype = recipe.fusion.dtype
         results = [h._replace(dtype=np.dtype(dtype or h.dtype)).size for h in shown]
         spare = max([spare, *results])
     return rest + held + spare
@@ -377,7 +382,7 @@ def fuse_scene(
         alphas = [None if alpha is None else resize(alpha, *recipe.size) for alpha in alphas]
     reference = choose_reference(images, recipe)
     described = pictures[reference].metadata
-    dtype = recipe.fuse["dtype"] or np.result_type(*(p.dtype or p.pixels.dtype for p in pictures))
+    dtype = recipe.fusion.dtype or np.result_type(*(p.dtype or p.pixels.dtype for p in pictures))
     converted = any(picture.space is not None for picture in pictures)
     if converted:
         images, recipe = as_floats(images, recipe)
@@ -430,7 +435,7 @@ def as_floats(images: list[np.ndarray], recipe: Recipe) -> tuple[list[np.ndarray
     extended = any(map(colour.exceeds_srgb, images))
     if not extended:
         images = [image.clip(0, 1) if image.dtype.kind == "f" else image for image in images]
-    return images, recipe._replace(fuse={**recipe.fuse, "dtype": np.float32, "extended": extended})
+    return images, with_options(recipe, dtype=np.float32, extended=extended)
 
 
 def ring_width(width: int, described: dict[str, bytes], recipe: Recipe) -> int:
@@ -488,7 +493,7 @@ def prepared(
     Raises ValueError where the pictures do not go together or cannot be aligned.
     """
     files = list(files)
-    extended = recipe.fuse.get("extended", False)
+    extended = recipe.fusion.extended
     one_size = recipe.align == "no" or not nearly_one_size(images)
     fusion.check_images(images, one_size, extended)
     images, alpha = without_holes(images, alphas, reference)
@@ -616,11 +621,11 @@ def fuse_images(network: fusion.Network, images: list[np.ndarray], recipe: Recip
         if len(images) != 2:
             raise ValueError(f"--panel is for two exposures, not {len(images)}")
         under, over = sorted(images, key=lambda image: image.mean())
-        return fusion.panel(network, under, over, **recipe.fuse)
-    dtype = recipe.fuse["dtype"] or np.result_type(*images)
+        return fusion.panel(network, under, over, recipe.fusion)
+    dtype = recipe.fusion.dtype or np.result_type(*images)
     reuse = not recipe.preview and images[0].dtype == dtype
     out = images[0] if reuse else None
-    return fusion.fuse(network, images, **recipe.fuse, out=out)
+    return fusion.fuse(network, images, recipe.fusion, out)
 
 
 def write_result(

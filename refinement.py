@@ -1,31 +1,19 @@
-"""How is fused luma refined? By gradient ascent on its own MEF-SSIM, in closed form.
+"""How is fused luma refined? By a step of gradient ascent on its own MEF-SSIM, in closed form."""
 
-The gradient of MEF-SSIM is, like the score, made of windowed means, so that neither training's
-machinery nor its memory is needed. Here it serves NumPy's arrays, and PyTorch's tensors on any
-device, see arrays.py.
-"""
+from collections.abc import Sequence
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import numpy as np
 
 import windows
-from arrays import Array, device_of_array, empty, namespace, unhalve, zeros
 from tiles import PLAIN_TILE, WORKERS, Area, cut, several_threads, whole_area, with_halo
 
-MOMENTUM = 0.8  # share of a step that is kept for the next one
 LUMINANCE_WEIGHT = 0.05  # weight of the luminance term in the objective
 
 
-def refine_luma(
-    y_f: Array,
-    sources: Array,
-    steps: int,
-    image_means: Array | None = None,
-) -> Array:
-    """Raises fused luma's own multi-scale MEF-SSIM, and keeps it natural, by gradient ascent.
+def refine_luma(y_f: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Raises fused luma's own multi-scale MEF-SSIM, and keeps it natural, by a gradient step.
 
     y_f: (1, 1, H, W), the luma to start from; sources: (1, K, H, W); both in [0, 1].
-    image_means: mean luma of whole pictures, (1, K, 1, 1), where `sources` are parts of them.
 
     Returns luma like y_f. Pictures smaller than MEF-SSIM's window at the coarsest scale are refined
     at fewer scales; those smaller than one window are returned as they are.
@@ -37,169 +25,107 @@ def refine_luma(
     The gradient is divided by the objective's curvature, pixel by pixel. As long as the
     denominators d change little, Q falls as var(y_f - y_hat)/d from its maximum, and the luminance
     term as (l_f - l_hat)^2/d; both have the curvature 2/d. A step then moves textured and flat
-    areas by equal shares, and leaves the noise of flat ones alone. Luminance uses the score's
-    Gaussian windows, so that pixels near the border weigh the same in both terms.
+    areas by equal shares, and leaves the noise of flat ones alone.
 
     The nearest published relative is K. Ma et al., "Multi-Exposure Image Fusion by Optimizing a
     Structural Similarity Index", IEEE Transactions on Computational Imaging 4(1), 2018.
     """
-    shape = y_f.shape[-2:]
-    scales = min(windows.possible_scales(*shape), len(windows.EXPONENTS))
-    if not scales or not steps:
-        return y_f
-    if image_means is None:
-        image_means = sources.mean(axis=(2, 3), keepdims=True)
+    gradient, curvature = slopes(y_f, sources)
+    return (y_f + gradient / curvature).clip(0, 1) if gradient.size else y_f
+
+
+def slopes(y_f: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Returns the objective's gradient and curvature at every pixel, (2, H, W).
+
+    Takes what refine_luma does. Pictures smaller than a window have none, (2, 0, 0).
+    """
+    scales = min(windows.possible_scales(*y_f.shape[-2:]), len(windows.EXPONENTS))
+    if not scales:
+        return np.empty((2, 0, 0), y_f.dtype)
+    image_means = sources.mean(axis=(2, 3), keepdims=True)
     levels = windows.scale_levels(sources, scales)
-    device = device_of_array(y_f)
-    on_cpu = device is None or device.type == "cpu"
-    size = PLAIN_TILE if on_cpu else max(shape)
+    lumas = windows.scale_levels(y_f, scales)
+    wholes = [np.empty((2, *level.shape[-2:]), level.dtype) for level in levels]
+
+    def work(area: tuple[int, Area]) -> None:
+        i, place = area
+        outer, inner = with_halo(place, windows.WINDOW - 1, levels[i].shape[-2:])
+        parts = lumas[i][(0, ..., *outer)], levels[i][(..., *outer)]
+        found = slopes_at_scale(*parts, windows.EXPONENTS[i], None if i else image_means)
+        wholes[i][(..., *place)] = found[(..., *inner)]
+
     areas = [
         (i, place)
         for i, level in enumerate(levels)
-        for place in cut(whole_area(level.shape[-2:]), size)
+        for place in cut(whole_area(level.shape[-2:]), PLAIN_TILE)
     ]
-
-    def prepare(area: tuple[int, Area]) -> Part:
-        i, place = area
-        outer, inner = with_halo(place, windows.WINDOW - 1, levels[i].shape[-2:])
-        seen = levels[i][(..., *outer)]
-        x, mean, b, variance = windows.desired_at_scale(seen)
-        mean = windows.as_centres((b * mean).sum(axis=1, keepdims=True))[0]
-        exponent = windows.EXPONENTS[i]
-        weight = windows.as_centres(namespace(b).full_like(variance, 2 * exponent))[0]
-        constant = windows.as_centres(variance)[0] + windows.C_2
-        l_hat = None
-        if i == 0:
-            l_hat = windows.desired_luminance(seen, image_means, windows.gaussian_mean)
-            l_hat = windows.as_centres(l_hat)[0]
-        where = i, exponent, outer, inner, place
-        return Part(*where, x[0], windows.as_centres(b)[0], mean, constant, weight, l_hat)
-
-    with several_threads(device, WORKERS if on_cpu else 1) as each:
-        parts = list(each(prepare, areas))
-        velocity = zeros(y_f.shape, y_f)
-        for step in range(steps):
-            seen = windows.scale_levels(y_f + MOMENTUM * velocity, scales)
-            lumas = [part.cut(seen) for part in parts]
-            if is_renewed(step):
-                models = list(each(linearise, lumas, parts))
-                curvature = joined(parts, [model.bend for model in models], seen)
-            gradient = joined(parts, each(Linear.gradient, models, lumas), seen)
-            gradient /= curvature
-            velocity *= MOMENTUM
-            velocity += gradient
-            y_f = (y_f + velocity).clip(0, 1)
-    return y_f
+    with several_threads(None, WORKERS) as each:
+        list(each(work, areas))
+    total = wholes[-1]
+    for finer in wholes[-2::-1]:
+        finer += unhalve(total, finer.shape[-2:])
+        total = finer
+    return total
 
 
-def is_renewed(step: int) -> bool:
-    """Returns True for the steps, counted from 0, that find curvature and gradient anew.
+def slopes_at_scale(
+    y_f: np.ndarray, sources: np.ndarray, exponent: float, image_means: np.ndarray | None
+) -> np.ndarray:
+    """Returns the gradient and the curvature of one scale's term, (2, h, w).
 
-    In between windows keep their Q and d, which change little, and the gradient is linear in the
-    luma. It takes two windowed sums a scale instead of eight more. After ten steps from a trained
-    network's luma, nearly all pixels are within one level of 255 of what renewing always gives.
-    """
-    return step < 3 or step % 3 == 1
-
-
-class Part(NamedTuple):
-    """A tile of one scale with all that a step needs of the sources there.
-
-    scale: 0 for the finest here. exponent: the b_i of that scale. outer, inner, place: Areas as
-    tiles.in_tiles gives them. Planes of `outer`, with the value of a window at its centre and 0
-    where there is no window: x, the sources less 0.5, (K, h, w); b, the b_k of
-    y_hat = sum_k b_k (x_k - l_k); mean, sum_k b_k E[x_k]; constant, the variance of y_hat plus C_2;
-    weight, 2 b_i; l_hat, at scale 0, the windows' desired luminance.
-    """
-
-    scale: int
-    exponent: float
-    outer: Area
-    inner: Area
-    place: Area
-    x: Array
-    b: Array
-    mean: Array
-    constant: Array
-    weight: Array
-    l_hat: Array | None
-
-    def cut(self, levels: Sequence[Array]) -> Array:
-        """Returns this tile of a picture at all scales, less 0.5, (1, h, w)."""
-        return levels[self.scale][(0, ..., *self.outer)] - 0.5
-
-
-class Linear(NamedTuple):
-    """The gradient in one Part as a linear function of the luma; planes (1, h, w).
-
-    agreement, constant: of windows, at their centres. of_y, of_x: of pixels. bend: the curvature.
-    """
-
-    agreement: Array
-    constant: Array
-    of_y: Array
-    of_x: Array
-    bend: Array
-
-    def gradient(self, y: Array) -> Array:
-        """Returns the gradient at a luma, given less 0.5; both (1, h, w)."""
-        terms = windows.window_sums(y)
-        terms *= self.agreement
-        terms += self.constant
-        gradient = windows.window_sums(terms)
-        gradient += self.of_x
-        gradient -= self.of_y * y
-        return gradient
-
-
-def linearise(y: Array, part: Part) -> Linear:
-    """Returns the gradient around a luma, given less 0.5, (1, h, w).
+    y_f: (1, h, w) and sources: (1, K, h, w), which are at their scale. exponent: the scale's b_i.
+    image_means: means of the whole sources, (1, K, 1, 1), at the scale with the luminance term.
 
     A window's term is Q = n/d, with n and d of windows.compare. With y_hat = sum_k b_k (x_k - l_k),
     and E for a window's mean, dn = 2 E[y_hat dy], and dd = 2 E[(y - E[y]) dy]. So the derivative by
     a pixel is 2/d (y_hat - Q (y - E[y])), summed over its windows by their weights. The Gaussian is
-    symmetric, so that windows.window_sums gives both means of pixels and sums over windows.
+    symmetric, so that windows.window_sums gives both means of pixels and sums over windows. Planes
+    of windows have the value of a window at its centre, and 0 where there is none.
     """
-    xp = namespace(y)
-    sums = windows.window_sums(xp.concatenate([y, y * y, y * part.x]))
+    desired = windows.desired_at_scale(sources)
+    weight = windows.as_centres(np.full_like(desired.variance, 2 * exponent))[0]
+    variance = windows.as_centres(desired.variance)[0]
+    mean_of_x = windows.as_centres((desired.b * desired.mean).sum(axis=1, keepdims=True))[0]
+    y, x, b = y_f - 0.5, desired.x[0], windows.as_centres(desired.b)[0]
+    sums = windows.window_sums(np.concatenate([y, y * y, y * x]))
     mean, square, products = sums[:1], sums[1:2], sums[2:]
-    denominator = square
-    denominator -= mean * mean
-    denominator += part.constant
-    numerator = mean * part.mean
-    for b, product in zip(part.b, products, strict=True):
-        numerator -= b * product
-    q = (windows.C_2 - 2 * numerator) / denominator
-    maps = empty((len(part.x) + 2, *y.shape[1:]), y)
-    of_y, bend, of_x = maps[:1], maps[1:2], maps[2:]
-    xp.divide(part.weight, denominator, out=bend)
-    xp.multiply(bend, q, out=of_y)
-    xp.multiply(bend, part.b, out=of_x)
-    agreement, constant = bend * q, -bend * part.mean
-    if part.l_hat is not None:
-        l_f = mean + 0.5
-        numerator, denominator = windows.compare_luminance(l_f, part.l_hat)
-        pull = part.weight * (LUMINANCE_WEIGHT / part.exponent) / denominator
-        slope = numerator / denominator * pull
-        # The term's derivative is pull * l_hat - slope * l_f, where l_f = E[y] + 0.5.
-        agreement -= slope
-        constant += pull * part.l_hat - 0.5 * slope
-        bend += pull
-    of_y, bend, *of_x = windows.window_sums(maps)
-    total = sum((of_x[k] * x for k, x in enumerate(part.x[1:], 1)), start=of_x[0] * part.x[0])
-    return Linear(agreement, constant, of_y[None], total[None], bend[None])
+    denominator = square - mean * mean + (variance + windows.C_2)
+    covariance = mean * mean_of_x
+    for share, product in zip(b, products, strict=True):
+        covariance -= share * product
+    q = (windows.C_2 - 2 * covariance) / denominator
+    bend = weight / denominator
+    of_mean, constant = bend * q, -bend * mean_of_x
+    maps = np.concatenate([of_mean, bend, bend * b])
+    if image_means is not None:
+        # Luminance has the score's Gaussian windows, so that pixels near the border weigh the same
+        # in both terms.
+        l_hat = windows.desired_luminance(sources, image_means, windows.gaussian_mean)
+        l_hat, l_f = windows.as_centres(l_hat)[0], mean + 0.5
+        numerator, denominator = windows.compare_luminance(l_f, l_hat)
+        pull = weight * (LUMINANCE_WEIGHT / exponent) / denominator
+        fall = numerator / denominator * pull
+        # The term's derivative is pull * l_hat - fall * l_f, where l_f = E[y] + 0.5.
+        of_mean -= fall
+        constant += pull * l_hat - 0.5 * fall
+        maps[1:2] += pull
+    of_y, curvature, *of_x = windows.window_sums(maps)
+    gradient = windows.window_sums(mean * of_mean + constant)
+    gradient += sum((of_x[k] * x[k] for k in range(1, len(x))), start=of_x[0] * x[0])
+    gradient -= of_y * y
+    return np.concatenate([gradient, curvature[None]])
 
 
-def joined(parts: Sequence[Part], planes: Iterable[Array], levels: Sequence[Array]) -> Array:
-    """Returns the sum over the scales of what the Parts found, a plane each, (1, 1, H, W).
+def unhalve(maps: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Gives every pixel the value of the pixel that it is part of after arrays.halve.
 
-    levels: a picture at all scales, for their sizes.
+    A row or column that halve repeats gets it twice, so that the result is the transpose of halve,
+    times 4. maps: (C, h, w). shape: height and width of the finer picture.
     """
-    wholes = [empty(level.shape, level) for level in levels]
-    for part, plane in zip(parts, planes, strict=True):
-        wholes[part.scale][(0, ..., *part.place)] = plane[(..., *part.inner)]
-    total = wholes[-1]
-    for whole in wholes[-2::-1]:
-        whole += unhalve(total, whole.shape[-2:])
-        total = whole
-    return total
+    height, width = shape
+    finer = maps.repeat(2, axis=-2)[..., :height, :].repeat(2, axis=-1)[..., :width]
+    if height % 2:
+        finer[..., -1, :] *= 2
+    if width % 2:
+        finer[..., -1] *= 2
+    return finer

@@ -43,7 +43,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import fusion
 import utils
 from brackets import find_brackets
 from checkpoint import (
@@ -57,29 +56,18 @@ from checkpoint import (
 )
 from dataset import BracketedDataset, EpochBatches, as_8_bit_rgb, make_loader
 from engine import (
-    Criterion,
     Learner,
     Processes,
     Schedule,
     StopOnSignal,
     TrainingError,
-    read_exposures,
-    validate,
-    validate_between,
-)
-from loss import BetweenLoss, MEF_SSIM_Loss
-from model import (
-    BetweenNetwork,
-    DeepFuse,
-    PyramidDeepFuse,
-    device_of,
 )
 from precision import PRECISIONS, choose_precision, type_name
 from script import run
+from task import TASKS, Task, read_exposures
 from tiles import is_out_of_memory
 
 LOG_FIELDS = ("epoch", "loss", "val_score", "lr", "seconds")
-NOT_FOR_BETWEEN = ("loss", "scales", "luminance_weight", "uncentred", "batch_norm")  # options
 RECORD = "run.json"  # below --det
 LATER = "finished epochs are in latest.pth, from which --resume goes on"
 SHOWN = 3  # validation scenes in a figure, at most
@@ -127,7 +115,7 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
     """Trains as `train` does, in one of the processes."""
     check_options(options, processes)
     options = with_restart(options, processes)
-    validation = find_validation(options.val_folder, options.network)
+    validation = find_validation(options.val_folder, TASKS[options.network])
     learner = make_learner(options, processes)
     dataset = make_dataset(options, processes)
     note_data(learner.state, dataset.fingerprint(), options.resume)
@@ -147,7 +135,7 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
             if finished:
                 if validation and is_due(state.epoch + 1, options.val_epoch, schedule.epochs):
                     outputs.save(learner)  # Validation may be killed; the epoch is safe.
-                    score = mean_score(learner, validation, options.precision, outputs.quiet)
+                    score = mean_score(learner, validation, options, outputs.quiet)
                     state.val[state.epoch + 1] = score
                 rate = schedule.learning_rate((state.epoch + 1) * schedule.steps - 1)
                 seconds = round(time.monotonic() - started, 2)
@@ -163,11 +151,10 @@ def train_in(processes: Processes, options: argparse.Namespace) -> list[float]:
 
 def check_options(options: argparse.Namespace, processes: Processes) -> None:
     """Raises ValueError where options contradict each other or do not suit this machine."""
-    if options.network == BetweenNetwork.name:
-        default = TrainOptions().parser.get_default
-        for name in NOT_FOR_BETWEEN:
-            if getattr(options, name) != default(name):
-                raise ValueError(f"--{name}: not for --network between")
+    default = TrainOptions().parser.get_default
+    for name in TASKS[options.network].without:
+        if getattr(options, name) != default(name):
+            raise ValueError(f"--{name}: not for --network {options.network}")
     if options.loss == "global" and options.stacks:
         raise ValueError("--loss global is defined for pairs, not with --stacks")
     if options.batch_norm and processes.count > 1 and processes.device.type != "cuda":
@@ -208,18 +195,16 @@ def is_newer(path: str, other: str) -> bool:
         return False
 
 
-def find_validation(folders: Sequence[str], network: str) -> list[list[str]]:
-    """Returns the picture files to validate on: pairs or, for a BetweenNetwork, whole scenes.
+def find_validation(folders: Sequence[str], task: Task) -> list[list[str]]:
+    """Returns the picture files to validate on: pairs, or whole scenes.
 
     Reads them all: a picture that cannot be used is found now, not after hours. Scenes of fewer
-    than three exposures are left out for a BetweenNetwork.
+    exposures than the task needs are left out.
     """
-    whole = network == BetweenNetwork.name
-    scenes = [files for folder in folders for files in find_brackets(folder, whole).values()]
-    if whole:
-        scenes = [files for files in scenes if len(files) >= 3]
-        if folders and not scenes:
-            raise ValueError(f"{', '.join(folders)}: no scene has three exposures")
+    scenes = [files for folder in folders for files in find_brackets(folder, task.whole).values()]
+    scenes = [files for files in scenes if len(files) >= task.exposures]
+    if folders and not scenes:
+        raise ValueError(f"{', '.join(folders)}: no scene has {task.exposures} exposures")
     for files in scenes:
         read_exposures(files)
     return scenes
@@ -247,21 +232,14 @@ def digest_of(file: str) -> bytes:
 def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
     """Builds the Learner, new or continued from the checkpoint of --resume."""
     torch.manual_seed(options.seed)
-    model: DeepFuse | BetweenNetwork
-    criterion: Criterion
-    if options.network == BetweenNetwork.name:
-        model = BetweenNetwork(options.width)
-        criterion = BetweenLoss()
-    else:
-        network = PyramidDeepFuse if options.network == PyramidDeepFuse.name else DeepFuse
-        model = network(options.batch_norm, width=options.width)
-        criterion = MEF_SSIM_Loss(options.scales, options.loss, options.luminance_weight)
+    task = TASKS[options.network]
+    model = task.build(options)
     if options.init and not options.resume:
         start_from(model, options.init)
     before = load_latest(options.resume, vars(options), processes.count) if options.resume else {}
     learner = Learner(
         model,
-        criterion,
+        task.criterion(options),
         processes,
         dtype=training_precision(options, before, processes),
         ema=options.ema,
@@ -305,7 +283,6 @@ def start_from(model: nn.Module, path: str) -> None:
 
 def make_dataset(options: argparse.Namespace, processes: Processes) -> BracketedDataset:
     """Opens the training data; the first process decodes what the cache lacks."""
-    taught = options.network == BetweenNetwork.name  # by exposures between others
     with processes.first_alone():
         return BracketedDataset(
             options.folder,
@@ -320,7 +297,7 @@ def make_dataset(options: argparse.Namespace, processes: Processes) -> Bracketed
             widen=options.widen,
             draws=options.draws,
             batch_size=options.batch_size * processes.count,
-            exposures=3 if taught else 2,
+            exposures=TASKS[options.network].exposures,
             degrade=options.degrade,
         )
 
@@ -373,15 +350,12 @@ def is_due(epoch: int, every: int, last: int) -> bool:
 
 
 def mean_score(
-    learner: Learner, scenes: Sequence[Sequence[str]], precision: str, quiet: bool
+    learner: Learner, scenes: Sequence[Sequence[str]], options: argparse.Namespace, quiet: bool
 ) -> float:
     """Returns the averaged weights' mean score; every process scores a share of the scenes."""
     processes, model = learner.processes, learner.averaged
     share = scenes[processes.rank :: processes.count]
-    if isinstance(model, BetweenNetwork):
-        scores = validate_between(model, share, precision, quiet)
-    else:
-        scores = validate(model, share, precision, quiet)
+    scores = TASKS[options.network].scores(model, share, options.precision, quiet)
     scores = processes.gather(scores)
     return sum(scores) / len(scores)
 
@@ -493,16 +467,11 @@ class Outputs:
         """Draws the figure and the curves of the epoch just finished, where they are due."""
         options, state, model = self.options, learner.state, learner.averaged
         if is_due(state.epoch, options.record_epoch, options.epoch):
-            panels = [self.panel(model, scene) for scene in self.scenes]
+            panel = TASKS[options.network].panel
+            panels = [panel(model, scene, options) for scene in self.scenes]
             utils.write_image(self.path("image", f"{state.epoch}.png"), np.concatenate(panels))
         if state.epoch % options.record_epoch == 0 or state.epoch in state.val:
             draw_curves(self.path("loss.png"), state)
-
-    def panel(self, model: DeepFuse | BetweenNetwork, scene: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns one scene's line of a figure."""
-        if isinstance(model, BetweenNetwork):
-            return between_panel(model, scene)
-        return fusion.panel(model, scene[0], scene[-1], target=self.options.loss)
 
     def finish(self, state: State) -> None:
         """Draws the final curves; tells the last scores, or how a stopped run continues."""
@@ -588,20 +557,6 @@ def figure_scenes(
         for paths in validation[:SHOWN]
     ]
     return scenes or [[utils.from_ycbcr(crop[None].numpy(), np.uint8) for crop in dataset[0]]]
-
-
-def between_panel(model: BetweenNetwork, scene: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns darkest | brightest | what the network tells | its teacher, the middle exposure.
-
-    scene: three or more exposures, uint8 (side, side, 3).
-    """
-    ordered = sorted(scene, key=lambda image: image.mean())
-    shown = (ordered[0], ordered[-1], ordered[len(ordered) // 2])
-    stack = torch.from_numpy(utils.to_ycbcr(*shown)).to(device_of(model))
-    with torch.inference_mode():
-        told = model(stack[None, :2], stack[2:, 0].mean(dim=(1, 2))).clamp(0, 1).cpu().numpy()
-    told = utils.from_ycbcr(told, np.uint8, keep_hue=True)
-    return np.concatenate([*shown[:2], told, shown[2]], axis=1)
 
 
 def middle_square(image: np.ndarray, side: int) -> np.ndarray:

@@ -100,7 +100,7 @@ def ours(path=opts.WEIGHTS, precision="auto", **how):
 
     def setup(images):
         net = network(path, precision)
-        return lambda: fusion.fuse(net, images, **how)
+        return lambda: fusion.fuse(net, images, fusion.Options(**how))
 
     return setup
 
@@ -111,7 +111,7 @@ def photo(**how):
     def setup(images):
         script.keep_freed_memory()
         net = portable.OnnxBetween(opts.BETWEEN)
-        return lambda: fusion.fuse(net, images, look="photo", **how)
+        return lambda: fusion.fuse(net, images, fusion.Options(look="photo", **how))
 
     return setup
 

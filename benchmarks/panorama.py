@@ -43,7 +43,7 @@ def lightness(image):
 
 def fused(network, images, **options):
     """Returns the lightness of the photo of exposures."""
-    return lightness(fusion.fuse(network, images, look="photo", **options))
+    return lightness(fusion.fuse(network, images, fusion.Options(look="photo", **options)))
 
 
 def overlap(network, images, together):

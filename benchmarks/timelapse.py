@@ -51,7 +51,9 @@ def main():
     for name, steady in (("as they are", None), ("--steady", Steady())):
         values = np.array(
             [
-                mean_lightness(fusion.fuse(network, images, look="photo", steady=steady))
+                mean_lightness(
+                    fusion.fuse(network, images, fusion.Options(look="photo", steady=steady))
+                )
                 for images in sequence(options.count)
             ]
         )

@@ -7,7 +7,6 @@ from conftest import luma
 
 import arrays
 import pyramid
-import refinement
 import windows
 
 
@@ -29,12 +28,6 @@ def test_halves(shape):
     x = planes(2, 3, *shape)
     found, other = both(arrays.halve, x)
     np.testing.assert_allclose(found, other, rtol=1e-14)
-    finer, other = both(lambda maps: arrays.unhalve(maps, shape), found)
-    np.testing.assert_array_equal(finer, other)
-    # The transpose of halve, times 4.
-    y = planes(*found.shape, seed=1)
-    back = arrays.unhalve(y, shape)
-    assert (arrays.halve(x) * y).sum() * 4 == pytest.approx((x * back).sum(), rel=1e-12)
 
 
 @pytest.mark.parametrize("side", [1, 9, 17])
@@ -64,12 +57,4 @@ def test_windows_of_mef_ssim(target):
         return numerator / denominator + mean + windows.desired_luminance(sources)
 
     found, other = both(terms, sources, y)
-    np.testing.assert_allclose(found, other, atol=1e-9)
-
-
-@pytest.mark.parametrize("shape", [(5, 60), (61, 75), (130, 451)])
-def test_refinement(shape):
-    sources = planes(1, 3, *shape)
-    y = sources.mean(axis=1, keepdims=True)
-    found, other = both(lambda *x: refinement.refine_luma(*x, steps=5), y, sources)
     np.testing.assert_allclose(found, other, atol=1e-9)

@@ -75,7 +75,7 @@ def test_tiles_see_the_whole_picture(released, colour):
     images = [(luma(50, 61, 3, seed=k).numpy() * 200).astype(np.uint8) for k in range(2)]
     images = images if colour else [image[..., 0] for image in images]
     whole = fusion.fuse(released, images)
-    tiled = fusion.fuse(released, images, tile=20).astype(int)
+    tiled = fusion.fuse(released, images, fusion.Options(tile=20)).astype(int)
     assert np.abs(tiled - whole).max() <= 1
 
 
@@ -175,20 +175,18 @@ def test_look_of_the_earlier_implementation():
     chroma = sum(w * x[..., 1:] for w, x in zip(weights, held, strict=True)) / sum(weights)
     ycrcb = np.dstack([y * 255 + 1e-3, chroma + 1e-3]).astype(np.uint8)
     expected = cv2.cvtColor(ycrcb, cv2.COLOR_YCrCb2RGB).astype(int)
-    found = fusion.fuse(network, images, look="earlier").astype(int)
+    found = fusion.fuse(network, images, fusion.Options(look="earlier")).astype(int)
     assert (found != expected).mean() < 0.002  # A value between two levels may fall to either.
     assert np.abs(found - expected).max() <= 2
     paper = fusion.fuse(network, images).astype(int)
     assert np.abs(paper - expected).mean() > 2
-    with pytest.raises(ValueError, match="neither fast nor refined"):
-        fusion.fuse(network, images, look="earlier", fast=True)
 
 
 def test_grey_stays_grey_in_the_earlier_look(model):
     grey = [
         np.repeat((luma(30, 31, 1, seed=k).numpy() * 255).astype(np.uint8), 3, 2) for k in (0, 1)
     ]
-    result = fusion.fuse(model, grey, look="earlier")
+    result = fusion.fuse(model, grey, fusion.Options(look="earlier"))
     assert np.ptp(result.astype(int), axis=2).max() == 0
 
 
@@ -201,7 +199,7 @@ def test_parity_with_the_release(name):
     expected = utils.read_image(str(OFFICIAL / f"{name}_fused_luma.png"))
     exposures = [(picture[..., channel].astype(np.float32) - 16) / 219 for channel in (2, 0)]
     network = prepare(load_model(OFFICIAL / "DF_model_Epoch99.npz"))
-    found = fusion.fuse(network, exposures, dtype=np.uint8).astype(int)
+    found = fusion.fuse(network, exposures, fusion.Options(dtype=np.uint8)).astype(int)
     assert np.abs(found - expected).max() <= 1
     assert (found != expected).mean() < 0.001
 

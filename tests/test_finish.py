@@ -18,7 +18,7 @@ def network():
 
 
 def photo(network, images, **options):
-    return fusion.fuse(network, images, look="photo", **options)
+    return fusion.fuse(network, images, fusion.Options(look="photo", **options))
 
 
 def exposures(height=120, width=160, seed=5, gains=(0.3, 8.0)):

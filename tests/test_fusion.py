@@ -1,6 +1,7 @@
 """Arrays in, fused array out."""
 
 import os
+import re
 import threading
 
 import numpy as np
@@ -15,6 +16,7 @@ import tiles
 import utils
 from arrays import halve
 from checkpoint import load_model
+from finish import Steady
 from model import BetweenNetwork, DeepFuse, PyramidDeepFuse, ShiftedSum, prepare
 from opts import WEIGHTS
 
@@ -52,21 +54,32 @@ def test_chroma_is_weighted_by_its_distance_from_grey():
 
 
 def test_looks(model, pair):
-    with pytest.raises(ValueError, match="look must be"):
-        fusion.fuse(model, pair, look="Paper")
     paper = fusion.fuse(model, pair)
-    assert np.array_equal(paper, fusion.fuse(model, pair, look="paper", fast=False, refine=0))
+    assert np.array_equal(paper, fusion.fuse(model, pair, fusion.Options(look="paper", fast=False)))
     between = BetweenNetwork()
-    assert not np.array_equal(paper, fusion.fuse(between, pair, look="photo"))
+    assert not np.array_equal(paper, fusion.fuse(between, pair, fusion.Options(look="photo")))
     for network, look in ((model, "photo"), (between, "paper"), (between, "earlier")):
         with pytest.raises(ValueError, match=f"{look!r} is made by another network"):
-            fusion.fuse(network, pair, look=look)
-    for options in ({"fast": True}, {"refine": 2}):
-        for network, look in ((between, "photo"), (model, "earlier")):
-            with pytest.raises(ValueError, match="neither fast nor refined"):
-                fusion.fuse(network, pair, look=look, **options)
-    with pytest.raises(ValueError, match="fast fusion is not refined"):
-        fusion.fuse(model, pair, fast=True, refine=2)
+            fusion.fuse(network, pair, fusion.Options(look=look))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"look": "Paper"}, "look must be one of paper, photo, earlier, not 'Paper'"),
+        ({"look": "photo", "fast": True}, "look 'photo' is not fast"),
+        ({"look": "earlier", "fast": True}, "look 'earlier' is not fast"),
+        ({"finish": float("nan")}, "finish must lie in 0 to 2, not nan"),
+        ({"finish": -0.1}, "finish must lie in 0 to 2"),
+        ({"tile": -5}, "tile must be 1 or more, not -5"),
+        ({"tile": 0}, "tile must be 1 or more, not 0"),
+        ({"dtype": np.int32}, "dtype must be uint8, uint16 or a float, not int32"),
+        ({"steady": Steady()}, "look 'paper' is neither steady nor alike"),
+    ],
+)
+def test_options_that_make_no_sense(options, reason):
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        fusion.Options(**options)
 
 
 def literal_fusion(model, images, dtype):
@@ -98,9 +111,9 @@ def test_tiles_equal_the_whole(pair, tile, padding):
     pair = [image.astype(np.uint16) * 257 for image in pair]
     if tile == 1:
         pair = [image[:9, :9] for image in pair]
-    whole = fusion.fuse(model, pair, tile=1000).astype(int)
+    whole = fusion.fuse(model, pair, fusion.Options(tile=1000)).astype(int)
     # Other sizes may use other convolution kernels; rounding then differs by one 16-bit level.
-    assert np.abs(fusion.fuse(model, pair, tile=tile) - whole).max() <= 1
+    assert np.abs(fusion.fuse(model, pair, fusion.Options(tile=tile)) - whole).max() <= 1
 
 
 def large_pair(dtype=np.uint16, height=190, width=231):
@@ -112,8 +125,8 @@ def large_pair(dtype=np.uint16, height=190, width=231):
 @pytest.mark.parametrize("tile", [31, 64, 100])
 def test_tiles_of_a_pyramid_equal_the_whole(pyramid, tile):
     pair = large_pair()
-    whole = fusion.fuse(pyramid, pair, tile=1000).astype(int)
-    assert np.abs(fusion.fuse(pyramid, pair, tile=tile) - whole).max() <= 1
+    whole = fusion.fuse(pyramid, pair, fusion.Options(tile=1000)).astype(int)
+    assert np.abs(fusion.fuse(pyramid, pair, fusion.Options(tile=tile)) - whole).max() <= 1
     stack = as_stack(pair)
     with torch.no_grad():
         y = pyramid(*(image[:, :1] for image in stack))
@@ -122,13 +135,13 @@ def test_tiles_of_a_pyramid_equal_the_whole(pyramid, tile):
     assert np.abs(whole - expected).max() <= 1
 
 
-@pytest.mark.parametrize("how", [{}, {"fast": True}, {"refine": 2}, {"look": "photo"}])
+@pytest.mark.parametrize("how", [{}, {"fast": True}, {"look": "photo"}])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (13, 2), (12, 12), (25, 90), (3, 2100)])
 def test_any_size(model, pyramid, shape, how):
     rng = np.random.default_rng(0)
     images = [rng.integers(low, low + 60, (*shape, 3)).astype(np.uint8) for low in (0, 190)]
     for network in [BetweenNetwork()] if how.get("look") == "photo" else [model, pyramid]:
-        fused = fusion.fuse(network, images, **how)
+        fused = fusion.fuse(network, images, fusion.Options(**how))
         assert fused.shape == (*shape, 3)
 
 
@@ -217,21 +230,20 @@ def test_threads_share_the_tiles_and_those_of_pytorch():
 
 def test_the_result_can_take_the_first_pictures_place(model):
     pair = large_pair(np.uint8)
-    expected = fusion.fuse(model, pair, fast=True)
+    expected = fusion.fuse(model, pair, fusion.Options(fast=True))
     first = pair[0].copy()
-    assert fusion.fuse(model, pair, fast=True) is not pair[0]
+    assert fusion.fuse(model, pair, fusion.Options(fast=True)) is not pair[0]
     assert np.array_equal(pair[0], first)
-    fused = fusion.fuse(model, pair, fast=True, out=pair[0])
+    fused = fusion.fuse(model, pair, fusion.Options(fast=True), out=pair[0])
     assert fused is pair[0]
     assert np.array_equal(fused, expected)
 
 
-@pytest.mark.parametrize("refine", [0, 2])
-def test_no_tile_overwrites_what_its_neighbour_reads(model, refine):
+def test_no_tile_overwrites_what_its_neighbour_reads(model):
     """With halos the result has to wait until all tiles are done, as NumPy's out= does."""
     pair = large_pair(np.uint8)
-    expected = fusion.fuse(model, pair, tile=64, fast=False, refine=refine)
-    assert fusion.fuse(model, pair, tile=64, fast=False, refine=refine, out=pair[1]) is pair[1]
+    expected = fusion.fuse(model, pair, fusion.Options(tile=64, fast=False))
+    assert fusion.fuse(model, pair, fusion.Options(tile=64, fast=False), out=pair[1]) is pair[1]
     assert np.array_equal(pair[1], expected)
 
 
@@ -239,10 +251,11 @@ def test_out_has_to_fit(model, pair):
     out = np.zeros(pair[0].shape, np.uint16)
     fused = fusion.fuse(model, pair, out=out)
     assert fused is out
-    assert np.array_equal(out, fusion.fuse(model, pair, dtype=np.uint16))
-    for bad in ({"out": out[:-1]}, {"out": out[..., 0]}, {"out": out, "dtype": np.uint8}):
+    assert np.array_equal(out, fusion.fuse(model, pair, fusion.Options(dtype=np.uint16)))
+    eight = fusion.Options(dtype=np.uint8)
+    for options, bad in ((fusion.PAPER, out[:-1]), (fusion.PAPER, out[..., 0]), (eight, out)):
         with pytest.raises(ValueError, match="out must have shape"):
-            fusion.fuse(model, pair, **bad)
+            fusion.fuse(model, pair, options, bad)
 
 
 def test_other_errors_are_not_taken_for_memory():
@@ -311,16 +324,20 @@ def smooth_pair(height=400, width=610):
     return [expose(radiance, gain) for gain in (0.3, 8.0)]
 
 
+def grey_score(fused, images):
+    return scores.mefb_score(scores.to_grey(fused), [scores.to_grey(image) for image in images])
+
+
 def test_fast_fusion_is_near_the_full_one_and_keeps_detail(monkeypatch):
     network = load_model(WEIGHTS)
     pair = smooth_pair()
     monkeypatch.setattr(fusion, "REDUCED", 200)
-    fast = fusion.fuse(network, pair, fast=True, refine=0)
+    fast = fusion.fuse(network, pair, fusion.Options(fast=True))
     assert fast.shape == pair[0].shape
     fine = large_pair(np.uint8, 400, 610)
     shrunk = fusion.fuse(network, [image[::3, ::3] for image in fine])
     blurred = np.repeat(np.repeat(shrunk, 3, axis=0), 3, axis=1)[:400, :610]
-    score = grey_score(fusion.fuse(network, fine, fast=True), fine)
+    score = grey_score(fusion.fuse(network, fine, fusion.Options(fast=True)), fine)
     assert grey_score(fast, pair) > 0.97
     assert score > 0.98
     assert score > grey_score(blurred, fine) + 0.05
@@ -329,45 +346,28 @@ def test_fast_fusion_is_near_the_full_one_and_keeps_detail(monkeypatch):
 def test_fast_fusion_does_not_depend_on_tiles(pyramid, monkeypatch):
     monkeypatch.setattr(fusion, "REDUCED", 70)
     pair = large_pair()
-    whole = fusion.fuse(pyramid, pair, fast=True, tile=1000)
-    assert level_difference(fusion.fuse(pyramid, pair, fast=True, tile=40), whole).max() <= 1
+    whole = fusion.fuse(pyramid, pair, fusion.Options(fast=True, tile=1000))
+    assert (
+        level_difference(
+            fusion.fuse(pyramid, pair, fusion.Options(fast=True, tile=40)), whole
+        ).max()
+        <= 1
+    )
 
 
 def test_linear_models_in_tiles_are_those_of_the_whole(model, monkeypatch):
     pair = large_pair()
-    whole = fusion.fuse(model, pair, fast=True, refine=0)
+    whole = fusion.fuse(model, pair, fusion.Options(fast=True))
     monkeypatch.setattr(fusion, "PLAIN_TILE", 50)
-    tiled = fusion.fuse(model, pair, fast=True, refine=0, tile=256)
+    tiled = fusion.fuse(model, pair, fusion.Options(fast=True, tile=256))
     assert np.abs(tiled.astype(int) - whole).max() <= 1  # of 65535 levels
 
 
 def test_result_in_another_depth(model, pair):
-    deep = fusion.fuse(model, pair, dtype=np.uint16)
+    deep = fusion.fuse(model, pair, fusion.Options(dtype=np.uint16))
     assert deep.dtype == np.uint16
     assert np.abs(utils.to_8_bit(deep).astype(int) - fusion.fuse(model, pair)).max() <= 1
     assert len(np.unique(deep)) > 256
-
-
-def grey_score(fused, images):
-    return scores.mefb_score(scores.to_grey(fused), [scores.to_grey(image) for image in images])
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_refinement_raises_the_score_with_every_step(model, count):
-    radiance = scene(190, 231, seed=5)
-    images = [expose(radiance, gain) for gain in (0.3, 8.0, 1.0)[:count]]
-    scores = [grey_score(fusion.fuse(model, images, refine=n), images) for n in (0, 2, 5, 10)]
-    assert scores == sorted(scores)
-    assert scores[-1] > 0.95
-
-
-def test_refinement_in_tiles_has_no_seams(model):
-    pair = large_pair(np.uint8, 70, 700)
-    whole = fusion.fuse(model, pair, tile=1000, refine=10).astype(int)
-    tiled = fusion.fuse(model, pair, tile=50, refine=10)
-    # Beyond the halo, the influence of a border is below rounding.
-    assert np.abs(tiled - whole).max() <= 1
-    assert (tiled != whole).mean() < 0.01
 
 
 def test_order_does_not_matter(model, pair):

@@ -24,6 +24,7 @@ FLOORS = (
     ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
     ("fusion", "dataset", "gain_map"),
     ("photos", "engine", "grouping", "cluster"),
+    ("task",),
     ("train", "inference", "evaluate", "export", "demo", "collect", "hubconf"),
 )
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}

@@ -9,8 +9,9 @@ import torch
 import fusion
 import hubconf
 import opts
-from checkpoint import load_between, load_model
+from checkpoint import load_model
 from model import prepare
+from portable import OnnxBetween
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,15 +20,15 @@ ROOT = Path(__file__).parent.parent
 def test_hub_loads_the_weights_and_fuses(name, pair):
     network = torch.hub.load(str(ROOT), name, source="local", device="cpu")
     weights = load_model(str(ROOT / "weights" / f"{name}.pth"))
-    expected = fusion.fuse(prepare(weights), pair, refine=2)
-    assert np.array_equal(network.fuse(pair, refine=2), expected)
+    expected = fusion.fuse(prepare(weights), pair)
+    assert np.array_equal(network.fuse(pair), expected)
 
 
 def test_hub_makes_photos(pair):
-    photographer = torch.hub.load(str(ROOT), "photo", source="local", device="cpu")
-    network = prepare(load_between(opts.BETWEEN))
+    photographer = torch.hub.load(str(ROOT), "photo", source="local")
+    network = OnnxBetween(opts.BETWEEN)
     for more in ({}, {"finish": 0.5}):
-        expected = fusion.fuse(network, pair, look="photo", **more)
+        expected = fusion.fuse(network, pair, fusion.Options(look="photo", **more))
         assert np.array_equal(photographer.fuse(pair, **more), expected)
 
 

@@ -93,7 +93,9 @@ def test_panel_shows_under_first(files, pair):
 def test_a_checkpoint_of_a_network_of_photos(files, pair, panel):
     files["--model"] = opts.BETWEEN
     assert run(files, "--look", "photo", *["--panel"] * panel) == 0
-    fused = fusion.fuse(model.prepare(load_between(opts.BETWEEN)), pair, look="photo")
+    fused = fusion.fuse(
+        model.prepare(load_between(opts.BETWEEN)), pair, fusion.Options(look="photo")
+    )
     result = utils.read_image(files["--res"])
     assert np.array_equal(result[:, 150:225] if panel else result, fused)
 
@@ -106,7 +108,7 @@ def test_without_a_model(files, pair, flags, finish):
     del files["--model"]
     assert run(files, *flags) == 0
     network = OnnxBetween(opts.BETWEEN)
-    expected = fusion.fuse(network, pair, look="photo", finish=finish)
+    expected = fusion.fuse(network, pair, fusion.Options(look="photo", finish=finish))
     assert np.array_equal(utils.read_image(files["--res"]), expected)
 
 
@@ -142,7 +144,7 @@ def test_a_photo_needs_no_pytorch(files, flags, loads):
 def test_fast(files, pair):
     assert run(files, "--fast", "--precision", "float32") == 0
     prepared = model.prepare(load_model(files["--model"]), "float32")
-    expected = fusion.fuse(prepared, pair, fast=True)
+    expected = fusion.fuse(prepared, pair, fusion.Options(fast=True))
     assert np.array_equal(utils.read_image(files["--res"]), expected)
 
 
@@ -571,7 +573,7 @@ def test_depth_and_quality(tmp_path, files, pair):
     result = tmp_path / "deep.png"
     assert run({**files, "--res": str(result)}, "--depth", "16") == 0
     deep = utils.read_image(str(result))
-    expected = fusion.fuse(network(files), pair, dtype=np.uint16)
+    expected = fusion.fuse(network(files), pair, fusion.Options(dtype=np.uint16))
     assert np.array_equal(deep, expected)
     assert len(np.unique(deep)) > 256
     result = tmp_path / "float.tif"

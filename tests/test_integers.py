@@ -133,6 +133,8 @@ def test_tiles_hardly_matter_to_integers():
     images = [
         utils.quantise(y[0, 0, ..., None].expand(-1, -1, 3).numpy(), np.uint8) for y in pair()
     ]
-    whole, parts = (fusion.fuse(network, images, tile=tile).astype(int) for tile in (512, 97))
+    whole, parts = (
+        fusion.fuse(network, images, fusion.Options(tile=tile)).astype(int) for tile in (512, 97)
+    )
     assert np.abs(whole - parts).max() <= 3
     assert np.abs(whole - parts).mean() < 0.5

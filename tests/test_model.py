@@ -167,7 +167,7 @@ def test_a_pyramid_in_training_starts_from_any_weighting():
 def test_a_pyramids_radius_within_a_level(pyramid):
     stack = luma(2, 1, 1, 91, 91, seed=1).unbind()
     context = luma(1, 1, 91, 91).requires_grad_()
-    pyramid.fuse_level(stack, context)[0, 0, 45, 45].backward()
+    pyramid.fuse_tile(stack, context)[0, 0, 45, 45].backward()
     rows, columns = torch.nonzero(context.grad[0, 0], as_tuple=True)
     for axis in (rows, columns):
         assert (axis.min(), axis.max()) == (45 - pyramid.radius, 45 + pyramid.radius)

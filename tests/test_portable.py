@@ -41,7 +41,7 @@ def test_photos_are_those_of_pytorch(network, shape, gains, options):
     radiance = scene(*shape, seed=5)
     images = [expose(radiance, gain) for gain in gains]
     one, other = (
-        fusion.fuse(net, images, look="photo", **options).astype(int)
+        fusion.fuse(net, images, fusion.Options(look="photo", **options)).astype(int)
         for net in (network, load_between(BETWEEN))
     )
     difference = np.abs(one - other)
@@ -53,7 +53,7 @@ def test_ten_runs_and_several_threads_give_the_same(network):
     images = [expose(scene(190, 231, seed=5), gain) for gain in (0.3, 8.0)]
 
     def photo(_):
-        return fusion.fuse(network, images, look="photo")
+        return fusion.fuse(network, images, fusion.Options(look="photo"))
 
     first = photo(None)
     with ThreadPoolExecutor(3) as pool:
@@ -80,3 +80,10 @@ def test_files_that_cannot_be_used(tmp_path):
             path.write_bytes(file.read()[:5000] if data is None else data)
         with pytest.raises(ValueError, match=f"{name}.onnx: OpenCV cannot use it"):
             portable.OnnxLayers(path)
+
+
+def test_one_call_makes_a_photo(network):
+    images = [expose(scene(190, 231, seed=5), gain) for gain in (0.3, 8.0)]
+    options = fusion.Options(look="photo", finish=0.5)
+    expected = fusion.fuse(network, images, options)
+    assert np.array_equal(fusion.make_photo(images, finish=0.5), expected)
