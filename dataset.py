@@ -43,16 +43,9 @@ class TrainingScene(NamedTuple):
     over: list[int]
 
 
-class BracketedDataset(Dataset):
-    """Random crops of scenes, each of one area in a pair, or a longer stack, of exposures.
+class Draws(NamedTuple):
+    """The way in which training draws samples from a scene.
 
-    folders: a folder, or several, with one sub-folder a scene, which holds that scene's exposures.
-    crop_size: side of the square crops, in pixels. Smaller scenes are enlarged to it, their aspect
-        ratio kept.
-    seed: crops depend on (seed, epoch, scene) alone, in whatever order and process they are drawn.
-    cache: folder for the decoded pixels, made where it is missing. Every scene is decoded once
-        into an array there, which all workers and later runs read through a memory map.
-    progress: shows a bar while scenes are decoded, where stderr is a terminal.
     pairs: "any" draws one under- and one over-exposed picture, "extreme" takes a scene's darkest
         and brightest.
     stacks: the share of draws that are more exposures of the scene than a pair, MAX_STACK at most,
@@ -63,12 +56,38 @@ class BracketedDataset(Dataset):
         many stops, as if the camera had bracketed wider.
     degrade: an item's darkest and brightest exposure are seen as hand-held, noisy files would show
         them, see `degraded`.
-    draws: items that an epoch draws from every scene.
-    batch_size: items that an epoch needs at least.
+    each: items that an epoch draws from every scene.
     exposures: pictures that a scene needs at least, and a draw has. Where it is 3 or more, draws
         are of any of them or, for pairs "extreme", of the darkest, the brightest and some between;
         for "far", of either kind, half of the draws each. `stacks` is then the share of draws of
         more than `exposures`.
+    """
+
+    pairs: str = "any"
+    stacks: float = 0.0
+    zoom: float = 1.0
+    gamma: float = 1.0
+    widen: float = 0.0
+    degrade: bool = False
+    each: int = 1
+    exposures: int = 2
+
+
+PLAIN = Draws()
+
+
+class BracketedDataset(Dataset):
+    """Random crops of scenes, each of one area in a pair, or a longer stack, of exposures.
+
+    folders: a folder, or several, with one sub-folder a scene, which holds that scene's exposures.
+    crop_size: side of the square crops, in pixels. Smaller scenes are enlarged to it, their aspect
+        ratio kept.
+    seed: crops depend on (seed, epoch, scene) alone, in whatever order and process they are drawn.
+    cache: folder for the decoded pixels, made where it is missing. Every scene is decoded once
+        into an array there, which all workers and later runs read through a memory map.
+    progress: shows a bar while scenes are decoded, where stderr is a terminal.
+    draws: how samples are drawn.
+    batch_size: items that an epoch needs at least.
 
     Exposures brighter than the scene's mean luma, taken on a grid of pixels, are "over", the others
     "under". Scenes that cannot be used are named in a warning and left out.
@@ -90,33 +109,19 @@ class BracketedDataset(Dataset):
         seed: int = 0,
         cache: str = "train_result/cache",
         progress: bool = False,
-        pairs: str = "any",
-        stacks: float = 0.0,
-        zoom: float = 1.0,
-        gamma: float = 1.0,
         batch_size: int = 1,
-        exposures: int = 2,
-        widen: float = 0.0,
-        draws: int = 1,
-        degrade: bool = False,
+        draws: Draws = PLAIN,
     ) -> None:
-        if pairs not in PAIRS:
-            raise ValueError(f"pairs must be one of {', '.join(PAIRS)}, not {pairs!r}")
+        if draws.pairs not in PAIRS:
+            raise ValueError(f"pairs must be one of {', '.join(PAIRS)}, not {draws.pairs!r}")
         self.crop_size = crop_size
         self.seed = seed
-        self.pairs = pairs
-        self.stacks = stacks
-        self.exposures = exposures
-        self.zoom = zoom
-        self.gamma = gamma
-        self.widen = widen
         self.draws = draws
-        self.degrade = degrade
         folders = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
         found = [scene for folder in folders for scene in find_scenes(folder)]
-        needed = math.ceil(batch_size / draws)
-        check_before_decoding(found, crop_size, needed, exposures)
-        self.scenes = decode_all(found, cache, progress, exposures)
+        needed = math.ceil(batch_size / draws.each)
+        check_before_decoding(found, crop_size, needed, draws.exposures)
+        self.scenes = decode_all(found, cache, progress, draws.exposures)
         if not self.scenes:
             raise ValueError(f"{', '.join(map(str, folders))}: no scene in it can be used")
         check_crops([scene.size for scene in self.scenes], crop_size, needed)
@@ -129,7 +134,7 @@ class BracketedDataset(Dataset):
         )
 
     def __len__(self) -> int:
-        return len(self.scenes) * self.draws
+        return len(self.scenes) * self.draws.each
 
     def fingerprint(self) -> dict[str, str]:
         """Identifies the data, in order: {scene: "<files> of <width>x<height>, <hash of files>"}.
@@ -161,11 +166,11 @@ class BracketedDataset(Dataset):
             chosen = self.choose(scene.under, scene.over)
             images = self.crop([tv_tensors.Image(stack[k]) for k in chosen])
             images = self.turn(*images)
-            power = self.gamma ** (2 * float(torch.rand(())) - 1)
-            darker, brighter = (self.widen * torch.rand(2)).tolist()
-            seeds = torch.randint(2**31, (2,)).tolist() if self.degrade else []
+            power = self.draws.gamma ** (2 * float(torch.rand(())) - 1)
+            darker, brighter = (self.draws.widen * torch.rand(2)).tolist()
+            seeds = torch.randint(2**31, (2,)).tolist() if self.draws.degrade else []
         pixels = [image.permute(1, 2, 0).contiguous().numpy() for image in images]
-        if self.widen:
+        if self.draws.widen:
             pixels[0], pixels[-1] = expose(pixels[0], -darker), expose(pixels[-1], brighter)
         for place, seed in zip((0, -1), seeds, strict=False):
             pixels[place] = degraded(pixels[place], np.random.default_rng(seed))
@@ -176,7 +181,7 @@ class BracketedDataset(Dataset):
     def crop(self, images: list[tv_tensors.Image]) -> list[tv_tensors.Image]:
         """Cuts the same random square out of all images (3, H, W), and resizes it to crop_size."""
         shorter = min(images[0].shape[-2:])
-        area = self.crop_size * self.zoom ** float(torch.rand(()))
+        area = self.crop_size * self.draws.zoom ** float(torch.rand(()))
         area = min(round(area), max(self.crop_size, shorter))
         if shorter < area:
             images = [v2.functional.resize(image, area) for image in images]
@@ -188,13 +193,15 @@ class BracketedDataset(Dataset):
 
     def choose(self, under: list[int], over: list[int]) -> list[int]:
         """Draws exposures; returns their indices, dark to bright, as both arguments are sorted."""
-        everything, longer = [*under, *over], self.exposures + 1
-        ends = self.pairs == "extreme" or (self.pairs == "far" and bool(torch.rand(()) < 0.5))
-        if len(everything) >= longer and float(torch.rand(())) < self.stacks:
+        everything, longer = [*under, *over], self.draws.exposures + 1
+        ends = self.draws.pairs == "extreme" or (
+            self.draws.pairs == "far" and bool(torch.rand(()) < 0.5)
+        )
+        if len(everything) >= longer and float(torch.rand(())) < self.draws.stacks:
             longest = min(len(everything), MAX_STACK)
             return self.draw(everything, int(torch.randint(longer, longest + 1, ())), ends)
-        if self.exposures > 2:
-            return self.draw(everything, self.exposures, ends)
+        if self.draws.exposures > 2:
+            return self.draw(everything, self.draws.exposures, ends)
         if ends:
             return [everything[0], everything[-1]]
         return [group[int(torch.randint(len(group), ()))] for group in (under, over)]
@@ -204,7 +211,7 @@ class BracketedDataset(Dataset):
 
         ends: True where the darkest and the brightest are among them.
         """
-        if self.exposures > 2 and ends:
+        if self.draws.exposures > 2 and ends:
             between = torch.randperm(len(everything) - 2)[: count - 2].sort().values + 1
             return [everything[0], *(everything[k] for k in between), everything[-1]]
         positions = torch.randperm(len(everything))[:count].sort().values

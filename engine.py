@@ -176,6 +176,25 @@ class Criterion(Protocol):
         """Returns (N,) losses of a network on exposures (N, K, 3, H, W), seen with noise."""
 
 
+class Descent(NamedTuple):
+    """The way in which a loss is brought down.
+
+    ema: decay of the weights' average. noise: see exposure_noise. power: see StepLoss. optimizer: a
+    name in OPTIMIZERS. centred: see centre; a BetweenNetwork is not. seed: a step's random numbers
+    depend on (seed, step, rank) alone.
+    """
+
+    ema: float = 0.0
+    noise: float = 0.0
+    power: float = 1.0
+    optimizer: str = "adam"
+    centred: bool = True
+    seed: int = 0
+
+
+PLAIN_DESCENT = Descent()
+
+
 class Learner:
     """Everything that training changes, and a step of training.
 
@@ -189,36 +208,27 @@ class Learner:
         criterion: Criterion,
         processes: Processes,
         dtype: torch.dtype = torch.float32,
-        ema: float = 0.0,
-        noise: float = 0.0,
-        centred: bool = True,
-        seed: int = 0,
-        power: float = 1.0,
-        optimizer: str = "adam",
+        descent: Descent = PLAIN_DESCENT,
     ) -> None:
         """Moves the network to the processes' device and, where centred, centres it.
 
-        dtype: type of the convolutions. ema: the average's decay. noise: see exposure_noise.
-        centred: see centre; a BetweenNetwork is not. seed: a step's random numbers depend on
-        (seed, step, rank) alone. power: see StepLoss. optimizer: a name in OPTIMIZERS.
+        dtype: type of the convolutions.
         """
         self.model = model
         self.processes = processes
-        self.noise = noise
-        self.centred = centred
-        self.seed = seed
+        self.descent = descent
         self.state = State()
         device = processes.device
         self.centre()
         model.to(device).to(memory_format=torch.channels_last)
-        rule = moving_average(ema)
+        rule = moving_average(descent.ema)
         self.average = AveragedModel(model, multi_avg_fn=rule, use_buffers=True)
         # Every step sets its learning rate.
-        self.optimizer = OPTIMIZERS[optimizer](model.parameters())
+        self.optimizer = OPTIMIZERS[descent.optimizer](model.parameters())
         # float16 gradients would vanish unscaled; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.dtype = dtype
-        self.step_loss: nn.Module = StepLoss(model, criterion, dtype, power)
+        self.step_loss: nn.Module = StepLoss(model, criterion, dtype, descent.power)
         if processes.count > 1:
             cuda = device.type == "cuda"
             if cuda:
@@ -234,7 +244,7 @@ class Learner:
 
     def centre(self) -> None:
         """Centres the network's weights, where it is asked for and the network can be centred."""
-        if self.centred and isinstance(self.model, DeepFuse):
+        if self.descent.centred and isinstance(self.model, DeepFuse):
             centre(self.model)
 
     def step(
@@ -253,7 +263,7 @@ class Learner:
         number = state.epoch * schedule.steps + state.step
         samples = schedule.samples(state.step)
         self.seed_step(number)
-        noise = [exposure_noise(stack, self.noise) for stack in stacks]
+        noise = [exposure_noise(stack, self.descent.noise) for stack in stacks]
         share = self.processes.count / samples  # DistributedDataParallel divides by the count
         value = self.descend(stacks, noise, schedule.learning_rate(number), share)
         self.centre()
@@ -272,7 +282,7 @@ class Learner:
 
     def seed_step(self, number: int) -> None:
         """Seeds PyTorch for a step, so that resuming needs no generators' states."""
-        sequence = np.random.SeedSequence((self.seed, number, self.processes.rank))
+        sequence = np.random.SeedSequence((self.descent.seed, number, self.processes.rank))
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
     def descend(

@@ -54,8 +54,9 @@ from checkpoint import (
     save_latest,
     short,
 )
-from dataset import BracketedDataset, EpochBatches, as_8_bit_rgb, make_loader
+from dataset import BracketedDataset, Draws, EpochBatches, as_8_bit_rgb, make_loader
 from engine import (
+    Descent,
     Learner,
     Processes,
     Schedule,
@@ -241,13 +242,15 @@ def make_learner(options: argparse.Namespace, processes: Processes) -> Learner:
         model,
         task.criterion(options),
         processes,
-        dtype=training_precision(options, before, processes),
-        ema=options.ema,
-        noise=options.noise,
-        power=options.loss_power,
-        optimizer=options.optimizer,
-        centred=not options.uncentred,
-        seed=options.seed,
+        training_precision(options, before, processes),
+        Descent(
+            ema=options.ema,
+            noise=options.noise,
+            power=options.loss_power,
+            optimizer=options.optimizer,
+            centred=not options.uncentred,
+            seed=options.seed,
+        ),
     )
     if before:
         try:
@@ -290,15 +293,17 @@ def make_dataset(options: argparse.Namespace, processes: Processes) -> Bracketed
             options.seed,
             cache=options.cache or os.path.join(options.det, "cache"),
             progress=not options.quiet and processes.first,
-            pairs=options.pairs,
-            stacks=options.stacks,
-            zoom=options.zoom,
-            gamma=options.gamma,
-            widen=options.widen,
-            draws=options.draws,
             batch_size=options.batch_size * processes.count,
-            exposures=TASKS[options.network].exposures,
-            degrade=options.degrade,
+            draws=Draws(
+                pairs=options.pairs,
+                stacks=options.stacks,
+                zoom=options.zoom,
+                gamma=options.gamma,
+                widen=options.widen,
+                degrade=options.degrade,
+                each=options.draws,
+                exposures=TASKS[options.network].exposures,
+            ),
         )
 
 

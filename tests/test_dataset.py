@@ -13,11 +13,15 @@ from torch.utils.data import DataLoader
 
 import utils
 from brackets import find_brackets, find_scenes
-from dataset import MAX_STACK, BracketedDataset, EpochBatches, degraded, make_loader
+from dataset import MAX_STACK, BracketedDataset, Draws, EpochBatches, degraded, make_loader
 
 
 def make(folder, tmp_path, **options):
-    return BracketedDataset(folder, cache=str(tmp_path / "cache"), **{"crop_size": 64, **options})
+    drawn = {name: options.pop(name) for name in list(options) if name in Draws._fields}
+    cache = str(tmp_path / "cache")
+    return BracketedDataset(
+        folder, cache=cache, draws=Draws(**drawn), **{"crop_size": 64, **options}
+    )
 
 
 def test_items_are_ycbcr_crops(brackets, tmp_path):
@@ -420,14 +424,14 @@ def test_widen_moves_the_outer_exposures_apart(tmp_path):
 
 
 def test_an_epoch_can_draw_more_than_once_of_a_scene(brackets, tmp_path):
-    dataset = make(brackets, tmp_path, crop_size=48, draws=3, batch_size=9)
+    dataset = make(brackets, tmp_path, crop_size=48, each=3, batch_size=9)
     count = len(dataset.scenes)
     assert len(dataset) == 3 * count
     same_scene = [dataset[0], dataset[count], dataset[2 * count], dataset[3 * count]]
     pictures = {tuple(crop.flatten().tolist()) for crop in same_scene}
     assert len(pictures) == 4  # The last is of the second epoch.
     with pytest.raises(ValueError, match=f"a batch needs {count + 1} scenes"):
-        make(brackets, tmp_path, crop_size=48, draws=3, batch_size=3 * count + 1)
+        make(brackets, tmp_path, crop_size=48, each=3, batch_size=3 * count + 1)
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ import torch
 
 import engine
 import loss
-from dataset import BracketedDataset, by_count
-from engine import Learner, Processes, Schedule, StepLoss, StopOnSignal, TrainingError
+from dataset import BracketedDataset, Draws, by_count
+from engine import Descent, Learner, Processes, Schedule, StepLoss, StopOnSignal, TrainingError
 from model import DeepFuse
 
 ENTRIES = ["model", "network", "trained", "optimizer", "scaler", "precision"]
@@ -21,7 +21,9 @@ STATE = ["epoch", "step", "loss_sum", "loss", "lr", "seconds", "val", "data"]
 
 def make_learner(model=None, **settings):
     torch.manual_seed(0)
-    return Learner(model or DeepFuse(width=4), loss.MEF_SSIM_Loss(), Processes("cpu"), **settings)
+    dtype = settings.pop("dtype", torch.float32)
+    model, criterion = model or DeepFuse(width=4), loss.MEF_SSIM_Loss()
+    return Learner(model, criterion, Processes("cpu"), dtype, Descent(**settings))
 
 
 def made_up_batches(count, seed=0):
@@ -33,7 +35,7 @@ def made_up_batches(count, seed=0):
 
 def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
     """A step on the groups of a batch has the loss and the gradient of its samples' mean."""
-    dataset = BracketedDataset(str(brackets), 48, cache=str(tmp_path), stacks=0.5)
+    dataset = BracketedDataset(str(brackets), 48, cache=str(tmp_path), draws=Draws(stacks=0.5))
     samples = [dataset[item] for item in range(8)]
     groups = by_count(samples)
     assert [group.shape[1] for group in groups] == [2, 3]
@@ -47,7 +49,7 @@ def test_a_batch_of_pairs_and_stacks_is_one_step(brackets, tmp_path):
         losses.append(criterion(y_1, y_2, model(y_1, y_2, *more), *more)[0])
     mean = sum(losses) / 8
     expected = torch.autograd.grad(mean, list(model.parameters()))
-    learner = Learner(model, criterion, Processes("cpu"), centred=False)
+    learner = Learner(model, criterion, Processes("cpu"), descent=Descent(centred=False))
     learner.step(groups, Schedule(scenes=8, batch=8, epochs=1, lr=0.0))
     assert learner.state.loss_sum == pytest.approx(8 * mean.item(), abs=8e-6)
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
