@@ -19,13 +19,16 @@ import utils
 
 LARGEST = 32767  # pixels a side; OpenCV resamples no larger pictures
 FINEST = 2000  # pixels; longer side of the largest reduced pictures that are compared
-MIDDLE = 500  # pixels; the same of those that tell whether exposures fit
-COARSEST = 125  # pixels; the same of those in which a shift is looked for, at least
+FITTING_SIDE = 500  # pixels; the same of those that tell whether exposures fit
+SHIFT_SIDE = 125  # pixels; the same of those in which a shift is looked for, at least
 FREEDOM = {125: (2, 4, 4, 4), 250: (4, 4, 4), 500: (8, 8, 8)}  # of MOTIONS, the first ones, by size
 LAST = (8, 8)  # at larger sizes
 BLOCKS = 30  # blocks along the width, each of which tells of its displacement
 LEAST_BLOCK = 8  # pixels; least side of a block
-NARROW, WIDE = 1.0, 3.0  # pixels; standard deviations of the Gaussians whose difference is compared
+NARROW_BLUR, WIDE_BLUR = (
+    1.0,
+    3.0,
+)  # pixels; deviations of two Gaussians that are compared
 GRAIN = 1.0  # levels of 255; noise of pictures, at least
 FLOOR = 0.05  # pixels; error of a block's displacement, at least
 # Usual sizes of hand movements, as shares of half of the longer side: of each motion of MOTIONS.
@@ -34,7 +37,7 @@ USUAL = np.array([np.inf, np.inf, 0.01, np.inf, 0.002, 0.002, 0.006, 0.006])
 OUTLIER = 4.7  # times the robust standard deviation, from which on a block counts nothing
 FEATURES = 4000  # features of each picture, at most
 LEAST_FEATURES = 8  # matched features that must agree
-DETAIL = 0.5  # levels of 255; contrast of what two exposures both show, at least
+LEAST_CONTRAST = 0.5  # levels of 255; contrast of what two exposures both show, at least
 FIT = 0.2  # least correlation of two exposures of one scene in register; of others it is below 0.05
 CLEAR = 0.5  # correlation above which no better way to register is looked for
 # Pixels of movement that are seen at a glance, by the longer side of reduced pictures.
@@ -43,7 +46,7 @@ PLENTY = 2000  # pixels; longer side of pictures for which the largest of these 
 STILL = 0.1  # pixels; a smaller movement is not worth the loss by interpolation
 FRACTIONS = 1024  # of a pixel, in which the corners of a registered exposure are told
 NEEDED = 1.0  # pixels; a movement by less is not seen
-GAIN = 0.03  # share of the missing correlation that a needed registration adds
+LEAST_GAIN = 0.03  # share of the missing correlation that a needed registration adds
 
 # Motions of points (x, y), each a displacement p (u, v) and p * sign in cells (i, j) of a matrix.
 MOTIONS = [
@@ -262,14 +265,14 @@ def match(picture: np.ndarray, reference: np.ndarray, least: float = 0.0) -> Mat
     Raises ValueError with the reason where they do not fit, or TooLittleDetail.
     """
     pair = Pair.of(picture, reference)
-    if pair.contrast() < DETAIL:
+    if pair.contrast() < LEAST_CONTRAST:
         raise TooLittleDetail
     before = pair.correlation(np.eye(3))
     best = Match(np.eye(3), before)
     for first in FIRST:
         start = first(pair)
         if start is not None:
-            homography = pair.corrected(start, COARSEST, MIDDLE)
+            homography = pair.corrected(start, SHIFT_SIDE, FITTING_SIDE)
             fit = pair.correlation(homography)
             if fit > best.correlation:
                 best = Match(homography, fit)
@@ -278,9 +281,9 @@ def match(picture: np.ndarray, reference: np.ndarray, least: float = 0.0) -> Mat
     if best.correlation < FIT:
         raise ValueError("the two seem to show different scenes")
     gain = (best.correlation - before) / max(1 - before, 1e-6)
-    if least and (gain < GAIN or distance_moved(best.homography, reference.shape) < least):
+    if least and (gain < LEAST_GAIN or distance_moved(best.homography, reference.shape) < least):
         return Match(np.eye(3), before)
-    return best._replace(homography=pair.corrected(best.homography, 2 * MIDDLE, FINEST))
+    return best._replace(homography=pair.corrected(best.homography, 2 * FITTING_SIDE, FINEST))
 
 
 class Pair(NamedTuple):
@@ -296,7 +299,7 @@ class Pair(NamedTuple):
     @classmethod
     def of(cls, picture: np.ndarray, reference: np.ndarray) -> "Pair":
         """Returns the Pair, with its levels, which the pictures' histograms tell."""
-        scale = min(MIDDLE / max(reference.shape), 1)
+        scale = min(FITTING_SIDE / max(reference.shape), 1)
         small = [utils.reduce(x, scale) for x in (reference, picture)]
         return cls(reference, picture, brought_together(*small))
 
@@ -311,11 +314,11 @@ class Pair(NamedTuple):
 
     def contrast(self) -> float:
         """Returns the standard deviation of the detail that tells least, in levels of 255."""
-        return min(float(detail(view).std()) for view in self.at(self.scale(MIDDLE)))
+        return min(float(detail(view).std()) for view in self.at(self.scale(FITTING_SIDE)))
 
     def correlation(self, homography: np.ndarray) -> float:
         """Returns the correlation of the detail of both, where a homography has both."""
-        scale = self.scale(MIDDLE)
+        scale = self.scale(FITTING_SIDE)
         reference, picture = self.at(scale)
         here, there, inside = lay_over(reference, picture, rescale(homography, scale))
         here, there = here[inside], there[inside]
@@ -384,7 +387,7 @@ def brought_together(reference: np.ndarray, picture: np.ndarray) -> tuple[np.nda
 
 def detail(view: np.ndarray) -> np.ndarray:
     """Returns what a plane shows between two scales, without its large-scale levels."""
-    return cv2.GaussianBlur(view, (0, 0), NARROW) - cv2.GaussianBlur(view, (0, 0), WIDE)
+    return cv2.GaussianBlur(view, (0, 0), NARROW_BLUR) - cv2.GaussianBlur(view, (0, 0), WIDE_BLUR)
 
 
 def lay_over(
@@ -477,7 +480,7 @@ def block_displacements(
     slopes = np.stack([xc, yc], axis=1)[valid]
     displacements = np.linalg.solve(tensor, slopes[..., None])[..., 0]
     left = np.maximum(cc[valid] - (displacements * slopes).sum(axis=1), 0)
-    variance = (left / count[valid] + GRAIN**2) * 4 * NARROW**2  # Neighbours' noise is alike.
+    variance = (left / count[valid] + GRAIN**2) * 4 * NARROW_BLUR**2  # Neighbours' noise is alike.
     covariance = variance[:, None, None] * np.linalg.inv(tensor) + FLOOR**2 * np.eye(2)
     return centres, displacements, np.linalg.inv(covariance)
 
@@ -526,7 +529,7 @@ def matched_shift(pair: Pair, side: int) -> np.ndarray | None:
         return None
     edges = []
     for view in (reference, picture):
-        smooth = cv2.GaussianBlur(view, (0, 0), NARROW)
+        smooth = cv2.GaussianBlur(view, (0, 0), NARROW_BLUR)
         slopes = [cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))]
         edges.append(cv2.magnitude(*slopes))
     window = cv2.createHanningWindow(reference.shape[::-1], cv2.CV_32F)
@@ -538,7 +541,7 @@ def matched_shift(pair: Pair, side: int) -> np.ndarray | None:
 
 def matched_features(pair: Pair) -> np.ndarray | None:
     """Returns a first homography, from SIFT features; None where too few match."""
-    scale = pair.scale(2 * MIDDLE)
+    scale = pair.scale(2 * FITTING_SIDE)
     views = [view.round().astype(np.uint8) for view in pair.at(scale)]
     equalise = cv2.createCLAHE(clipLimit=4.0, tileGridSize=(8, 8)).apply
     sift = cv2.SIFT.create(nfeatures=FEATURES, contrastThreshold=0.02)
@@ -560,8 +563,8 @@ def matched_features(pair: Pair) -> np.ndarray | None:
 
 
 FIRST = (
-    functools.partial(matched_shift, side=COARSEST),
-    functools.partial(matched_shift, side=2 * COARSEST),
+    functools.partial(matched_shift, side=SHIFT_SIDE),
+    functools.partial(matched_shift, side=2 * SHIFT_SIDE),
     matched_features,
 )
 

@@ -12,7 +12,7 @@ import numpy as np
 import utils
 
 KEY = "key.csv"  # tells which method is on which side
-WIDTH = 1600  # pixels; wider pictures are reduced to it
+SHEET_WIDTH = 1600  # pixels; wider pictures are reduced to it
 GAP = 16  # pixels of white between the two pictures
 VERDICTS = ("left", "right", "tie")
 Z = 1.959964  # quantile of the normal distribution for an interval of 95 %
@@ -49,7 +49,7 @@ class BlindComparison:
         """Takes a method's picture of a scene; writes the pair as soon as both are there."""
         if method not in self.methods:
             return
-        self.pictures[method] = utils.thumbnail(fused, min(fused.shape[1], WIDTH))
+        self.pictures[method] = utils.thumbnail(fused, min(fused.shape[1], SHEET_WIDTH))
         if len(self.pictures) < 2:
             return
         left, right = random.sample(self.methods, 2)

@@ -78,7 +78,7 @@ PLACED = {  # namespaces that name places in the picture; kept where it shows wh
     "mwg-rs": "http://www.metadataworkinggroup.com/schemas/regions/",
     "MP": "http://ns.microsoft.com/photo/1.2/",
 }
-PARTS = {  # prefixes of namespaces that stand within others alone
+PART_NAMESPACES = {  # prefixes of namespaces that stand within others alone
     "x": "adobe:ns:meta/",
     "rdf": RDF,
     "stArea": "http://ns.adobe.com/xmp/sType/Area#",
@@ -88,7 +88,7 @@ PARTS = {  # prefixes of namespaces that stand within others alone
 }
 for prefix, (uri, _) in KEPT.items():
     ElementTree.register_namespace(prefix, uri)
-for prefix, uri in (PLACED | PARTS).items():
+for prefix, uri in (PLACED | PART_NAMESPACES).items():
     ElementTree.register_namespace(prefix, uri)
 PACKET = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>',

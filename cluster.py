@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 WAITING = 15  # seconds for a scheduler to answer
-AHEAD = 2  # tasks that every worker has, so that it need not wait for the next
+TASKS_AHEAD = 2  # tasks that every worker has, so that it need not wait for the next
 LOCK = threading.Lock()  # held while a worker prepares itself
 
 Job = tuple[list[str], str]  # files to read, and the path of the result
@@ -65,7 +65,7 @@ def on_cluster(
             finished.add(future)
 
         try:
-            for _ in range(min(AHEAD * count, len(waiting))):
+            for _ in range(min(TASKS_AHEAD * count, len(waiting))):
                 submit()
             for future in finished:
                 job, _ = job_of.pop(future.key)

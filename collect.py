@@ -29,13 +29,13 @@ HOST = "https://github.com"
 FOLDERS = ("train", "val")  # where scenes go
 # Folders of under- and of over-exposed pictures that lie side by side.
 PARTNERS = {"under": "over", "ue_ds": "oe_ds", "testA": "testB", "trainA": "trainB"}
-THUMBNAIL = 96  # pixels; longer side of the pictures that are compared
+COMPARED_SIDE = 96  # pixels; longer side of the pictures that are compared
 SEEN = (8, 247)  # levels of 255 between which a pixel is neither black nor white
 SHARED = 0.05  # share of the pixels that two exposures both show, at least
-ALIKE = 0.8  # rank correlation from which on two pictures are exposures of one scene
-NEAR = 12  # pictures; those of one scene follow each other, with fewer than so many in between
+ALIKE_RANKS = 0.8  # rank correlation from which on two pictures are exposures of one scene
+NEIGHBOURS = 12  # pictures; those of one scene follow each other, with fewer in between
 APART = 4  # levels of 255 by which the means of exposures differ, at least
-LONGEST = 1200  # pixels; longer side of the collected pictures
+COLLECTED_SIDE = 1200  # pixels; longer side of the collected pictures
 
 
 class Source(NamedTuple):
@@ -53,7 +53,7 @@ class Source(NamedTuple):
 
 
 class Exposure(NamedTuple):
-    """A picture file and its content as grey (h, w) of THUMBNAIL pixels, float32 in 0 to 255."""
+    """A picture file and its content as grey (h, w) of COMPARED_SIDE pixels, in 0 to 255."""
 
     path: str
     thumbnail: np.ndarray
@@ -158,7 +158,7 @@ def scenes_of(source: Source, clones: str) -> list[list[str]]:
 def thumbnail_of(path: str) -> np.ndarray:
     """Reads a picture file as an Exposure's thumbnail."""
     grey = utils.as_grey(utils.read_image(path)).astype(np.float32)
-    return utils.reduce(grey, min(1, THUMBNAIL / max(grey.shape)))
+    return utils.reduce(grey, min(1, COMPARED_SIDE / max(grey.shape)))
 
 
 def group_by_scene(exposures: Sequence[Exposure]) -> list[list[Exposure]]:
@@ -169,9 +169,9 @@ def group_by_scene(exposures: Sequence[Exposure]) -> list[list[Exposure]]:
     groups: list[list[Exposure]] = []
     home: list[list[Exposure]] = []  # the group of every picture
     for i, exposure in enumerate(exposures):
-        near = range(max(i - NEAR, 0), i)
+        near = range(max(i - NEIGHBOURS, 0), i)
         alike = [likeness(exposure.thumbnail, exposures[j].thumbnail) for j in near]
-        if alike and max(alike) >= ALIKE:
+        if alike and max(alike) >= ALIKE_RANKS:
             home.append(home[near[int(np.argmax(alike))]])
             home[-1].append(exposure)
         else:
@@ -220,7 +220,7 @@ def choose_exposures(exposures: Sequence[Exposure], count: int) -> list[Exposure
 
 
 def write_scene(files: Iterable[str], folder: str) -> None:
-    """Writes a scene's pictures as 1.jpg, 2.jpg ..., 8-bit and of LONGEST pixels at most.
+    """Writes a scene's pictures as 1.jpg, 2.jpg ..., 8-bit and of COLLECTED_SIDE pixels at most.
 
     Replaces a folder of an earlier run once all are written. Raises OSError or ValueError as
     reading and writing do.
@@ -233,7 +233,7 @@ def write_scene(files: Iterable[str], folder: str) -> None:
         os.mkdir(new)
         for number, file in enumerate(files, start=1):
             image = utils.to_8_bit(utils.read_image(file))
-            image = utils.reduce(image, min(1, LONGEST / max(image.shape[:2])))
+            image = utils.reduce(image, min(1, COLLECTED_SIDE / max(image.shape[:2])))
             utils.write_image(os.path.join(new, f"{number}.jpg"), image)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(new, folder)

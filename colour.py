@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 import headers
+from tiles import STRIP
 
 Curve = Callable[[np.ndarray], np.ndarray]  # from values in [0, 1] to linear light
 
@@ -37,10 +38,9 @@ PRIMARIES = {  # x, y of R, G, B by their number in ITU-T H.273, all with the wh
 D65 = (0.3127, 0.3290)
 GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}  # exponents by transfer functions' numbers; others are as sRGB's
 USUAL_GAMMA = 1 / 2.2  # of PNG files, which stands for sRGB
-ALIKE = 0.004  # largest difference of curves' values and matrices' entries that counts as sRGB's
-STEPS = 2**18  # samples of a curve that is inverted
+ALIKE_CURVES = 0.004  # largest difference from sRGB's curve and matrix that counts as none
+CURVE_STEPS = 2**18  # samples of a curve that is inverted
 VISIBLE = 0.01  # of a value; smaller excess is rounding, and not seen
-STRIP = 64  # rows that are converted at a time
 
 
 class Space(NamedTuple):
@@ -79,7 +79,7 @@ def is_srgb(space: Space) -> bool:
     values = np.linspace(0, 1, 256)
     curves = [linear_to_srgb(curve(values)) for curve in space.curves]
     far = max(float(np.abs(curve - values)[8:].max()) for curve in curves)
-    return far <= ALIKE and bool(np.abs(space.matrix - np.eye(3)).max() <= ALIKE)
+    return far <= ALIKE_CURVES and bool(np.abs(space.matrix - np.eye(3)).max() <= ALIKE_CURVES)
 
 
 def primaries_to_xyz(number: int) -> np.ndarray:
@@ -239,7 +239,8 @@ def from_srgb(pixels: np.ndarray, space: Space | None, dtype: np.dtype | type) -
             values = cv2.transform(values, back) if strip.ndim == 3 else values
         values = fitted(values) if strip.ndim == 3 else values.clip(0, 1)
         if space is not None:
-            places = (np.sqrt(values) * np.float32(STEPS - 1) + np.float32(0.5)).astype(np.int32)
+            places = np.sqrt(values) * np.float32(CURVE_STEPS - 1) + np.float32(0.5)
+            places = places.astype(np.int32)
             planes = cv2.split(places)
             values = cv2.merge([table[x] for table, x in zip(tables, planes, strict=True)])
         values *= np.float32(white)
@@ -249,11 +250,11 @@ def from_srgb(pixels: np.ndarray, space: Space | None, dtype: np.dtype | type) -
 
 
 def inverse(curve: Curve) -> np.ndarray:
-    """Returns the values that give light from 0 to 1, at STEPS equal steps of its square root.
+    """Returns the values that give light from 0 to 1, at CURVE_STEPS steps of its square root.
 
     Equal steps of light would be too wide near black.
     """
-    steps = np.linspace(0, 1, STEPS)
+    steps = np.linspace(0, 1, CURVE_STEPS)
     light = np.maximum.accumulate(curve(steps))
     return np.interp(steps**2, light, steps).astype(np.float32)
 

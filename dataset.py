@@ -24,8 +24,9 @@ from brackets import find_scenes
 
 PAIRS = ("any", "extreme", "far")
 MAX_STACK = 5  # exposures drawn from one scene, at most
-SHIFT, NOISE = 0.3, 0.02  # pixels and standard deviation by which pictures are degraded, at most
-QUALITY = (40, 98)  # range of the JPEG quality at which they are
+DEGRADED_SHIFT = 0.3  # pixels by which degraded pictures are moved, at most
+DEGRADED_NOISE = 0.02  # standard deviation of their noise, at most
+DEGRADED_QUALITY = (40, 98)  # range of the JPEG quality at which they are
 ENCODING = 2.2  # sRGB's power, nearly: light doubles where a level grows by 2^(1/2.2)
 
 
@@ -391,17 +392,17 @@ def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     stronger where it is dark, and is compressed.
     """
     height, width = image.shape[:2]
-    right, down = rng.uniform(-SHIFT, SHIFT, 2)
+    right, down = rng.uniform(-DEGRADED_SHIFT, DEGRADED_SHIFT, 2)
     move = np.array([[1, 0, right], [0, 1, down]])
     image = cv2.warpAffine(image, move, (width, height), borderMode=cv2.BORDER_REPLICATE)
     noise = rng.standard_normal((height, width, 3), np.float32)
     half = rng.standard_normal((-(-height // 2), -(-width // 2), 3), np.float32)
     noise += cv2.resize(half, (width, height), interpolation=cv2.INTER_NEAREST)
     levels = np.arange(256, dtype=np.float32)
-    strength = np.float32(NOISE * rng.random() ** 2) * (1.25 * 255 - levels)
+    strength = np.float32(DEGRADED_NOISE * rng.random() ** 2) * (1.25 * 255 - levels)
     amplitude = cv2.multiply(noise, cv2.LUT(image, strength))
     noisy = cv2.add(image, amplitude, dtype=cv2.CV_8U)  # rounded, and clipped to [0, 255]
-    quality = int(rng.integers(*QUALITY))
+    quality = int(rng.integers(*DEGRADED_QUALITY))
     _, data = cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
 

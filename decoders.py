@@ -31,6 +31,7 @@ from metadata import (
     png_xmp,
     tiff_metadata,
 )
+from tiles import STRIP
 
 # OpenCV 5 has moved this function.
 set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel
@@ -38,7 +39,6 @@ SILENT, ERRORS = 0, 2  # levels of OpenCV's log
 # OpenCV's messages would only repeat what read_image raises.
 set_log_level(SILENT)
 LARGE = 150e6  # bytes; of larger pictures, memory holds as few as can be
-STRIP = 64  # rows that are changed at a time, so that memory holds no second picture
 TABLES = 0xC4  # JPEG's marker of Huffman tables
 ZEROS = 32  # bytes of a scan
 COMPLAINTS = (b"Corrupt JPEG data", b"TIFF_Error", b"libpng error")  # what decoders say of damage

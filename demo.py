@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     import gradio
 
 HOUR = 3600  # seconds; what was dropped longer than 24 hours ago is removed every hour
-REDUCED = 1600  # pixels; longer side of the pictures that are fused while one tries
+PREVIEW_SIDE = 1600  # pixels; longer side of the pictures that are fused while one tries
 SHOWN_QUALITY = 92  # of the JPEG files that the page shows
-TALL, SMALL = 300, 110  # pixels; height of the place to drop photos on, before and after
-THUMBNAIL = 300  # pixels; width of an exposure among the others
-STRIP = 8  # brackets beside each other
+TALL, LOW = 300, 110  # pixels; height of the place to drop photos on, before and after
+EXPOSURE_WIDTH = 300  # pixels; width of an exposure among the others
+BRACKETS_SHOWN = 8  # brackets beside each other
 NAMED = 3  # files that are left alone, at most, that a message names
-FORMATS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}
-SHOWN = (".jpg", ".png")  # formats that browsers show
+RESULT_FORMATS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}
+BROWSER_FORMATS = (".jpg", ".png")  # formats that browsers show
 HERE = os.path.dirname(os.path.abspath(__file__))
 PICTURES = os.path.join(HERE, "docs", "images")
 EXPLAINED = (
@@ -61,7 +61,7 @@ EXPLAINED = (
     ),
 )
 FORMAT = "<b>Format</b>: JPEG is small, and can have a gain map; PNG and TIFF keep 16 bits."
-SAMPLES = [os.path.join(HERE, "samples", f"{name}.jpg") for name in ("under", "over")]
+SAMPLE_FILES = [os.path.join(HERE, "samples", f"{name}.jpg") for name in ("under", "over")]
 VIEWER = """${value ? `<div class="frame"><div class="pair" style="--width: ${value.width}px">
 <img class="right" src="${value.right}" alt="the result" draggable="false">
 <img class="left" src="${value.left}" alt="${value.name}" draggable="false">
@@ -90,7 +90,7 @@ img { width: 100%; }
 
 
 class Dropped(NamedTuple):
-    """Photos of one scene: their files, dark to bright, and the same reduced to REDUCED."""
+    """Photos of one scene: their files, dark to bright, and the same reduced to PREVIEW_SIDE."""
 
     files: list[str]
     reduced: list[np.ndarray]
@@ -169,7 +169,7 @@ class Studio:
         for file in files:
             picture = photos.in_srgb(file, utils.read_picture(file, development, half=True))
             image = utils.as_type(picture.pixels, picture.dtype or picture.pixels.dtype)
-            reduced.append(utils.reduce(image, min(1, REDUCED / max(image.shape[:2]))))
+            reduced.append(utils.reduce(image, min(1, PREVIEW_SIDE / max(image.shape[:2]))))
         fusion.check_images(reduced, one_size=False)
         order = ghosts.by_brightness(reduced)
         return Dropped([files[i] for i in order], [reduced[i] for i in order])
@@ -312,8 +312,8 @@ def lay_out() -> Controls:
             strip = gradio.Gallery(
                 label="Brackets",
                 elem_id="strip",
-                columns=STRIP,
-                height=SMALL,
+                columns=BRACKETS_SHOWN,
+                height=LOW,
                 allow_preview=False,
                 visible=False,
             )
@@ -348,7 +348,7 @@ def lay_out() -> Controls:
             gain_map = gradio.Checkbox(
                 False, label="Gain map: shine on HDR screens", elem_id="gain_map"
             )
-            file_format = gradio.Radio(list(FORMATS), value="JPEG", label="Format")
+            file_format = gradio.Radio(list(RESULT_FORMATS), value="JPEG", label="Format")
             exposures = gradio.Gallery(
                 label="From dark to bright", columns=2, height=220, visible=False
             )
@@ -389,7 +389,7 @@ class Answers:
         read = self.studio.read(found[number])
         names = [(os.path.basename(file), k) for k, file in enumerate(read.files)]
         cells = [
-            (utils.thumbnail(image, THUMBNAIL), caption_of(file))
+            (utils.thumbnail(image, EXPOSURE_WIDTH), caption_of(file))
             for image, file in zip(read.reduced, read.files, strict=True)
         ]
         best = ghosts.telling_exposure(read.reduced)
@@ -399,7 +399,7 @@ class Answers:
             gradio.Radio(names, value=best, visible=True),
             gradio.Button(visible=True),
             gradio.DownloadButton(visible=False),
-            gradio.Files(height=SMALL),
+            gradio.Files(height=LOW),
         )
 
     @staticmethod
@@ -460,11 +460,13 @@ class Answers:
         if read is None:
             raise ValueError("drop two or more exposures of one scene")
         progress(0.1, "Reading and fusing")
-        extension = FORMATS[name]
+        extension = RESULT_FORMATS[name]
         path = self.studio.save(read, Choice(*chosen), extension)
         header = utils.header_of(path)
         pixels = f"{header.width}x{header.height} pixels" if header else ""
-        visible = path if extension in SHOWN else self.studio.shown(utils.read_image(path))
+        visible = (
+            path if extension in BROWSER_FORMATS else self.studio.shown(utils.read_image(path))
+        )
         (*exposures, _), width, _ = seen
         seen = [*exposures, visible], header.width if header else width, f", {pixels}."
         button = gradio.DownloadButton(
@@ -477,7 +479,7 @@ class Answers:
         import gradio
 
         progress(0.0, "Fusing all brackets")
-        path = self.studio.save_all(found, Choice(*chosen), FORMATS[name])
+        path = self.studio.save_all(found, Choice(*chosen), RESULT_FORMATS[name])
         return gradio.DownloadButton(
             f"Download {len(found)} photos", value=path, interactive=True, visible=True
         )
@@ -485,7 +487,7 @@ class Answers:
 
 def strip_cell(files: Sequence[str]) -> tuple[np.ndarray, str]:
     """Returns a bracket's picture in the strip, and its name."""
-    shown = grouping.reduced_picture(files[len(files) // 2])
+    shown = grouping.reduced_picture(utils.middle(files))
     picture = np.zeros((2, 3, 3), np.uint8) if shown is None else utils.to_8_bit(shown)
     return picture, f"{grouping.stem(files[0])} ({len(files)})"
 
@@ -535,7 +537,7 @@ def wire(page: Controls, studio: Studio) -> None:
         lambda look: gradio.Slider(interactive=look == "photo"), page.look, page.finish
     )
     page.compared.input(answers.compare, [dropped, shown, page.compared], page.viewer)
-    page.sample.click(lambda: SAMPLES, None, page.files)
+    page.sample.click(lambda: SAMPLE_FILES, None, page.files)
     everything = [page.file_format, *choice, page.gain_map]
     full = [dropped, shown, page.compared, *everything]
     page.save.click(said(tracked(answers.fuse_full)), full, outputs, **alone)
@@ -613,7 +615,7 @@ def start(
         share=False,
         quiet=True,  # It would offer a public link.
         prevent_thread_lock=True,
-        allowed_paths=[os.path.dirname(SAMPLES[0]), PICTURES, studio.folder],
+        allowed_paths=[os.path.dirname(SAMPLE_FILES[0]), PICTURES, studio.folder],
         footer_links=[],
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )

@@ -229,7 +229,7 @@ def find_scenes_to_score(folder: str, whole: bool) -> list[Scene]:
     scenes = []
     for path, files in find_brackets(folder, whole).items():
         stack = stacks[path]
-        middle = stack[len(stack) // 2] if len(stack) > 2 else None
+        middle = utils.middle(stack) if len(stack) > 2 else None
         scenes.append(Scene(os.path.basename(path), path, files, middle))
     return scenes
 

@@ -17,19 +17,19 @@ from arrays import local_mean
 from refinement import refine_luma
 
 EXPOSED = 0.2  # distance from mid-grey at which a channel counts as badly exposed (Mertens et al.)
-WEIGHTS = (0.35, 0.0, 0.4, 0.0, 0.25)  # of the complete stack's lumas, dark to bright, in the tone
+TONE_WEIGHTS = (0.35, 0.0, 0.4, 0.0, 0.25)  # of the complete stack's lumas, dark to bright
 NATURAL_MEAN = 0.525  # mean luma that a photo is brought towards
 PULL = 0.6  # share of the way to that mean, from below; from above it is all of it
 LARGEST_SHIFT = 0.25  # of a mean of 1/2; falls to 0 at 0 and 1
 EARLY_PULL, EARLY_SHIFT = 0.85, 0.3  # these two of a bracket that has ended too early
-WHITE = 0.97  # luma from which on a pixel counts as clipped
-CLIPPED = 0.01  # share of such pixels; an exposure with fewer could have been a brighter one
+CLIPPED_LUMA = 0.97  # luma from which on a pixel counts as clipped
+CLIPPED_SHARE = 0.01  # share of such pixels; an exposure with fewer could have been a brighter one
 SPREAD = 0.21  # standard deviation that the tone is brought towards, by the slope of a curve
 SLOPES = (0.9, 1.25)  # bounds of the slope at the tone's mean
 LIFT = 0.45  # share of the way to the brightest exposure by which black is lifted
 LIFTED = 8  # power by which the lift falls with brightness
-PARTS = 24  # tone is smoothed in windows whose radius is the longer side divided by twice this
-RIDGE = 0.014  # squared contrast of the tone below which its edges are not followed
+TONE_PARTS = 24  # tone is smoothed in windows whose radius is the longer side divided by twice this
+TONE_RIDGE = 0.014  # squared contrast of the tone below which its edges are not followed
 DETAIL = 0.3  # by which local contrast is raised
 DETAIL_WINDOW = 5  # pixels of a reduced picture; side of the windows of local contrast
 DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not raised
@@ -163,13 +163,13 @@ def measured(lumas: np.ndarray) -> Measured:
     """Returns the facts of one picture's complete stack, (M, h, w)."""
     tone = plain_tone(lumas)
     counts, _ = np.histogram(tone, BINS, (0, 1))
-    return Measured(counts / tone.size, float((lumas[-1] > WHITE).mean()))
+    return Measured(counts / tone.size, float((lumas[-1] > CLIPPED_LUMA).mean()))
 
 
 def plain_tone(lumas: np.ndarray) -> np.ndarray:
     """Returns a weighted sum of a complete stack, a rising curve of the scene's light, (h, w)."""
     # A matrix product would leave BLAS's threads waiting in a loop, on cores that others need.
-    return sum(np.float32(weight) * luma for weight, luma in zip(WEIGHTS, lumas, strict=True))
+    return sum(np.float32(weight) * luma for weight, luma in zip(TONE_WEIGHTS, lumas, strict=True))
 
 
 def scene_tone(
@@ -189,11 +189,11 @@ def scene_tone(
     """
     tone = plain_tone(lumas)
     if alike is None:
-        mean, clipped = float(tone.mean()), float((lumas[-1] > WHITE).mean())
+        mean, clipped = float(tone.mean()), float((lumas[-1] > CLIPPED_LUMA).mean())
     else:
         steps = (np.arange(BINS) + 0.5) / BINS
         mean, clipped = float(alike.histogram @ steps), alike.clipped
-    early = max(0.0, 1 - clipped / CLIPPED)
+    early = max(0.0, 1 - clipped / CLIPPED_SHARE)
     pull = PULL + (EARLY_PULL - PULL) * early
     shift = LARGEST_SHIFT + (EARLY_SHIFT - LARGEST_SHIFT) * early
     aim = mean + pull * (NATURAL_MEAN - mean) if mean < NATURAL_MEAN else NATURAL_MEAN
@@ -226,8 +226,8 @@ def correction(y: np.ndarray, tone: np.ndarray) -> np.ndarray:
     """
     difference = np.minimum(tone - y, BRIGHTER * (1 - END - y).clip(min=0))
     difference = np.maximum(difference, -DARKER * (y - END).clip(min=0))
-    side = 2 * (max(y.shape) // (2 * PARTS)) + 1
-    wide = along(tone, difference, side, RIDGE)
+    side = 2 * (max(y.shape) // (2 * TONE_PARTS)) + 1
+    wide = along(tone, difference, side, TONE_RIDGE)
     # A guided filter of y by itself keeps its edges; what it takes away is detail.
     return wide + DETAIL * (y - along(y, y, DETAIL_WINDOW, DETAIL_RIDGE))
 

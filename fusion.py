@@ -46,11 +46,11 @@ LOOKS = ("paper", "photo", "earlier")
 MOST_FINISH = 2
 REDUCED = 1000  # pixels; approximate longer side of the pictures that fast fusion reduces to
 SMALL = 500  # pixels; approximate longer side of the reduced pictures that a photo is made of
-WINDOW = 17  # pixels of reduced pictures; side of the windows of linear models
+LINEAR_WINDOW = 17  # pixels of reduced pictures; side of the windows of linear models
 RIDGE = 1e-5  # pull of these models towards the exposures' plain mean
-LEAST, MOST = 0.02, 0.98  # luma of pixels that show something
+DARKEST, BRIGHTEST = 0.02, 0.98  # luma of pixels that show something
 EXTENDED = (-1.0, 2.0)  # values of colours that sRGB does not have, of all profiles in use
-SHOWN = 0.005  # share of such pixels below which an exposure counts as empty
+LEAST_SHOWN = 0.005  # share of such pixels below which an exposure counts as empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -437,7 +437,7 @@ def informative(images: Sequence[np.ndarray]) -> list[int]:
     shown = []
     for k, image in enumerate(images):
         luma = utils.to_luma(image)
-        if ((luma > LEAST) & (luma < MOST)).mean() >= SHOWN:
+        if ((luma > DARKEST) & (luma < BRIGHTEST)).mean() >= LEAST_SHOWN:
             shown.append(k)
     return shown or list(range(len(images)))
 
@@ -462,10 +462,10 @@ def transferred(
     coefficients = np.empty((1, count + channels, *fused.shape[-2:]), np.float32)
 
     def work(outer: Area, inner: Area, place: Area) -> None:
-        part = linear_models(sources[(..., *outer)], fused[(..., *outer)], WINDOW)
+        part = linear_models(sources[(..., *outer)], fused[(..., *outer)], LINEAR_WINDOW)
         coefficients[(..., *place)] = part[(..., *inner)]
 
-    in_tiles(work, fused.shape[-2:], PLAIN_TILE, 2 * (WINDOW // 2))
+    in_tiles(work, fused.shape[-2:], PLAIN_TILE, 2 * (LINEAR_WINDOW // 2))
 
     def apply(planes: np.ndarray, place: Area) -> np.ndarray:
         gain = enlarge(coefficients, factor, place)  # (1, K + C, h, w)

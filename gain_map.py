@@ -1,7 +1,7 @@
 """How does a screen show more than a photo holds? A gain map says how much brighter it was there.
 
 The photo remains an ordinary JPEG file, the base. Behind it stands a second, grey one: by how many
-stops an HDR screen is to show each place brighter (ISO 21496-1; Ultra HDR image format 1.1).
+stops an HDR screen is to show each place brighter (ISO_21496 21496-1; Ultra HDR image format 1.1).
 """
 
 import struct
@@ -20,10 +20,10 @@ from metadata import XMP_HEADER
 
 FORMATS = (".jpg", ".jpeg")  # formats in which this program writes gain maps
 MAP = 1500  # pixels; approximate longer side of a gain map
-QUALITY = 90  # of its JPEG file
+MAP_QUALITY = 90  # of its JPEG file
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # weights of linear R, G, B (ITU-R BT.709)
-CLIPPED, DARK = 0.97, 0.05  # values, of any channel, beyond which an exposure does not tell light
-MIDDLE = (0.25, 0.7)  # lumas of the photo at which it is as bright as the scene
+TOO_BRIGHT, TOO_DARK = 0.97, 0.05  # values of a channel beyond which it does not tell light
+MIDTONES = (0.25, 0.7)  # lumas of the photo at which it is as bright as the scene
 FEW = 0.002  # share of pixels that are too few for a median
 SMOOTHED = 2  # radius of the windows in which a gain map is smoothed along its edges, in pixels
 EDGE = 0.002  # squared contrast of a gain map, over its headroom, below which it is smoothed
@@ -32,7 +32,7 @@ SMALLEST = 0.05  # stops; the range of a map without any gain
 HDR_GAIN_MAP = "http://ns.adobe.com/hdr-gain-map/1.0/"
 CONTAINER = "http://ns.google.com/photos/1.0/container/"
 ITEM = "http://ns.google.com/photos/1.0/container/item/"
-ISO = b"urn:iso:std:iso:ts:21496:-1\0"
+ISO_21496 = b"urn:iso:std:iso:ts:21496:-1\0"
 MPF = b"MPF\0"
 APP1, APP2 = 0xE1, 0xE2  # JPEG's markers of these segments
 for prefix, uri in (("hdrgm", HDR_GAIN_MAP), ("Container", CONTAINER), ("Item", ITEM)):
@@ -53,7 +53,7 @@ def light_of(images: Sequence[np.ndarray]) -> np.ndarray:
     for k, (light, peak) in enumerate(zip(lights, peaks, strict=True)):
         if k:
             gain *= ratio(lights[k - 1], light, peaks[k - 1], peak)
-        weight = np.minimum(peak / DARK, 1) ** 2 * np.clip((CLIPPED - peak) / 0.2, 0, 1)
+        weight = np.minimum(peak / TOO_DARK, 1) ** 2 * np.clip((TOO_BRIGHT - peak) / 0.2, 0, 1)
         weight *= np.float32(gain)  # The longer the exposure, the less noise.
         total += weight * light / np.float32(gain)
         weights += weight
@@ -85,9 +85,9 @@ def ratio(dark: np.ndarray, bright: np.ndarray, peak_dark: np.ndarray, peak: np.
     It is the median of what both show; where they hardly share any pixels, that of what the
     brighter does not clip.
     """
-    shown = (peak_dark > DARK) & (peak < CLIPPED)
+    shown = (peak_dark > TOO_DARK) & (peak < TOO_BRIGHT)
     if shown.mean() < FEW:
-        shown = peak < CLIPPED
+        shown = peak < TOO_BRIGHT
     if not shown.any():
         return 1.0
     return max(float(np.median(bright[shown] / np.maximum(dark[shown], 1e-4))), 1.0)
@@ -108,7 +108,7 @@ def gain_of(light: np.ndarray, photo: np.ndarray, headroom: float) -> np.ndarray
     )
     shown, _ = luminance(values)
     luma = values if values.ndim == 2 else utils.to_luma(values)[0, 0]
-    middle = (luma > MIDDLE[0]) & (luma < MIDDLE[1])
+    middle = (luma > MIDTONES[0]) & (luma < MIDTONES[1])
     if middle.mean() < FEW:
         middle = np.ones_like(middle)
     scale = np.median(shown[middle] / np.maximum(light[middle], 1e-6))
@@ -123,7 +123,7 @@ def encoded(gain: np.ndarray) -> bytes:
     """Returns the JPEG file of a gain map, with its metadata."""
     largest = max(float(gain.max()), SMALLEST)
     levels = utils.quantise(gain / np.float32(largest), np.uint8)
-    data = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    data = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, MAP_QUALITY])[1].tobytes()
     xmp = (
         f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{RDF}"><rdf:Description '
         f'rdf:about="" xmlns:hdrgm="{HDR_GAIN_MAP}" hdrgm:Version="1.0" hdrgm:GainMapMin="0" '
@@ -132,12 +132,12 @@ def encoded(gain: np.ndarray) -> bytes:
         f'hdrgm:HDRCapacityMax="{largest:.6f}" hdrgm:BaseRenditionIsHDR="False"/>'
         "</rdf:RDF></x:xmpmeta>"
     )
-    segments = ((APP1, XMP_HEADER + xmp.encode()), (APP2, ISO + iso_metadata(largest)))
+    segments = ((APP1, XMP_HEADER + xmp.encode()), (APP2, ISO_21496 + iso_metadata(largest)))
     return with_segments(data, segments)
 
 
 def iso_metadata(largest: float) -> bytes:
-    """Returns the metadata of ISO 21496-1, annex C, of a map of one channel, as fractions."""
+    """Returns the metadata of ISO_21496 21496-1, annex C, of a map of one channel, as fractions."""
 
     def fraction(value: float) -> bytes:
         return struct.pack(">II", round(value * 10**6), 10**6)
@@ -173,7 +173,7 @@ def container_xmp(xmp: bytes, length: int) -> bytes:
 
 def one_file(photo: bytes, gain_file: bytes) -> bytes:
     """Returns one JPEG file of a photo and its gain map, each a whole file (CIPA DC-007, MPF)."""
-    version = (APP2, ISO + struct.pack(">HH", 0, 0))
+    version = (APP2, ISO_21496 + struct.pack(">HH", 0, 0))
     size_of_index = 4 + len(MPF) + 82
     place = len(with_segments(photo, [version])) - len(photo)
     header = behind_metadata(photo) + place + 4 + len(MPF)  # offsets count from here

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 import utils
+from tiles import STRIP
 
 COARSE = 500  # pixels; longer side of the reduced pictures in which movement is looked for
 QUICK = 300  # pixels; the same where a reference is looked for
@@ -40,13 +41,12 @@ REACH = (3.0, 12.0)  # pixels of reduced pictures; standard deviations of its sp
 BLACK, WHITE = 16, 250  # levels of 255; a pixel below or from there on tells too little
 NEARLY_WHITE = 230  # level of 255; a colour whose channels all lie above may be any brighter one
 LIGHT = 96  # levels of 255; a pixel from there on has little noise
-STRIP = 64  # rows of a full picture that are replaced at a time
 PATCH = 9  # pixels of reduced pictures; side of the least area that another exposure tells of
 
 
 def middle_exposure(images: Sequence[np.ndarray]) -> int:
     """Returns the index of the picture of middle brightness; of two such ones, the darker."""
-    return by_brightness(images)[(len(images) - 1) // 2]
+    return utils.middle(by_brightness(images))
 
 
 def telling_exposure(images: Sequence[np.ndarray]) -> int:

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-SIDE = 7  # pixels a side of a square of thresholds, as of the kernels
+KERNEL_SIDE = 7  # pixels a side of a square of thresholds, as of the kernels
 HIGHEST, ZERO = 255, 4  # level of the largest feature, and of 0; leaky ReLUs let little below it
-LARGEST = 127  # level of the largest weight
+LARGEST_WEIGHT = 127  # level of the largest weight
 MARGIN = 1.1  # largest feature without clipping, in times of the largest of made pictures
-PAIRS, PIXELS = 8, 96  # made pictures, and pixels a side
-NOISE = (2, 5, 16, 64)  # values a side of the noise of which they are made
+MADE_PAIRS, MADE_SIDE = 8, 96  # made pictures, and pixels a side
+NOISE_SCALES = (2, 5, 16, 64)  # values a side of the noise of which they are made
 INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")  # Each of them multiplies 8-bit integers.
 
 
@@ -72,11 +72,11 @@ def thresholds(height: int, width: int) -> torch.Tensor:
 
     Values of (0, 1), and ZERO on top of them.
     """
-    y, x = np.mgrid[:SIDE, :SIDE]
+    y, x = np.mgrid[:KERNEL_SIDE, :KERNEL_SIDE]
     # Two Latin squares that together hold each of the 49 pairs once, neighbours far apart.
-    order = (3 * x + 5 * y) % SIDE * SIDE + (2 * x + 3 * y) % SIDE
-    square = torch.from_numpy((order + 0.5) / SIDE**2).float() + ZERO
-    rows, columns = (math.ceil(side / SIDE) for side in (height, width))
+    order = (3 * x + 5 * y) % KERNEL_SIDE * KERNEL_SIDE + (2 * x + 3 * y) % KERNEL_SIDE
+    square = torch.from_numpy((order + 0.5) / KERNEL_SIDE**2).float() + ZERO
+    rows, columns = (math.ceil(side / KERNEL_SIDE) for side in (height, width))
     return square.repeat(rows, columns)[None, None, :height, :width]
 
 
@@ -86,7 +86,7 @@ def rounded_weights(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     The sum of every kernel stays as it is but for half a level: weights whose rounding changed it
     most are rounded the other way. So smooth areas keep their brightness.
     """
-    steps = (weight.flatten(1).abs().amax(dim=1) / LARGEST).clamp(min=1e-12)
+    steps = (weight.flatten(1).abs().amax(dim=1) / LARGEST_WEIGHT).clamp(min=1e-12)
     exact = weight.flatten(2) / steps[:, None, None]
     levels = exact.round()
     error = exact - levels
@@ -94,19 +94,19 @@ def rounded_weights(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     rank = error.argsort(dim=2).argsort(dim=2)
     levels += (rank >= error.shape[2] - missing).float()
     levels -= (rank < -missing).float()
-    return levels.clamp(-LARGEST, LARGEST).view_as(weight).to(torch.int8), steps
+    return levels.clamp(-LARGEST_WEIGHT, LARGEST_WEIGHT).view_as(weight).to(torch.int8), steps
 
 
 def made_pairs() -> list[torch.Tensor]:
     """Returns lumas of pairs of exposures, noise of several scales; each (2, 1, H, W) in [0, 1]."""
     rng = np.random.default_rng(0)
     pairs = []
-    for i in range(PAIRS):
-        light = torch.zeros(1, 1, PIXELS, PIXELS)
-        for side in NOISE:
+    for i in range(MADE_PAIRS):
+        light = torch.zeros(1, 1, MADE_SIDE, MADE_SIDE)
+        for side in NOISE_SCALES:
             noise = torch.from_numpy(rng.random((1, 1, side, side), np.float32))
             mode = "nearest" if i % 2 else "bicubic"  # with edges, and without
-            light += F.interpolate(noise, size=(PIXELS, PIXELS), mode=mode)
+            light += F.interpolate(noise, size=(MADE_SIDE, MADE_SIDE), mode=mode)
         light = torch.exp((light - light.mean()) * rng.uniform(0.5, 3))
         darker = math.exp(rng.uniform(-3, 1))
         brighter = darker * math.exp(rng.uniform(1, 5))

@@ -21,7 +21,7 @@ from arrays import local_mean
 from between import HALVINGS, STEP
 from integers import to_integers
 from precision import choose_precision
-from pyramid import LOCAL, is_coarsest, tilted_mean
+from pyramid import LOCAL_MEAN_SIDE, is_coarsest, tilted_mean
 from tiles import Area
 
 TRAINED_TILT = 1.5  # largest tilt in training, where crops vary more than whole pictures
@@ -142,7 +142,7 @@ class PyramidDeepFuse(DeepFuse):
     @property
     def radius(self) -> int:
         """Receptive radius within a level, in its pixels."""
-        return self.reach + LOCAL // 2
+        return self.reach + LOCAL_MEAN_SIDE // 2
 
     def forward(self, y_1: torch.Tensor, y_2: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
         """Fuses luma like DeepFuse.forward; the result may leave [0, 1] a little."""
@@ -156,7 +156,7 @@ class PyramidDeepFuse(DeepFuse):
         assert context is not None
         detail = self.merge([torch.cat([y, context], dim=1) * 2 - 1 for y in stack])
         detail = detail.to(context.dtype)  # The layers may compute in a narrower type.
-        return context + (detail - local_mean(detail, LOCAL)) / 2
+        return context + (detail - local_mean(detail, LOCAL_MEAN_SIDE)) / 2
 
     def context(
         self,

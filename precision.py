@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 CHANNELS, KERNEL = 32, 7  # of C3, which does half of the paper's network's arithmetic
-SIDE = 96  # pixels a side of the features that are convolved
+LAYER_SIDE = 96  # pixels a side of the features that are convolved
 REPEATS = 3  # timed runs of a type; the shortest counts
-GAIN = 1.1  # times by which a narrower type must be faster to be taken
+LEAST_SPEEDUP = 1.1  # times by which a narrower type must be faster to be taken
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -29,7 +29,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 def fastest(seconds: Mapping[torch.dtype, float]) -> torch.dtype:
     """Returns the type that is fastest by far, of seconds a type; else float32."""
     best = min(seconds, key=seconds.__getitem__)
-    return best if seconds[best] * GAIN < seconds[torch.float32] else torch.float32
+    return best if seconds[best] * LEAST_SPEEDUP < seconds[torch.float32] else torch.float32
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def layer_seconds() -> dict[torch.dtype, float]:
     found = {}
     with torch.inference_mode():
         for dtype in types:
-            x = torch.zeros(1, CHANNELS, SIDE, SIDE, dtype=dtype)
+            x = torch.zeros(1, CHANNELS, LAYER_SIDE, LAYER_SIDE, dtype=dtype)
             weight = torch.zeros(CHANNELS, CHANNELS, KERNEL, KERNEL, dtype=dtype)
             x, weight = (part.to(memory_format=torch.channels_last) for part in (x, weight))
             times = []

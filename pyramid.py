@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from arrays import Array, namespace, softmax
 
 COARSEST = 32  # pixels; a level is halved again if its shorter side is at least twice this
-LOCAL = 17  # pixels of a level; side of the square that gives a detail's local mean
+LOCAL_MEAN_SIDE = 17  # pixels of a level; side of the square that gives a detail's local mean
 NATURAL = (0.38, 0.57)  # range of mean luma that tilted_mean aims at
 LARGEST_TILT = 1.0  # At a tilt of 1 the brightest exposure weighs e times as much as the darkest.
 

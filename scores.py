@@ -13,9 +13,9 @@ import utils
 import windows
 
 BLOWN, CRUSHED = 250, 5  # levels of 255; brighter or darker pixels, and these, show no detail
-DETAIL = 2.0  # levels of 255; standard deviation in a window that shows detail
+DETAIL_DEVIATION = 2.0  # levels of 255; standard deviation in a window that shows detail
 EVEN = 2.0  # CIELAB units; spread of chroma in a window of even colour
-PALE = 4.0  # CIELAB units; chroma up to which the best-exposed exposure counts as neutral
+NEUTRAL_CHROMA = 4.0  # CIELAB units; chroma up to which the best-exposed exposure counts as neutral
 WELL_EXPOSED = (40, 215)  # levels of 255 of all channels, where an exposure tells the colour
 FLAT_SPREAD = 2.0  # L* of CIELAB; spread of lightness, in a smoothed window, without texture
 BRIGHT = 235  # levels of 255; a small bright area is brighter than this in the brightest exposure
@@ -23,7 +23,7 @@ FINE = 5  # pixels a side of the windows in which texture is compared
 SMALL_AREA = 0.02  # share of the picture that is the largest small area
 BLOCK = 8  # pixels a side of MEF-SSIMc's windows
 ROWS = 256  # rows of pixels that colour measures work on at a time
-C_1, C_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # SSIM's constants
+LEVELS_C_1, LEVELS_C_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # SSIM's constants
 SMALLEST_VIF = 41  # pixels; smaller sides have no window at VIF's coarsest scale
 VIF_WEIGHTS = (1, 0, 0.15, 1)  # of the scales, finest first
 VISUAL_NOISE = 0.005 * 255**2  # variance of the noise of seeing
@@ -148,8 +148,8 @@ def colour_comparison(
         weights += weight
         weighted += weight * mean
     desired = weighted / weights
-    luminance = (2 * mean_f * desired + C_1) / (mean_f**2 + desired**2 + C_1)
-    return luminance * (2 * covariance + C_2) / (variance_f + variance + C_2)
+    luminance = (2 * mean_f * desired + LEVELS_C_1) / (mean_f**2 + desired**2 + LEVELS_C_1)
+    return luminance * (2 * covariance + LEVELS_C_2) / (variance_f + variance + LEVELS_C_2)
 
 
 def block_mean(image: np.ndarray) -> np.ndarray:
@@ -313,8 +313,8 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> float:
         mean_x, mean_y = gaussian(x), gaussian(y)
         variance = gaussian(x * x) - mean_x**2 + gaussian(y * y) - mean_y**2
         covariance = gaussian(x * y) - mean_x * mean_y
-        luminance = (2 * mean_x * mean_y + C_1) / (mean_x**2 + mean_y**2 + C_1)
-        values.append((luminance * (2 * covariance + C_2) / (variance + C_2)).mean())
+        luminance = (2 * mean_x * mean_y + LEVELS_C_1) / (mean_x**2 + mean_y**2 + LEVELS_C_1)
+        values.append((luminance * (2 * covariance + LEVELS_C_2) / (variance + LEVELS_C_2)).mean())
     return float(np.mean(values))
 
 
@@ -445,10 +445,12 @@ def places_seen(exposures: Sequence[np.ndarray]) -> Seen:
         best[better] = distance[better]
         smooth = cv2.GaussianBlur(lab, (0, 0), 2)
         flat[better] = (lightness_spread(smooth) < FLAT_SPREAD)[better]
-        neutral[better] = (np.hypot(smooth[..., 1], smooth[..., 2]) < PALE)[better]
+        neutral[better] = (np.hypot(smooth[..., 1], smooth[..., 2]) < NEUTRAL_CHROMA)[better]
     brightest = max(exposures, key=lambda image: image.mean())
     bright = small_areas(in_colour(brightest).min(axis=2) > BRIGHT)
-    return Seen(flat & np.isfinite(noise), noise, bright & (texture > DETAIL), texture, neutral)
+    return Seen(
+        flat & np.isfinite(noise), noise, bright & (texture > DETAIL_DEVIATION), texture, neutral
+    )
 
 
 def lightness_spread(lab: np.ndarray, side: int = windows.WINDOW) -> np.ndarray:
@@ -484,7 +486,7 @@ def scores_of_places(fused: np.ndarray, seen: Seen) -> dict[str, float]:
     """
     lab = to_lab(in_colour(fused))
     ratio = (noise_level(fused) + 0.1) / (np.where(seen.flat, seen.noise, 0) + 0.1)
-    kept = lightness_spread(lab, FINE) / np.maximum(seen.texture, DETAIL)
+    kept = lightness_spread(lab, FINE) / np.maximum(seen.texture, DETAIL_DEVIATION)
     smooth = cv2.GaussianBlur(lab, (0, 0), 2)
     chroma = np.hypot(smooth[..., 1], smooth[..., 2])
     values = {
@@ -501,8 +503,8 @@ def scores_of_places(fused: np.ndarray, seen: Seen) -> dict[str, float]:
 def shown_detail(exposures: Sequence[np.ndarray]) -> np.ndarray:
     """Returns a mask, bool (H, W): True where some exposure shows detail.
 
-    An exposure shows detail where it is neither blown nor crushed itself and varies by DETAIL or
-    more in the 11x11 window around the pixel.
+    An exposure shows detail where it is neither blown nor crushed itself and varies by
+    DETAIL_DEVIATION or more in the 11x11 window around the pixel.
 
     exposures: 8-bit grey pictures of one size, uint8 (H, W).
     """
@@ -511,7 +513,7 @@ def shown_detail(exposures: Sequence[np.ndarray]) -> np.ndarray:
     for exposure in exposures:
         x = exposure.astype(np.float64)
         variance = cv2.blur(x * x, window) - cv2.blur(x, window) ** 2
-        shown |= (variance >= DETAIL**2) & (exposure > CRUSHED) & (exposure < BLOWN)
+        shown |= (variance >= DETAIL_DEVIATION**2) & (exposure > CRUSHED) & (exposure < BLOWN)
     return shown
 
 

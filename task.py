@@ -90,7 +90,7 @@ def between_panel(
     scene: three or more exposures, uint8 (side, side, 3).
     """
     ordered = sorted(scene, key=lambda image: image.mean())
-    shown = (ordered[0], ordered[-1], ordered[len(ordered) // 2])
+    shown = (ordered[0], ordered[-1], utils.middle(ordered))
     stack = torch.from_numpy(utils.to_ycbcr(*shown)).to(device_of(model))
     with torch.inference_mode():
         told = model(stack[None, :2], stack[2:, 0].mean(dim=(1, 2))).clamp(0, 1).cpu().numpy()

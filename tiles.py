@@ -22,6 +22,7 @@ Area = tuple[slice, slice]
 WHOLE = (slice(None), slice(None))  # the Area of a whole picture
 # Pixels a side of a tile on a CPU, by the bytes of a number, so that features fit in the cache.
 NETWORK_TILES = {2: 384, 4: 320}
+STRIP = 64  # rows of a picture that are changed at a time, so that memory holds no second one
 PLAIN_TILE = 384  # pixels a side of a tile of everything but the network
 WORKERS = 4  # tiles worked on at a time, at most; each needs memory of its own
 SMALLEST_TILE = 16  # pixels a side; tiles are halved down to this where memory runs out

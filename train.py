@@ -71,7 +71,7 @@ from tiles import is_out_of_memory
 LOG_FIELDS = ("epoch", "loss", "val_score", "lr", "seconds")
 RECORD = "run.json"  # below --det
 LATER = "finished epochs are in latest.pth, from which --resume goes on"
-SHOWN = 3  # validation scenes in a figure, at most
+FIGURE_SCENES = 3  # validation scenes in a figure, at most
 
 
 def train(options: argparse.Namespace) -> list[float]:
@@ -559,7 +559,7 @@ def figure_scenes(
     """
     scenes = [
         [middle_square(image, side) for image in utils.read_images(paths)]
-        for paths in validation[:SHOWN]
+        for paths in validation[:FIGURE_SCENES]
     ]
     return scenes or [[utils.from_ycbcr(crop[None].numpy(), np.uint8) for crop in dataset[0]]]
 

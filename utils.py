@@ -16,7 +16,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -52,6 +52,8 @@ TO_YCBCR = np.array(  # the matrix that takes (R, G, B, 1) to (Y, Cb, Cr)
 )
 FROM_YCBCR = np.linalg.inv([*TO_YCBCR, (0, 0, 0, 1)])[:3]
 DTYPES = (np.uint8, np.uint16, np.float32, np.float64)  # types of pixels that can be read
+T = TypeVar("T")
+
 QUALITY = 95  # default quality of JPEG, WebP and AVIF, 1 to 100
 THUMBNAIL = 240  # width on contact sheets, in pixels
 CAPTION = 20  # height of the text below a thumbnail, in pixels
@@ -473,6 +475,11 @@ def common_size(images: Sequence[np.ndarray]) -> tuple[int, int]:
         if image.shape != shape:
             raise ValueError(f"pictures of one shape are needed, not {shape} and {image.shape}")
     return shape[0], shape[1]
+
+
+def middle(ordered: Sequence[T]) -> T:
+    """Returns the middle one of what goes from dark to bright; of two such ones, the darker."""
+    return ordered[(len(ordered) - 1) // 2]
 
 
 def white_level(dtype: np.dtype | type) -> int:

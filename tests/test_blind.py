@@ -45,9 +45,11 @@ def test_large_pictures_are_reduced_and_half_scenes_left_out(tmp_path):
     comparison.add("half", "a", picture(1))
     comparison.begin()
     for method in ("a", "b"):
-        comparison.add("whole", method, picture(100, width=2 * blind.WIDTH))
+        comparison.add("whole", method, picture(100, width=2 * blind.SHEET_WIDTH))
     assert [row["scene"] for row in read(tmp_path / "key.csv")] == ["whole"]
-    assert utils.read_image(str(tmp_path / "whole.jpg")).shape[1] == 2 * blind.WIDTH + blind.GAP
+    assert (
+        utils.read_image(str(tmp_path / "whole.jpg")).shape[1] == 2 * blind.SHEET_WIDTH + blind.GAP
+    )
 
 
 def write_verdicts(folder, verdicts):

@@ -65,7 +65,7 @@ def parts(data):
 
 def iso_values(map_file):
     """ISO 21496-1's fractions: headrooms, smallest, largest gain, gamma and offsets."""
-    place = map_file.index(gain_map.ISO) + len(gain_map.ISO)
+    place = map_file.index(gain_map.ISO_21496) + len(gain_map.ISO_21496)
     least, writer, flags = struct.unpack_from(">HHB", map_file, place)
     assert (least, writer, flags) == (0, 0, 0x40)
     numbers = struct.unpack_from(">IIIIiIiIIIiIiI", map_file, place + 5)

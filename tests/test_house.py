@@ -85,6 +85,18 @@ def test_one_name_is_one_function():
     assert {name: rooms for name, rooms in homes.items() if len(rooms) > 1} == {}
 
 
+def test_one_name_is_one_constant():
+    homes = defaultdict(set)
+    for room, tree in TREES.items():
+        for node in tree.body:
+            for target in node.targets if isinstance(node, ast.Assign) else ():
+                names = target.elts if isinstance(target, ast.Tuple) else [target]
+                for name in names:
+                    if isinstance(name, ast.Name) and name.id.isupper():
+                        homes[name.id].add(room)
+    assert {name: rooms for name, rooms in homes.items() if len(rooms) > 1} == {}
+
+
 def test_a_file_begins_with_its_question():
     for room, tree in TREES.items():
         assert ast.get_docstring(tree).splitlines()[0].partition("?")[1], room

@@ -829,9 +829,12 @@ def test_movement(tmp_path, files, capfd):
 def test_a_steady_folder_is_one_sequence(tmp_path, files, brackets, monkeypatch):
     seen = []
     fuse = fusion.fuse
-    monkeypatch.setattr(
-        fusion, "fuse", lambda *a, steady, **how: seen.append(steady) or fuse(*a, **how)
-    )
+
+    def watched(network, images, options, out):
+        seen.append(options.steady)
+        return fuse(network, images, options, out)
+
+    monkeypatch.setattr(fusion, "fuse", watched)
     files["--model"] = opts.BETWEEN
     flags = ["--look", "photo", "--name", "{scene}.png"]
     assert fuse_folder(files, brackets, tmp_path / "steady", *flags, "--steady") == 0
