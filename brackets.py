@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import raw
 
@@ -12,7 +13,7 @@ EXTENSIONS = (
 )
 
 
-def find_scenes(folder: str | os.PathLike) -> list[tuple[str, list[str]]]:
+def find_scenes(folder: str | os.PathLike[str]) -> list[tuple[str, list[str]]]:
     """Finds the scene folders in `folder`: (path, picture files), both in natural order.
 
     Hidden sub-folders and those without pictures are not scenes. Raises OSError where the folder
@@ -25,14 +26,14 @@ def find_scenes(folder: str | os.PathLike) -> list[tuple[str, list[str]]]:
     return scenes
 
 
-def find_folders(folder: str | os.PathLike) -> list[str]:
+def find_folders(folder: str | os.PathLike[str]) -> list[str]:
     """Finds the sub-folders of a folder, in natural order, but no hidden ones."""
     names = sorted(os.listdir(folder), key=natural)
     paths = [os.path.join(folder, name) for name in names if not name.startswith(".")]
     return [path for path in paths if os.path.isdir(path)]
 
 
-def find_pictures(folder: str | os.PathLike) -> list[str]:
+def find_pictures(folder: str | os.PathLike[str]) -> list[str]:
     """Finds the pictures in a folder, see pictures_among, in natural order."""
     names = sorted(os.listdir(folder), key=natural)
     return pictures_among([os.path.join(folder, name) for name in names])
@@ -62,13 +63,13 @@ def pictures_among(paths: Sequence[str]) -> list[str]:
     ]
 
 
-def natural(name: str) -> list:
+def natural(name: str) -> list[Any]:
     """Returns the key that sorts file names in natural order, 2.jpg before 10.jpg."""
     parts = re.split(r"([0-9]+)", name.lower())  # Every second part is a number.
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def find_brackets(folder: str | os.PathLike, whole: bool = False) -> dict[str, list[str]]:
+def find_brackets(folder: str | os.PathLike[str], whole: bool = False) -> dict[str, list[str]]:
     """Finds the pictures of every scene for scoring or validation: {scene's path: picture files}.
 
     They are the scene's first and last file, or all with `whole`. In the layout of the MEFB

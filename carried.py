@@ -6,7 +6,7 @@ a gain map, a motion photo, a depth map, the settings by which a program develop
 
 import struct
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from metadata import (
@@ -206,7 +206,7 @@ class MainDirectory(NamedTuple):
 
     order: str
     start: int
-    entries: dict
+    entries: dict[Any, Any]
     end: int
 
 

@@ -156,7 +156,7 @@ def previous_beside(latest: str) -> str:
     return os.path.join(os.path.dirname(latest), "previous.pth")
 
 
-def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a checkpoint file, ours or the earlier implementation's, as the dict that was saved.
 
     The file of the released network gives a dict with `model` and `network`.
@@ -189,7 +189,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     return checkpoint
 
 
-def is_released(path: str | os.PathLike) -> bool:
+def is_released(path: str | os.PathLike[str]) -> bool:
     """Returns True for a file of NumPy's arrays, .npz, whatever its name is; OSError as open."""
     with open(path, "rb") as file:
         try:
@@ -199,7 +199,7 @@ def is_released(path: str | os.PathLike) -> bool:
         return bool(names) and all(name.endswith(".npy") for name in names)
 
 
-def read_released(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+def read_released(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Reads the weights of a ReleasedDeepFuse from the authors' file, arrays arr_0 to arr_5.
 
     They are kernels of convolutions, (out, in, h, w); PyTorch's layers correlate, so they are
@@ -225,7 +225,7 @@ def read_released(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     return weights
 
 
-def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> LumaNetwork:
+def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> LumaNetwork:
     """Returns the network of a checkpoint file on a device, in eval mode, ready for fusing.
 
     A file of the earlier implementation gives a network without BatchNorm, equal to the file's
@@ -238,7 +238,9 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> L
     return model
 
 
-def load_between(path: str | os.PathLike, device: str | torch.device = "cpu") -> BetweenNetwork:
+def load_between(
+    path: str | os.PathLike[str], device: str | torch.device = "cpu"
+) -> BetweenNetwork:
     """Returns the network of photos from a checkpoint file, like load_model."""
     model = load_network(path, device)
     if not isinstance(model, BetweenNetwork):
@@ -247,7 +249,7 @@ def load_between(path: str | os.PathLike, device: str | torch.device = "cpu") ->
 
 
 def load_network(
-    path: str | os.PathLike, device: str | torch.device = "cpu"
+    path: str | os.PathLike[str], device: str | torch.device = "cpu"
 ) -> LumaNetwork | BetweenNetwork:
     """Returns the network of any kind that a checkpoint file holds, as load_model does.
 
@@ -260,7 +262,7 @@ def load_network(
 
 
 def model_from_checkpoint(
-    checkpoint: Mapping[str, Any], path: str | os.PathLike
+    checkpoint: Mapping[str, Any], path: str | os.PathLike[str]
 ) -> LumaNetwork | BetweenNetwork:
     """Builds the network of a checkpoint dict, in eval mode on the CPU.
 
@@ -294,7 +296,7 @@ def rename_original(key: object) -> str:
     return f"{ORIGINAL_LAYERS[layer]}.{rest}" if layer in ORIGINAL_LAYERS else str(key)
 
 
-def numpy_scalars() -> list:
+def numpy_scalars() -> list[Any]:
     """Returns the functions that unpickling numpy scalars may call, which construct numbers.
 
     The earlier implementation's loss list holds such scalars. numpy 2 has moved the function that
@@ -385,7 +387,7 @@ def as_flags(options: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def summary(path: str | os.PathLike) -> Iterator[str]:
+def summary(path: str | os.PathLike[str]) -> Iterator[str]:
     """Yields lines that say what a checkpoint is: network, training, score, command, data.
 
     Raises as load_model does.

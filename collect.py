@@ -59,7 +59,7 @@ class Exposure(NamedTuple):
     thumbnail: np.ndarray
 
 
-def read_sources(path: str | os.PathLike) -> list[Source]:
+def read_sources(path: str | os.PathLike[str]) -> list[Source]:
     """Reads a table with a line a scene, as weights/SOURCES.tsv is.
 
     Leaves out scenes for other folders than FOLDERS: HDR-Eye has a download of its own. Raises
@@ -239,7 +239,7 @@ def write_scene(files: Iterable[str], folder: str) -> None:
         os.replace(new, folder)
 
 
-def collect_source(source: Source, clones: str, results: str) -> Counter:
+def collect_source(source: Source, clones: str, results: str) -> Counter[str]:
     """Writes a source's scenes, and returns how many went to each of FOLDERS.
 
     Of a source with scenes in both, the last ones go to val, as many as are listed. A scene that
@@ -248,7 +248,7 @@ def collect_source(source: Source, clones: str, results: str) -> Counter:
     """
     scenes = scenes_of(source, clones)
     name = f"{source.repository}/{source.path}".replace("/", "_").strip("_.")
-    counts: Counter = Counter()
+    counts: Counter[str] = Counter()
     places = set()
     for number, files in enumerate(scenes, start=1):
         last = number > len(scenes) - source.val
@@ -277,7 +277,7 @@ def collect(options: argparse.Namespace) -> int:
         clone(sources, options.clones, bar=not options.quiet)
     if not any(os.path.isdir(os.path.join(options.clones, s.repository)) for s in sources):
         raise ValueError(f"{options.clones}: has no clone of these sources; --clone makes them")
-    found: Counter = Counter()
+    found: Counter[str] = Counter()
     failed = 0
     for source in tqdm(sources, unit="source", disable=True if options.quiet else None):
         try:

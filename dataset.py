@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -77,7 +77,7 @@ class Draws(NamedTuple):
 PLAIN = Draws()
 
 
-class BracketedDataset(Dataset):
+class BracketedDataset(Dataset[torch.Tensor]):
     """Random crops of scenes, each of one area in a pair, or a longer stack, of exposures.
 
     folders: a folder, or several, with one sub-folder a scene, which holds that scene's exposures.
@@ -105,7 +105,7 @@ class BracketedDataset(Dataset):
 
     def __init__(
         self,
-        folders: str | os.PathLike | Iterable[str | os.PathLike],
+        folders: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         crop_size: int = 256,
         seed: int = 0,
         cache: str = "train_result/cache",
@@ -459,7 +459,7 @@ def make_loader(
     workers: int = 0,
     pin_memory: bool = False,
     start_method: str | None = None,
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Returns a loader of these batches, each grouped by by_count.
 
     The loader is one stream over all epochs, so that workers do not idle where one epoch ends.

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -63,7 +63,7 @@ class Decoded(NamedTuple):
     metadata: dict[str, bytes]
 
 
-def decode(path: str | os.PathLike, data: bytes, header: Header | None) -> Decoded:
+def decode(path: str | os.PathLike[str], data: bytes, header: Header | None) -> Decoded:
     """Decodes a picture file's bytes.
 
     header: the file's. Raises ValueError naming the file where it is no picture, or damaged, or
@@ -138,7 +138,9 @@ def all_flat(tables: bytes) -> bool:
     return True
 
 
-def decode_by_opencv(path: str | os.PathLike, data: bytes, header: Header | None) -> Decoded | None:
+def decode_by_opencv(
+    path: str | os.PathLike[str], data: bytes, header: Header | None
+) -> Decoded | None:
     """Does what decode does, with OpenCV; returns None where it cannot.
 
     A large JPEG file is read by its name, with memory for one picture instead of two.
@@ -190,7 +192,9 @@ def decode_bytes(data: bytes, flags: int) -> tuple[np.ndarray | None, dict[str, 
     return image, found | other_metadata(data)
 
 
-def read_jpeg(path: str | os.PathLike, flags: int) -> tuple[np.ndarray | None, dict[str, bytes]]:
+def read_jpeg(
+    path: str | os.PathLike[str], flags: int
+) -> tuple[np.ndarray | None, dict[str, bytes]]:
     """Does what decode_bytes does, for a whole JPEG file, with memory for one picture."""
     try:
         image = cv2.imread(os.fspath(path), dst=None, flags=flags)
@@ -271,7 +275,7 @@ def is_decoders(line: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def heard() -> Iterator:
+def heard() -> Iterator[Any]:
     """Listens to decoders; yields a function that returns what they have said, afterwards."""
     said = b""
     try:

@@ -368,7 +368,7 @@ class Answers:
     def __init__(self, studio: Studio):
         self.studio = studio
 
-    def sort(self, paths: Sequence[str] | None) -> tuple:
+    def sort(self, paths: Sequence[str] | None) -> tuple[Any, ...]:
         """Finds the brackets among what was dropped, for the strip and the button below."""
         import gradio
 
@@ -380,7 +380,7 @@ class Answers:
         strip = gradio.Gallery(cells, selected_index=0 if several else None, visible=several)
         return found, 0, strip, gradio.Button(visible=several)
 
-    def read(self, found: list[list[str]], number: int) -> tuple:
+    def read(self, found: list[list[str]], number: int) -> tuple[Any, ...]:
         """Reads a bracket."""
         import gradio
 
@@ -403,7 +403,7 @@ class Answers:
         )
 
     @staticmethod
-    def cleared() -> tuple:
+    def cleared() -> tuple[Any, ...]:
         """Returns what `read` does, of nothing."""
         import gradio
 
@@ -423,7 +423,7 @@ class Answers:
 
         return gradio.DownloadButton("Out of date: fuse again", value=None, interactive=False)
 
-    def fuse(self, read: Dropped | None, number: int | None, *chosen: Any) -> tuple:
+    def fuse(self, read: Dropped | None, number: int | None, *chosen: Any) -> tuple[Any, ...]:
         """Fuses the reduced exposures."""
         import gradio
 
@@ -435,7 +435,9 @@ class Answers:
         return seen, self.compare(read, seen, number), self.outdated()
 
     @staticmethod
-    def compare(read: Dropped | None, seen: Sequence | None, number: int | None) -> dict | None:
+    def compare(
+        read: Dropped | None, seen: Sequence[Any] | None, number: int | None
+    ) -> dict[Any, Any] | None:
         """Returns what the viewer shows: an exposure beside the result."""
         if not seen or read is None:
             return None
@@ -448,12 +450,12 @@ class Answers:
     def fuse_full(
         self,
         read: Dropped | None,
-        seen: Sequence,
+        seen: Sequence[Any],
         number: int | None,
         name: str,
         *chosen: Any,
         progress: Any,
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         """Fuses the full photo, and shows it. name: of its format."""
         import gradio
 
@@ -516,7 +518,7 @@ def wire(page: Controls, studio: Studio) -> None:
     # One at a time: warnings are caught for all threads at once, and every fusion uses all cores.
     alone: dict[str, Any] = {"concurrency_id": "work", "concurrency_limit": 1}
     sorted_into = [brackets, number, page.strip, page.save_all]
-    changes: list[Callable] = []
+    changes: list[Callable[..., Any]] = []
     for event, source in ((page.files.change, page.files), (page.folder.upload, page.folder)):
         sorting = event(sort, source, sorted_into, **alone)
         reading = sorting.success(read, [brackets, number], loaded, **alone)
@@ -555,7 +557,7 @@ def explanations() -> str:
     return f"<details><summary>Which choice does what?</summary>{figures}<p>{FORMAT}</p></details>"
 
 
-def said_in_the_page(studio: Studio, work: Callable) -> Callable:
+def said_in_the_page(studio: Studio, work: Callable[..., Any]) -> Callable[..., Any]:
     """Returns the function with its failures, and its warnings, as messages of the page."""
     import gradio
 

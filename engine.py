@@ -19,6 +19,7 @@ from model import (
     BetweenNetwork,
     DeepFuse,
     choose_device,
+    convolution_of,
     is_finite,
 )
 from muon import Muon
@@ -84,7 +85,7 @@ class Processes:
         """Returns True where the flag is True in at least one process."""
         return self.sum(float(flag))[0] > 0
 
-    def gather(self, values: list) -> list:
+    def gather(self, values: list[Any]) -> list[Any]:
         """Returns one list of all processes' values, dealt out as values[rank::count]."""
         if self.count == 1:
             return values
@@ -171,7 +172,7 @@ class Criterion(Protocol):
     """A loss that training can use: loss.MEF_SSIM_Loss or loss.BetweenLoss."""
 
     def losses(
-        self, network: Callable, stack: torch.Tensor, noise: torch.Tensor | float
+        self, network: Callable[..., Any], stack: torch.Tensor, noise: torch.Tensor | float
     ) -> torch.Tensor:
         """Returns (N,) losses of a network on exposures (N, K, 3, H, W), seen with noise."""
 
@@ -385,17 +386,17 @@ def centre(model: DeepFuse) -> None:
     """
     with torch.no_grad():
         for layer in (model.c2, model.c3, model.c4, model.c5):
-            kernels = layer[0].weight  # (out, in, height, width)
+            kernels = convolution_of(layer).weight  # (out, in, height, width)
             kernels -= kernels.mean(dim=(1, 2, 3), keepdim=True)
 
 
-def moving_average(decay: float) -> Callable:
+def moving_average(decay: float) -> Callable[..., Any]:
     """Returns AveragedModel's rule: w <- d w + (1 - d) trained, where d rises to `decay`.
 
     At step n, d is at most n/(n + 9), so that the first steps' weights are soon forgotten.
     """
 
-    def update(averaged, trained, count):
+    def update(averaged: Any, trained: Any, count: Any) -> None:
         step = int(count)
         get_ema_multi_avg_fn(min(decay, step / (step + 9)))(averaged, trained, count)
 

@@ -382,7 +382,7 @@ def match_files(folder: str, scenes: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def sheet_row(scene: Scene, images: Sequence[np.ndarray], row: dict) -> np.ndarray:
+def sheet_row(scene: Scene, images: Sequence[np.ndarray], row: dict[Any, Any]) -> np.ndarray:
     """Returns a scene's line of the contact sheet: all results, then the exposures."""
     results = {f"{values['MEF-SSIM']:.4f} {name}": small for name, (values, small) in row.items()}
     exposures = {

@@ -133,8 +133,8 @@ class Graph:
     """An ONNX graph under construction."""
 
     def __init__(self) -> None:
-        self.nodes: list = []
-        self.weights: list = []
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
 
     def constant(self, values: object, dtype: type = np.float32) -> str:
         """Adds an array; returns its name."""
@@ -181,7 +181,7 @@ class Graph:
         inner = self.add("Tanh", self.add("Mul", x, self.constant(1 / bound)))
         return self.add("Mul", inner, self.constant(bound))
 
-    def file(self, answer: str, **inputs: tuple) -> bytes:
+    def file(self, answer: str, **inputs: tuple[Any, ...]) -> bytes:
         """Returns the graph as a file; inputs: the shape of each, with names for free sides."""
         from onnx import TensorProto, helper
 

@@ -417,7 +417,7 @@ class OnArrays:
     def __init__(self, network: Any):
         device = network_device(network)
 
-        def calling(function: Callable) -> Callable[..., np.ndarray]:
+        def calling(function: Callable[..., Any]) -> Callable[..., np.ndarray]:
             def call(*arrays: np.ndarray, **counts: int) -> np.ndarray:
                 return on_arrays(functools.partial(function, **counts), device)(*arrays)
 

@@ -397,7 +397,7 @@ def level_map(
     ranks = np.cumsum(share_other)
     levels = np.arange(256)
 
-    def level_at(rank):
+    def level_at(rank: np.ndarray) -> np.ndarray:
         return np.clip(np.searchsorted(ranks, rank - 1e-9), 0, 255).astype(np.float64)
 
     room = np.ceil(TOLERANCE * levels_that_count(levels)).astype(int)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -69,8 +69,8 @@ class Shot(NamedTuple):
     seconds: float = 0.0
     exposure: float | None = None
     bias: float | None = None
-    camera: tuple = ()
-    frame: tuple = ()
+    camera: tuple[Any, ...] = ()
+    frame: tuple[Any, ...] = ()
     focal: float | None = None
     flash: bool = False
     noted: Noted = Noted()
@@ -91,7 +91,7 @@ class Card(NamedTuple):
 
 
 def sort_card(
-    folder: str | os.PathLike, group: int | str | None, results: str | os.PathLike
+    folder: str | os.PathLike[str], group: int | str | None, results: str | os.PathLike[str]
 ) -> Card:
     """Sorts the photos of a folder and of its sub-folders, except hidden ones and the results'.
 
@@ -143,7 +143,7 @@ def stem(file: str) -> str:
 
 
 def folders_to_search(
-    folder: str | os.PathLike, results: str | os.PathLike, card: Card
+    folder: str | os.PathLike[str], results: str | os.PathLike[str], card: Card
 ) -> list[tuple[str, str]]:
     """Returns (path, name) of the sub-folders with photos, in natural order."""
     found = []
@@ -322,7 +322,7 @@ def sort_shots(shots: Sequence[Shot], view: "Viewer", card: Card) -> list[list[s
     """Returns brackets of shots, in the order of their times; notes singles on the card."""
     notes = read_notes([shot.file for shot in shots])
     shots = [shot._replace(noted=notes.get(shot.file, Noted())) for shot in shots]
-    cameras: dict[tuple, list[Shot]] = {}
+    cameras: dict[tuple[Any, ...], list[Shot]] = {}
     # The sort is stable: by name within a second.
     for shot in sorted(shots, key=lambda shot: shot.start):
         cameras.setdefault(shot.camera, []).append(shot)

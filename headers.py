@@ -99,7 +99,7 @@ class Header(NamedTuple):
         return self.dtype.kind == "f"
 
 
-def read_header(path: str | os.PathLike) -> Header | None:
+def read_header(path: str | os.PathLike[str]) -> Header | None:
     """Reads the Header of a picture file; None for damaged files and unknown formats.
 
     Raises OSError where the file cannot be opened.
@@ -563,7 +563,7 @@ def tiff_entries(file: BinaryIO) -> "ImageFileDirectory_v2":
     return entries
 
 
-def tiff_place(path: str | os.PathLike) -> tuple[int, int] | None:
+def tiff_place(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """Returns the (x, y) at which a TIFF file's picture lies on a larger canvas, in pixels.
 
     So says XPosition times XResolution, as Hugin's programs write it. None where it says nothing,

@@ -314,7 +314,7 @@ def prepare_process(
     return lambda job: attempt(fuse, *job)[1]
 
 
-def attempt(step: Callable, *arguments) -> tuple[Any, str | None]:
+def attempt(step: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
     """Returns (what a step of fusing a scene returned, None), or (None, why it failed)."""
     try:
         return step(*arguments), None
@@ -330,10 +330,10 @@ def fuse_in_turn(
     Reading, fusing and writing overlap.
     """
 
-    def fuse(files: list[str], path: str, reading: Future) -> Callable[[], None]:
+    def fuse(files: list[str], path: str, reading: Future[Any]) -> Callable[[], None]:
         return photos.fuse_scene(network, files, reading.result(), path, recipe)
 
-    writing: deque[tuple[Job, Future]] = deque()
+    writing: deque[tuple[Job, Future[Any]]] = deque()
     with ThreadPoolExecutor(AHEAD) as readers, ThreadPoolExecutor(1) as writer:
         for files, path, reading in read_ahead(readers, work, recipe):
             write, failure = attempt(fuse, files, path, reading)
@@ -412,9 +412,9 @@ def end_line(count: int, failures: int, card: grouping.Card) -> str:
 
 def read_ahead(
     readers: Executor, work: Iterable[Job], recipe: Recipe
-) -> Iterator[tuple[list[str], str, Future]]:
+) -> Iterator[tuple[list[str], str, Future[Any]]]:
     """Yields (files, path, future of the Pictures) of every scene; reads AHEAD scenes at a time."""
-    ahead: deque[tuple[list[str], str, Future]] = deque()
+    ahead: deque[tuple[list[str], str, Future[Any]]] = deque()
     for files, path in work:
         ahead.append((files, path, readers.submit(photos.read_scene, files, recipe)))
         if len(ahead) == AHEAD:

@@ -8,6 +8,7 @@ of C2's and C3's size holds each threshold once, so that what they add is averag
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -122,8 +123,8 @@ def bounds(model: nn.Module, layers: list[nn.Module]) -> list[tuple[torch.Tensor
     """
     found = [(torch.zeros(()), torch.zeros(())) for _ in layers]
 
-    def watch(k: int):
-        def note(_, inputs: tuple[torch.Tensor]) -> None:
+    def watch(k: int) -> Callable[[nn.Module, tuple[torch.Tensor]], None]:
+        def note(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
             lowest, highest = found[k]
             x = inputs[0].transpose(0, 1).flatten(1)
             found[k] = lowest.minimum(x.amin(dim=1)), highest.maximum(x.amax(dim=1))

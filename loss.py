@@ -4,6 +4,7 @@ The windows of MEF-SSIM are those of windows.py.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -107,7 +108,7 @@ class MEF_SSIM_Loss(nn.Module):
         return 1 - mef_ssim(y_f, sources, self.scales, self.target, self.luminance_weight)
 
     def losses(
-        self, network: Callable, stack: torch.Tensor, noise: torch.Tensor | float
+        self, network: Callable[..., Any], stack: torch.Tensor, noise: torch.Tensor | float
     ) -> torch.Tensor:
         """Returns every sample's loss, shape (N,), of the luma that a network fuses.
 
@@ -139,7 +140,7 @@ class BetweenLoss(nn.Module):
     COARSE = 8
 
     def losses(
-        self, network: Callable, stack: torch.Tensor, noise: torch.Tensor | float
+        self, network: Callable[..., Any], stack: torch.Tensor, noise: torch.Tensor | float
     ) -> torch.Tensor:
         """Returns every sample's loss, shape (N,). PyTorch's generator draws teacher and square.
 

@@ -13,7 +13,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import cv2
@@ -49,7 +49,7 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8}  # bytes of a value by
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the marker that ends the data of a scan
 
 
-def read_exif(path: str | os.PathLike) -> dict[int, Any]:
+def read_exif(path: str | os.PathLike[str]) -> dict[int, Any]:
     """Reads the EXIF of a picture file as {tag: value}, of its main and its Exif directory.
 
     A value is a number, text or bytes, the first one if a tag has several; None stands for a number
@@ -109,7 +109,7 @@ def orientation(values: dict[int, Any]) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def as_metadata(kinds, chunks) -> dict[str, bytes]:
+def as_metadata(kinds: Sequence[int], chunks: Sequence[Any]) -> dict[str, bytes]:
     """Converts OpenCV's lists of metadata to a Picture's; drops ICC chunks that are no profiles."""
     names = {number: name for name, number in METADATA.items()}
     metadata: dict[str, bytes] = {}
@@ -206,7 +206,7 @@ def other_metadata(data: bytes) -> dict[str, bytes]:
     return found
 
 
-def read_profile(path: str | os.PathLike) -> bytes:
+def read_profile(path: str | os.PathLike[str]) -> bytes:
     """Returns the ICC profile of a picture file, b"" without one. No pixel is decoded."""
     with open(path, "rb") as file, contextlib.suppress(Exception):  # Pillow raises many types.
         start = file.read(32)
@@ -374,7 +374,7 @@ def with_orientation(exif: bytes, value: int) -> bytes:
     return bytes(data)
 
 
-def read_directory(data: bytes | bytearray, order: str, start: int) -> tuple[dict, int]:
+def read_directory(data: bytes | bytearray, order: str, start: int) -> tuple[dict[Any, Any], int]:
     """Returns the entries {tag: (type, count, offset of the value)} of an EXIF or TIFF directory.
 
     Returns also the place behind them, where the offset of the next directory stands. Entries
@@ -393,7 +393,7 @@ def read_directory(data: bytes | bytearray, order: str, start: int) -> tuple[dic
     return entries, end
 
 
-def read_integers(data: bytes | bytearray, order: str, entry: tuple | None) -> list[int]:
+def read_integers(data: bytes | bytearray, order: str, entry: tuple[Any, ...] | None) -> list[int]:
     """Returns the integers of a directory's entry; [] where it is missing or of another type."""
     kind, count, offset = entry or (0, 0, 0)
     size = {3: 2, 4: 4}.get(kind, 0)

@@ -9,7 +9,7 @@ network that the authors released, which is another one.
 import copy
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -59,11 +59,13 @@ class DeepFuse(nn.Module):
             "width": width,
         }
 
-        def layer(in_channels, out_channels, kernel_size, activation):
+        def layer(
+            in_channels: int, out_channels: int, kernel_size: int, activation: nn.Module
+        ) -> nn.Sequential:
             same = kernel_size // 2 if padding == "zeros" else 0
             conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=same)
             nn.init.kaiming_normal_(conv.weight, a=0.01, nonlinearity="leaky_relu")
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
             return nn.Sequential(conv, norm, activation)
 
@@ -77,7 +79,8 @@ class DeepFuse(nn.Module):
     def reach(self) -> int:
         """Receptive radius of the layers themselves, in pixels."""
         return sum(
-            layer[0].kernel_size[0] // 2 for layer in (self.c1, self.c2, self.c3, self.c4, self.c5)
+            convolution_of(layer).kernel_size[0] // 2
+            for layer in (self.c1, self.c2, self.c3, self.c4, self.c5)
         )
 
     @property
@@ -137,7 +140,7 @@ class PyramidDeepFuse(DeepFuse):
 
     def __init__(self, batch_norm: bool = False, padding: str = "replicate", width: int = 16):
         super().__init__(batch_norm, padding, width)
-        nn.init.zeros_(self.c5[0].weight)  # Training starts from tilted_mean.
+        nn.init.zeros_(convolution_of(self.c5).weight)  # Training starts from tilted_mean.
 
     @property
     def radius(self) -> int:
@@ -205,7 +208,7 @@ class ReleasedDeepFuse(nn.Module):
         super().__init__()
         self.settings: dict[str, Any] = {"name": self.name}
 
-        def layer(out_channels, in_channels, side, _):
+        def layer(out_channels: int, in_channels: int, side: int, _: int) -> nn.Sequential:
             conv = nn.Conv2d(in_channels, out_channels, side, padding=side // 2, bias=False)
             nn.init.kaiming_normal_(conv.weight, a=0.01, nonlinearity="leaky_relu")
             return nn.Sequential(conv, nn.LeakyReLU(0.01, inplace=True))
@@ -263,14 +266,16 @@ class BetweenNetwork(nn.Module):
         super().__init__()
         self.settings: dict[str, Any] = {"name": self.name, "width": width}
 
-        def layer(in_channels, out_channels, side=1, stride=1):
+        def layer(
+            in_channels: int, out_channels: int, side: int = 1, stride: int = 1
+        ) -> nn.Sequential:
             padding = side // 2 if stride == 1 else 0
             conv = nn.Conv2d(in_channels, out_channels, side, stride, padding)
             nn.init.kaiming_normal_(conv.weight, a=0.01, nonlinearity="leaky_relu")
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             return nn.Sequential(conv, nn.LeakyReLU(0.01, inplace=True))
 
-        def ladder():
+        def ladder() -> nn.ModuleList:
             return nn.ModuleList(layer(width, width, 3) for _ in range(HALVINGS))
 
         narrow = max(width * 3 // 4, 1)
@@ -343,6 +348,11 @@ def added(features: torch.Tensor, count: int) -> torch.Tensor:
     return features.unflatten(0, (count, -1)).sum(dim=0) * (2 / count)
 
 
+def convolution_of(layer: nn.Sequential) -> nn.Conv2d:
+    """Returns the convolution that a layer begins with."""
+    return cast(nn.Conv2d, layer[0])
+
+
 LumaNetwork = DeepFuse | ReleasedDeepFuse
 NETWORKS: dict[str, type[LumaNetwork] | type[BetweenNetwork]] = {
     network.name: network
@@ -351,7 +361,7 @@ NETWORKS: dict[str, type[LumaNetwork] | type[BetweenNetwork]] = {
 Network = TypeVar("Network", DeepFuse, LumaNetwork, BetweenNetwork)
 
 
-def build(name: str = DeepFuse.name, **settings) -> LumaNetwork | BetweenNetwork:
+def build(name: str = DeepFuse.name, **settings: Any) -> LumaNetwork | BetweenNetwork:
     """Returns a new network; ValueError where there is none of that name.
 
     settings: arguments of the network's constructor.
@@ -420,7 +430,7 @@ def prepare(model: Network, precision: str = "auto") -> Network:
     model.c4.to(dtype)
     model.c4.register_forward_hook(lambda _, _x, y: y.float())
     if device.type == "cpu":
-        model.c5[0] = ShiftedSum(model.c5[0])
+        model.c5[0] = ShiftedSum(convolution_of(model.c5))
     return model
 
 

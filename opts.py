@@ -4,12 +4,15 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights")
 WEIGHTS = os.path.join(FOLDER, "deepfuse.pth")  # the paper's network
 PYRAMID = os.path.join(FOLDER, "pyramid.pth")  # the paper's layers on a pyramid
 BETWEEN = os.path.join(FOLDER, "between.pth")  # the network of photos
 SOURCES = os.path.join(FOLDER, "SOURCES.tsv")  # where the pictures of training come from
+
+Group = argparse._ActionsContainer  # a parser, or a group of its options
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,15 +23,17 @@ class Parser(argparse.ArgumentParser):
             description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
 
-    def parse_args(self, *arguments, **more):
+    def parse_args(  # type: ignore[override]
+        self, argv: Sequence[str] | None = None
+    ) -> argparse.Namespace:
         """Returns the options; refuses empty texts, as unset variables of a shell give them."""
-        options = super().parse_args(*arguments, **more)
+        options = super().parse_args(argv)
         for name, value in vars(options).items():
             if value == "" or (isinstance(value, list) and "" in value):
                 self.error(f"--{name} is empty")
         return options
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         """Prints the mistake and ends the program with status 2."""
         if message.startswith("unrecognized arguments: ") and " -" not in message:
             message += "; every value follows an option that names it"
@@ -38,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 class TrainOptions:
     """The options of train.py."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parser = Parser("Train DeepFuse without ground truth on exposure brackets.")
         self.add_data_options()
         self.add_run_options()
@@ -259,7 +264,7 @@ class TestOptions:
 
     __test__ = False  # Without this, pytest takes the class for tests because of its name.
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parser = Parser(
             "Fuse an under- and an over-exposed photo of one scene, or any number of exposures."
         )
@@ -541,7 +546,7 @@ class TestOptions:
 class EvaluateOptions:
     """The options of evaluate.py."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parser = parser = Parser(
             "Score fusion on a folder of scenes by multi-scale MEF-SSIM and other scores, on 8-bit "
             "pictures of native size, beside a plain average and OpenCV's MergeMertens. A scene's "
@@ -628,7 +633,7 @@ class EvaluateOptions:
 class ExportOptions:
     """The options of export.py."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parser = parser = Parser("Write a network that fuses luma as an ONNX file.")
         parser.add_argument("--model", default=WEIGHTS, help="checkpoint file of the network")
         parser.add_argument("--res", default="network.onnx", help="ONNX file to write")
@@ -662,7 +667,7 @@ class ExportOptions:
 class CollectOptions:
     """The options of collect.py."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parser = parser = Parser(
             "Collect scenes for training and validation from clones of public repositories."
         )
@@ -690,7 +695,7 @@ class CollectOptions:
 class DemoOptions:
     """The options of demo.py."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parser = parser = Parser("Fuse photos in a page, in the browser of this machine.")
         parser.add_argument(
             "--port",
@@ -710,7 +715,7 @@ class DemoOptions:
         return self.parser.parse_args(argv)
 
 
-def add_fast_option(parser) -> None:
+def add_fast_option(parser: Group) -> None:
     """Adds --fast."""
     parser.add_argument(
         "--fast",
@@ -720,7 +725,7 @@ def add_fast_option(parser) -> None:
     )
 
 
-def add_finish_option(parser) -> None:
+def add_finish_option(parser: Group) -> None:
     """Adds --finish."""
     parser.add_argument(
         "--finish",
@@ -731,7 +736,7 @@ def add_finish_option(parser) -> None:
     )
 
 
-def add_precision_option(parser, integers: bool = True) -> None:
+def add_precision_option(parser: Group, integers: bool = True) -> None:
     """Adds --precision; integers: with int8, which cannot be trained in."""
     parser.add_argument(
         "--precision",
@@ -743,13 +748,13 @@ def add_precision_option(parser, integers: bool = True) -> None:
     )
 
 
-def add_machine_options(parser, exception: str = "") -> None:
+def add_machine_options(parser: Group, exception: str = "") -> None:
     """Adds --device and --quiet; arguments as add_device_option's."""
     add_device_option(parser, exception)
     parser.add_argument("--quiet", action="store_true", help="show no progress bars")
 
 
-def add_device_option(parser, exception: str = "") -> None:
+def add_device_option(parser: Group, exception: str = "") -> None:
     """Adds --device; exception: a clause that says where auto is the CPU all the same."""
     parser.add_argument(
         "--device",

@@ -342,7 +342,7 @@ def shows_half(header: Header, size: tuple[int, int] | None) -> bool:
     return all(2 * short <= side for short, side in zip(sorted(size), sides, strict=True))
 
 
-def available_memory(cgroup: str | os.PathLike = CGROUP) -> int | None:
+def available_memory(cgroup: str | os.PathLike[str] = CGROUP) -> int | None:
     """Returns the bytes of memory that this process can still have; None where unknown.
 
     cgroup: the folder of a container's memory.* files.

@@ -19,7 +19,7 @@ class OnnxLayers:
     Raises OSError where the file is missing, and ValueError where OpenCV cannot use it.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         with open(path, "rb") as file:
             self.data = np.frombuffer(file.read(), np.uint8)
         try:

@@ -23,7 +23,7 @@ class Worker:
     started: True once it is prepared. task: the one at work, or None.
     """
 
-    def __init__(self, prepare: Callable[[], Callable]) -> None:
+    def __init__(self, prepare: Callable[[], Callable[..., Any]]) -> None:
         # A process that is forked would lack the threads of OpenCV and PyTorch.
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
@@ -139,7 +139,7 @@ def stop(processes: Sequence[BaseProcess]) -> None:
             process.join()
 
 
-def serve(prepare: Callable[[], Callable], connection: Connection) -> None:
+def serve(prepare: Callable[[], Callable[..., Any]], connection: Connection) -> None:
     """Does, in a process of its own, the tasks that come through a connection, until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that files are cleaned up

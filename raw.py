@@ -50,7 +50,7 @@ class Development(NamedTuple):
     gain: float = 1.0
 
 
-def is_raw(path: str | os.PathLike) -> bool:
+def is_raw(path: str | os.PathLike[str]) -> bool:
     """Returns True where the extension is one of RAW files."""
     return os.fspath(path).lower().endswith(RAW_EXTENSIONS)
 
@@ -61,7 +61,7 @@ def can_develop() -> bool:
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike) -> Iterator["rawpy.RawPy"]:
+def opened(path: str | os.PathLike[str]) -> Iterator["rawpy.RawPy"]:
     """Opens a RAW file.
 
     Raises OSError where the file cannot be read, and ValueError naming it and the reason where
@@ -91,7 +91,7 @@ def opened(path: str | os.PathLike) -> Iterator["rawpy.RawPy"]:
         raise ValueError(f"{path}: damaged, cut short or not supported ({reason})") from error
 
 
-def raw_header(path: str | os.PathLike) -> headers.Header:
+def raw_header(path: str | os.PathLike[str]) -> headers.Header:
     """Returns the Header of the picture that develop gives, upright and of 16 bits a channel.
 
     Raises as opened.
@@ -104,7 +104,7 @@ def raw_header(path: str | os.PathLike) -> headers.Header:
     return headers.Header(height, width, 3, np.dtype(np.uint16), False)
 
 
-def dng_tags(path: str | os.PathLike) -> dict[int, Any]:
+def dng_tags(path: str | os.PathLike[str]) -> dict[int, Any]:
     """Returns the tags of a DNG file's main directory and of its RAW picture's; {} of others."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -125,7 +125,7 @@ def dng_tags(path: str | os.PathLike) -> dict[int, Any]:
     return {}
 
 
-def usable_part(path: str | os.PathLike, file: "rawpy.RawPy") -> tuple[slice, slice]:
+def usable_part(path: str | os.PathLike[str], file: "rawpy.RawPy") -> tuple[slice, slice]:
     """Returns rows and columns, before the picture is turned, that DNG's DefaultCrop leaves.
 
     LibRaw leaves more: the pixels at the border, from which a mosaic's colours are told.
@@ -140,7 +140,7 @@ def usable_part(path: str | os.PathLike, file: "rawpy.RawPy") -> tuple[slice, sl
     return slice(0, height), slice(0, width)
 
 
-def common_development(paths: Sequence[str | os.PathLike]) -> Development | None:
+def common_development(paths: Sequence[str | os.PathLike[str]]) -> Development | None:
     """Returns the Development of all RAW files of a scene; None without any.
 
     It is that of the exposure of middle brightness, as its camera chose it. Raises as opened.
@@ -153,7 +153,7 @@ def common_development(paths: Sequence[str | os.PathLike]) -> Development | None
     return found[order[(len(paths) - 1) // 2]]
 
 
-def own_development(path: str | os.PathLike) -> Development:
+def own_development(path: str | os.PathLike[str]) -> Development:
     """Returns the Development that the camera chose, in daylight's balance where it chose none."""
     with opened(path) as file:
         red, green, blue, green_2 = file.camera_whitebalance
@@ -166,7 +166,7 @@ def own_development(path: str | os.PathLike) -> Development:
     return Development((red, green, blue, green_2 or green), gain)
 
 
-def raw_brightness(path: str | os.PathLike) -> float:
+def raw_brightness(path: str | os.PathLike[str]) -> float:
     """Returns the mean of a RAW file's values, of every eighth block of its colour filter."""
     with opened(path) as file:
         values = file.raw_image_visible
@@ -175,7 +175,7 @@ def raw_brightness(path: str | os.PathLike) -> float:
 
 
 def develop(
-    path: str | os.PathLike, development: Development | None = None, half: bool = False
+    path: str | os.PathLike[str], development: Development | None = None, half: bool = False
 ) -> np.ndarray:
     """Returns the upright picture of a RAW file, uint16 RGB (H, W, 3) in sRGB.
 
@@ -209,7 +209,7 @@ def develop(
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
-def read_raw_exif(path: str | os.PathLike) -> bytes:
+def read_raw_exif(path: str | os.PathLike[str]) -> bytes:
     """Returns the EXIF of a RAW file, for other formats, without orientation; b"" without any.
 
     Raises OSError where the file cannot be read.
@@ -256,7 +256,7 @@ def boxes_of_canon(data: bytes) -> list[bytes]:
     return directories
 
 
-def read_exif_values(path: str | os.PathLike) -> dict[int, Any]:
+def read_exif_values(path: str | os.PathLike[str]) -> dict[int, Any]:
     """Returns EXIF's values of a picture file, RAW or not, as metadata.read_exif does."""
     if is_raw(path):
         return metadata.exif_values(read_raw_exif(path))

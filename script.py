@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 # numbers of settings in malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
@@ -21,7 +22,9 @@ LARGE_BLOCK = 2**25  # bytes; the largest M_MMAP_THRESHOLD that glibc takes
 WITH_TORCH = ("torch", "torchvision", "matplotlib")  # packages that photos do without
 
 
-def run(script: str, work: Callable, options: argparse.Namespace, keep_large: bool = False) -> int:
+def run(
+    script: str, work: Callable[..., Any], options: argparse.Namespace, keep_large: bool = False
+) -> int:
     """Calls work(options); returns the script's exit status: what `work` returns, or 0.
 
     keep_large: as keep_freed_memory takes it.
@@ -88,7 +91,7 @@ def unwind_at_signals() -> None:
 def warn_in_lines(script: str) -> None:
     """Makes every warning of this process a line on stderr."""
 
-    def say(message, *_):
+    def say(message: Warning | str, *_: Any, **__: Any) -> None:
         print(f"{script}: {message}", file=sys.stderr)
 
     warnings.showwarning = say

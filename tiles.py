@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 Area = tuple[slice, slice]
+Each = Callable[..., Iterator[Any]]  # does what map does
 
 WHOLE = (slice(None), slice(None))  # the Area of a whole picture
 # Pixels a side of a tile on a CPU, by the bytes of a number, so that features fit in the cache.
@@ -114,7 +115,7 @@ def in_tiles(
 
 
 @contextlib.contextmanager
-def several_threads(device: "torch.device | None", count: int) -> Iterator[Callable[..., Iterator]]:
+def several_threads(device: "torch.device | None", count: int) -> Iterator[Each]:
     """Gives a function each(work, *items) that does what map does, in `count` threads at a time.
 
     There are at most as many as OpenCV has. device: of tensors that `work` takes, or None; PyTorch
@@ -136,7 +137,7 @@ def several_threads(device: "torch.device | None", count: int) -> Iterator[Calla
 
 
 @contextlib.contextmanager
-def threads_of_torch(device: "torch.device", count: int) -> Iterator[Callable[..., Iterator]]:
+def threads_of_torch(device: "torch.device", count: int) -> Iterator[Each]:
     """Gives the function that several_threads does, among whose threads PyTorch's are shared out.
 
     One thread is this one: beside another thread's, PyTorch's threads would sleep between any two
@@ -202,7 +203,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def on_arrays(function: Callable, device: "torch.device | None") -> Callable[..., np.ndarray]:
+def on_arrays(
+    function: Callable[..., Any], device: "torch.device | None"
+) -> Callable[..., np.ndarray]:
     """Returns a function of tensors on a device as one of arrays, without gradients.
 
     device: None for a function of arrays, which is returned itself.

@@ -196,7 +196,7 @@ def is_newer(path: str, other: str) -> bool:
         return False
 
 
-def find_validation(folders: Sequence[str], task: Task) -> list[list[str]]:
+def find_validation(folders: Sequence[str], task: Task[Any]) -> list[list[str]]:
     """Returns the picture files to validate on: pairs, or whole scenes.
 
     Reads them all: a picture that cannot be used is found now, not after hours. Scenes of fewer
@@ -460,7 +460,9 @@ class Outputs:
         if self.enabled:
             self.store(save_latest, "latest.pth", learner)
 
-    def store(self, save: Callable[[str, Mapping], None], name: str, learner: Learner) -> None:
+    def store(
+        self, save: Callable[[str, Mapping[str, Any]], None], name: str, learner: Learner
+    ) -> None:
         """Saves a checkpoint; TrainingError where it cannot be written."""
         entries = {**learner.state_dict(), "options": vars(self.options), "run": self.record}
         try:
@@ -532,7 +534,7 @@ class Log:
             csv.DictWriter(file, LOG_FIELDS).writerow(self.line(state, state.epoch))
 
 
-def summary_writer() -> Callable:
+def summary_writer() -> Callable[..., Any]:
     """Returns TensorBoard's SummaryWriter; ValueError where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -541,7 +543,7 @@ def summary_writer() -> Callable:
     return SummaryWriter
 
 
-def write_scalars(writer, state: State) -> None:
+def write_scalars(writer: Any, state: State) -> None:
     """Writes the values of the epoch just finished to TensorBoard's writer."""
     writer.add_scalar("loss", state.loss[-1], state.epoch)
     writer.add_scalar("learning rate", state.lr[-1], state.epoch)

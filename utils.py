@@ -16,7 +16,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -83,12 +83,12 @@ class Picture(NamedTuple):
     dtype: np.dtype | None = None
 
 
-def header_of(path: str | os.PathLike) -> Header | None:
+def header_of(path: str | os.PathLike[str]) -> Header | None:
     """Returns the Header of a picture file, as metadata.read_header does, or as raw_header."""
     return raw.raw_header(path) if raw.is_raw(path) else read_header(path)
 
 
-def upright_size(path: str | os.PathLike) -> tuple[int, int] | None:
+def upright_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """Returns the (height, width) of a picture as it is shown, from its header; None if unknown."""
     header = header_of(path)
     if header is None:
@@ -97,7 +97,7 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int] | None:
     return (header.width, header.height) if turned else (header.height, header.width)
 
 
-def space_of_file(path: str | os.PathLike, header: Header | None = None) -> Space | None:
+def space_of_file(path: str | os.PathLike[str], header: Header | None = None) -> Space | None:
     """Returns the colour space of a picture file, without decoding a pixel; None for sRGB.
 
     header: the file's, where it is known already.
@@ -108,7 +108,7 @@ def space_of_file(path: str | os.PathLike, header: Header | None = None) -> Spac
     return space_of(read_profile(path), header.cicp, header.gamma)
 
 
-def read_images(paths: Sequence[str | os.PathLike]) -> list[np.ndarray]:
+def read_images(paths: Sequence[str | os.PathLike[str]]) -> list[np.ndarray]:
     """Reads the pixels of one scene's picture files, RAW files developed alike.
 
     Raises as read_picture.
@@ -117,13 +117,13 @@ def read_images(paths: Sequence[str | os.PathLike]) -> list[np.ndarray]:
     return [read_picture(path, development).pixels for path in paths]
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads the pixels of a picture file, see read_picture."""
     return read_picture(path).pixels
 
 
 def read_picture(
-    path: str | os.PathLike, development: raw.Development | None = None, half: bool = False
+    path: str | os.PathLike[str], development: raw.Development | None = None, half: bool = False
 ) -> Picture:
     """Reads a picture file in the depth that it is stored in.
 
@@ -194,7 +194,7 @@ def reduced_quickly(picture: np.ndarray, side: int) -> np.ndarray:
     return to_8_bit(cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA))
 
 
-def check_writable(path: str | os.PathLike) -> None:
+def check_writable(path: str | os.PathLike[str]) -> None:
     """Raises OSError naming the file where no file could be written under that name."""
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
@@ -259,8 +259,8 @@ def picture_extension(path: str) -> str:
 
 @contextlib.contextmanager
 def replacing(
-    path: str | os.PathLike, mode: str = "wb", flush: bool = False, **options
-) -> Iterator[IO]:
+    path: str | os.PathLike[str], mode: str = "wb", flush: bool = False, **options: Any
+) -> Iterator[IO[Any]]:
     """Opens a temporary file that becomes `path` once complete, or is removed after an error.
 
     It is a new file: what lay at its place, a link perhaps, is not written to.
@@ -288,7 +288,7 @@ def replacing(
         raise
 
 
-def remove_unfinished(path: str | os.PathLike) -> None:
+def remove_unfinished(path: str | os.PathLike[str]) -> None:
     """Removes what a process that has died in `replacing` has left of a file."""
     for temporary in glob.glob(f"{glob.escape(os.path.realpath(path))}.tmp*"):
         if re.fullmatch(r"\d+_\d+", temporary.rpartition(".tmp")[2]):

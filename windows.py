@@ -52,9 +52,9 @@ def patch_coefficients(sources: Array) -> Array:
     varies = variance > eps / 2
     deviation = varies * xp.sqrt(variance.clip(min=eps / 2))  # (N, K, h, w)
 
-    def norm(b):
+    def norm(b: Array) -> Array:
         """Returns ||sum_k b_k (x_k - l_k)|| of every window; b has to bring it to order 1."""
-        total = 0.0
+        total: Array = 0.0
         for j, k in covariance:
             limit = deviation[:, j] * deviation[:, k]
             if j == k:
