@@ -1,9 +1,14 @@
 """Pictures, brackets, metadata and networks that the tests make for themselves."""
 
+import ast
+import functools
+import importlib.util
 import os
 import signal
 import struct
+import sys
 import zlib
+from pathlib import Path
 
 # The tests run side by side; threads that wait must not keep another test from its core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -14,10 +19,36 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_I
 import cv2
 import numpy as np
 import pytest
-import torch
 
 import utils
-from model import DeepFuse, ReleasedDeepFuse
+
+ROOT = Path(__file__).parent.parent
+
+with_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="needs PyTorch, which photos do without"
+)
+
+
+@functools.cache
+def lacks_a_package(file):
+    """True of a file that begins by importing what is not installed, or a file of ours that does.
+
+    So after the README's first command the tests of photos remain.
+    """
+    names = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.partition(".")[0])
+    ours = {name: ROOT / f"{name}.py" for name in names if (ROOT / f"{name}.py").exists()}
+    others = names - {*ours, "conftest"} - {*sys.stdlib_module_names}
+    found = all(map(importlib.util.find_spec, others))
+    return not found or any(map(lacks_a_package, ours.values()))
+
+
+TESTS = Path(__file__).parent.glob("test_*.py")
+collect_ignore = [file.name for file in TESTS if lacks_a_package(file)]
 
 
 def scene(height, width, seed):
@@ -264,11 +295,15 @@ def png_with(data, *chunks):
 
 def luma(*shape, seed=0):
     """Noise of the given shape, values in [0, 1]."""
+    import torch
+
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def released_weights():
     """Arrays like those of the file that the paper's authors released, with random numbers."""
+    from model import ReleasedDeepFuse
+
     generator = np.random.default_rng(0)
     return {
         f"arr_{i}": generator.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
@@ -279,5 +314,9 @@ def released_weights():
 @pytest.fixture
 def model():
     """An untrained network in eval mode."""
+    import torch
+
+    from model import DeepFuse
+
     torch.manual_seed(0)
     return DeepFuse().eval()

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from conftest import SIZE, blocks, expose, motion, see
+from conftest import SIZE, blocks, expose, motion, see, with_torch
 
 import align
 import inference
@@ -206,6 +206,7 @@ def test_levels_are_brought_together():
     assert np.corrcoef(of_bright[bright][~clipped], bright[~clipped])[0, 1] > 0.98
 
 
+@with_torch
 def test_a_shift_is_said_once_a_scene(tmp_path, capfd):
     radiance = blocks(400, 500, seed=1)
     paths = [str(tmp_path / f"{name}.png") for name in "abc"]

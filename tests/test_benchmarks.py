@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_bracket
+from conftest import with_torch, write_bracket
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 
 
+@with_torch
 def test_benchmark_of_inference(tmp_path):
     table = tmp_path / "benchmark.csv"
     methods = ["luma: earlier way", "luma: full, auto", "photo", "MergeMertens"]
@@ -28,6 +29,7 @@ def test_benchmark_of_inference(tmp_path):
     assert all(float(row["peak MB"]) > 20 for row in rows[: len(methods)])
 
 
+@with_torch
 def test_benchmark_of_alignment(tmp_path):
     for seed in range(2):
         write_bracket(tmp_path / str(seed), height=200, width=300, seed=seed)
@@ -40,6 +42,7 @@ def test_benchmark_of_alignment(tmp_path):
         assert sum(line.startswith(f"object in {place} exposure: ") for line in lines) == 1
 
 
+@with_torch
 def test_benchmark_of_tone(tmp_path):
     (tmp_path / "renditions").mkdir()
     for seed in range(3):
@@ -62,6 +65,7 @@ def test_benchmark_of_panoramas():
     assert joined < 0.1 < step
 
 
+@with_torch
 def test_benchmark_of_training():
     command = [sys.executable, ROOT / "benchmarks" / "training.py", "--crop_size", "48"]
     command += ["--batch_size", "2", "--steps", "3", "--workers", "0"]

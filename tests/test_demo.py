@@ -17,7 +17,7 @@ import zipfile
 import cv2
 import numpy as np
 import pytest
-from conftest import SIZE, blocks, exif, expose, huge_png, write_bracket
+from conftest import SIZE, blocks, exif, expose, huge_png, with_torch, write_bracket
 
 import demo
 import inference
@@ -64,7 +64,11 @@ def test_large_photos_are_reduced_for_the_page(studio, tmp_path):
     [
         (PHOTO, []),
         (demo.Choice("photo", 0.5, False, True), ["--finish", "0.5", "--align", "no"]),
-        (demo.Choice("paper", 0.5, True, False), ["--look", "paper", "--align", "auto"]),
+        pytest.param(
+            demo.Choice("paper", 0.5, True, False),
+            ["--look", "paper", "--align", "auto"],
+            marks=with_torch,
+        ),
     ],
 )
 def test_the_full_result_is_that_of_inference(studio, tmp_path, choice, flags):

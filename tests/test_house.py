@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from conftest import with_torch
 
 ROOT = Path(__file__).parent.parent
 # Files import files of lower floors alone, so that no circle is possible.
@@ -62,6 +63,7 @@ def test_imports_go_down(room):
     assert not upward, f"{room}.py imports {', '.join(upward)}, which is not below it"
 
 
+@with_torch
 def test_fusing_a_pair_loads_neither_datasets_nor_training():
     """Nor evaluate.py torchvision. inference.py waits for PyTorch only when it has to."""
     code = """

@@ -5,7 +5,7 @@ import itertools
 import cv2
 import numpy as np
 import pytest
-from conftest import blocks, expose
+from conftest import blocks, expose, with_torch
 
 import carried
 import gain_map
@@ -115,7 +115,7 @@ def step(left, right):
     return (right - left).reshape(-1, 20).mean(axis=1)
 
 
-@pytest.mark.parametrize("look", ["photo", "paper"])
+@pytest.mark.parametrize("look", ["photo", pytest.param("paper", marks=with_torch)])
 def test_circles_have_no_seam(tmp_path, look):
     """At the seam, the step is that of a picture whose seam is elsewhere.
 
