@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 
+import inference
 import utils
 
 ROOT = Path(__file__).parent.parent
@@ -320,3 +321,52 @@ def model():
 
     torch.manual_seed(0)
     return DeepFuse().eval()
+
+
+@pytest.fixture
+def files(pair, tmp_path):
+    """Flags of a good command; its files are the only ones in tmp_path."""
+    import torch
+
+    from checkpoint import save_checkpoint
+    from model import DeepFuse
+
+    under, over, model = (str(tmp_path / name) for name in ("under.png", "over.png", "m.pth"))
+    utils.write_image(under, pair[0])
+    utils.write_image(over, pair[1])
+    torch.manual_seed(0)
+    network = DeepFuse()
+    save_checkpoint(model, {"model": network.state_dict(), "network": network.settings})
+    return {
+        "--image1": under,
+        "--image2": over,
+        "--model": model,
+        "--res": str(tmp_path / "result.png"),
+        "--device": "cpu",
+    }
+
+
+def run(files, *flags):
+    """Runs inference.py with the fixture's flags and more."""
+    return inference.main([*(part for item in files.items() for part in item), *flags])
+
+
+def fuse_files(files, paths, *flags):
+    """Runs the command on some picture files; the checkpoint and result are the fixture's."""
+    kept = ("--model", "--res", "--device")
+    arguments = [part for flag in kept for part in (flag, files[flag])]
+    return inference.main(["--images", *map(str, paths), *arguments, *flags])
+
+
+def fuse_folder(files, folder, results, *flags):
+    """Runs inference.py on a folder with the fixture's checkpoint."""
+    arguments = ["--model", files["--model"], "--device", "cpu", "--folder", str(folder)]
+    return inference.main([*arguments, "--res", str(results), *flags])
+
+
+def network_of(files):
+    """The fixture's network, as inference.py runs it."""
+    from checkpoint import load_model
+    from model import prepare
+
+    return prepare(load_model(files["--model"]))
