@@ -46,6 +46,7 @@ class TrainOptions:
     def __init__(self) -> None:
         self.parser = Parser("Train DeepFuse without ground truth on exposure brackets.")
         self.add_data_options()
+        self.add_draw_options()
         self.add_run_options()
         self.add_network_options()
         self.add_loss_options()
@@ -77,64 +78,68 @@ class TrainOptions:
         )
         data.add_argument("--batch_size", type=number(int, 1), default=8, help="crops a step")
         data.add_argument(
+            "--cache", help="folder of the decoded training pictures; DET/cache unless given"
+        )
+        data.add_argument(
+            "--workers", type=number(int, 0), default=2, help="processes that prepare crops"
+        )
+
+    def add_draw_options(self) -> None:
+        """Adds the options that say how crops are drawn, and what they are seen with."""
+        draws = self.parser.add_argument_group("draws")
+        draws.add_argument(
             "--draws",
             type=number(int, 1),
             default=1,
             help="random pairs, or stacks, that an epoch draws of every scene; checkpoints are "
             "written once an epoch, which is short on a GPU",
         )
-        data.add_argument(
+        draws.add_argument(
             "--pairs",
             choices=("any", "extreme", "far"),
             default="any",
             help="a random under- and a random over-exposed picture, the darkest and the "
             "brightest, or half of the draws either",
         )
-        data.add_argument(
+        draws.add_argument(
             "--stacks",
             type=number(float, 0, 1),
             default=0.0,
             help="share of draws that are three to five exposures instead of a pair, or with "
             "--network between, more than three",
         )
-        data.add_argument(
+        draws.add_argument(
             "--zoom",
             type=number(float, 1),
             default=1.0,
             help="largest side of the area that a crop shows, as a multiple of --crop_size",
         )
-        data.add_argument(
+        draws.add_argument(
             "--gamma",
             type=number(float, 1),
             default=1.0,
             help="largest power to which all exposures of a crop are raised; the smallest is its "
             "inverse",
         )
-        data.add_argument(
+        draws.add_argument(
             "--widen",
             type=number(float, 0),
             default=0.0,
             help="largest number of stops by which a draw's darkest exposure is made darker, and "
             "its brightest brighter, as if the camera had bracketed wider",
         )
-        data.add_argument(
+        draws.add_argument(
             "--degrade",
             action="store_true",
             help="show a draw's darkest and brightest exposure with noise, as JPEG files and moved "
             "by up to 0.3 pixels",
         )
-        data.add_argument(
+        draws.add_argument(
             "--noise",
             type=number(float, 0),
             default=0.0,
             help="largest standard deviation of noise on the luma that the network sees, on the "
             "scale [0, 1]; the loss uses the pictures without it",
-        )
-        data.add_argument(
-            "--cache", help="folder of the decoded training pictures; DET/cache unless given"
-        )
-        data.add_argument(
-            "--workers", type=number(int, 0), default=2, help="processes that prepare crops"
         )
 
     def add_run_options(self) -> None:
@@ -270,6 +275,7 @@ class TestOptions:
         )
         self.add_source_options()
         self.add_result_options()
+        self.add_folder_options()
         self.add_scene_options()
         self.add_fusion_options()
         add_machine_options(self.parser, ", but the CPU for photos made without PyTorch")
@@ -408,36 +414,6 @@ class TestOptions:
             help="picture file to write, or with --folder, the folder to write to; result.png or "
             "fused unless given",
         )
-        result.add_argument(
-            "--name",
-            default="{scene}_fused.jpg",
-            help="file name of a result of --folder, without a folder; {scene} is the name of the "
-            "sub-folder or of the bracket's first file",
-        )
-        result.add_argument(
-            "--cluster",
-            metavar="ADDRESS",
-            help="let the workers of a dask scheduler at this address, such as "
-            "tcp://10.0.0.5:8786, fuse the brackets of --folder",
-        )
-        result.add_argument(
-            "--send_files",
-            action="store_true",
-            help="send files to the workers of --cluster and fetch results, where they share no "
-            "storage",
-        )
-        result.add_argument(
-            "--skip_existing",
-            action="store_true",
-            help="with --folder, leave results that are there",
-        )
-        result.add_argument(
-            "--jobs",
-            type=number(int, 1),
-            help="with --folder, brackets that are fused at a time, each by a process of its own; "
-            "unless given, as many as cores and memory allow and as have three brackets each, or "
-            "one on a GPU and with --steady",
-        )
         result.add_argument("--H", type=number(int, 1), help="height to resize to, with --W")
         result.add_argument("--W", type=number(int, 1), help="width to resize to, with --H")
         result.add_argument(
@@ -475,6 +451,40 @@ class TestOptions:
             "--panel",
             action="store_true",
             help="write under | over | fused | y_hat side by side instead of the fused picture",
+        )
+
+    def add_folder_options(self) -> None:
+        """Adds the options that say how the results of --folder are made."""
+        folder = self.parser.add_argument_group("the results of --folder")
+        folder.add_argument(
+            "--name",
+            default="{scene}_fused.jpg",
+            help="file name of a result of --folder, without a folder; {scene} is the name of the "
+            "sub-folder or of the bracket's first file",
+        )
+        folder.add_argument(
+            "--cluster",
+            metavar="ADDRESS",
+            help="let the workers of a dask scheduler at this address, such as "
+            "tcp://10.0.0.5:8786, fuse the brackets of --folder",
+        )
+        folder.add_argument(
+            "--send_files",
+            action="store_true",
+            help="send files to the workers of --cluster and fetch results, where they share no "
+            "storage",
+        )
+        folder.add_argument(
+            "--skip_existing",
+            action="store_true",
+            help="with --folder, leave results that are there",
+        )
+        folder.add_argument(
+            "--jobs",
+            type=number(int, 1),
+            help="with --folder, brackets that are fused at a time, each by a process of its own; "
+            "unless given, as many as cores and memory allow and as have three brackets each, or "
+            "one on a GPU and with --steady",
         )
 
     def add_scene_options(self) -> None:
@@ -597,25 +607,30 @@ class EvaluateOptions:
             help="folder of finished renditions to compare with, one file a scene, found by the "
             "scene's name; other scenes are left out",
         )
-        parser.add_argument(
+        self.add_output_options()
+        add_machine_options(parser)
+
+    def add_output_options(self) -> None:
+        """Adds the options that say what is written, and read again."""
+        output = self.parser.add_argument_group("files")
+        output.add_argument(
             "--blind",
             nargs=3,
             metavar=("DIR", "METHOD", "METHOD"),
             help="folder to write side-by-side pictures of two methods to, in random order, with "
             "the key to them, key.csv; methods have the names that are printed",
         )
-        parser.add_argument(
+        output.add_argument(
             "--judged",
             metavar="CSV",
             help="file of verdicts beside such a key, to count instead of scoring; its columns are "
             "scene and preferred (left, right or tie)",
         )
-        parser.add_argument("--csv", help="file of all scores, written after every scene")
-        parser.add_argument("--sheet", help="picture file of thumbnails of all results and sources")
-        parser.add_argument(
+        output.add_argument("--csv", help="file of all scores, written after every scene")
+        output.add_argument("--sheet", help="picture file of thumbnails of all results and sources")
+        output.add_argument(
             "--save", help="folder to write the fused pictures to, in a folder a method"
         )
-        add_machine_options(parser)
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Returns the options of a command line, the program's own by default.

@@ -31,7 +31,7 @@ def changed(data, rng):
     """A copy of which bytes are replaced, left out, doubled or cut off."""
     data = bytearray(data)
     for _ in range(rng.integers(1, 6)):
-        place, length = int(rng.integers(len(data))), int(rng.integers(1, 9))
+        place, length = int(rng.integers(len(data) + 1)), int(rng.integers(1, 9))
         match int(rng.integers(4)):
             case 0:
                 data[place : place + length] = rng.bytes(length)
