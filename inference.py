@@ -16,7 +16,6 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -28,6 +27,7 @@ import photos
 import utils
 from cluster import check_installed, on_cluster
 from finish import Steady
+from machine import available_memory, usable_cores
 from opts import FOLDER, TestOptions
 from photos import Recipe
 from processes import in_processes
@@ -262,7 +262,7 @@ def possible_jobs(work: Sequence[Job], recipe: Recipe, device: str) -> int:
     if device.startswith("cuda") or (device == "auto" and gpu):
         return 1
     count = min(usable_cores(), len(work) // SCENES_EACH)
-    free = photos.available_memory()
+    free = available_memory()
     if free is None:
         count = min(count, BLIND)
     elif count > 1:
@@ -276,17 +276,6 @@ def possible_jobs(work: Sequence[Job], recipe: Recipe, device: str) -> int:
             # Every scene is fused only where there is room for all but the pictures once more.
             count = min(count, int((free - recipe.rest(len(files))) / needed))
     return max(count, 1)
-
-
-def usable_cores() -> int:
-    """Returns the number of cores that this process may use, in its container on Linux."""
-    count = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = map(int, Path(photos.CGROUP, "cpu.max").read_text().split())
-        count = min(count, max(quota // period, 1))
-    return count
 
 
 def prepare_process(

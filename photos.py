@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -28,10 +27,12 @@ import ghosts
 import metadata
 import portable
 import raw
+import upsample
 import utils
 from carried import carried, is_full_circle
 from decoders import LARGE
 from headers import Header, tiff_place
+from machine import available_memory
 
 DEVELOPING = 4  # pictures' worth of memory that LibRaw needs for two RAW files at a time
 REST = 0.15e9  # bytes of memory for all but the pictures, without PyTorch
@@ -40,7 +41,6 @@ TORCH = 0.5e9  # more of them where PyTorch runs the networks, beside its librar
 TYPES = {"8": np.uint8, "16": np.uint16, "float": np.float32}  # the result's type by --depth
 RING = 8  # a full circle continues by its width over this at either edge
 MOSTLY = 0.5  # share of an exposure; where more of it is replaced, it is left out of a stack
-CGROUP = "/sys/fs/cgroup"  # where Linux reports a container's memory (cgroup v2)
 
 
 class Recipe(NamedTuple):
@@ -256,8 +256,8 @@ def reduced_scene(files: Sequence[str]) -> list[np.ndarray]:
     pictures = [in_srgb(file, utils.read_picture(file, development, half=True)) for file in files]
     images = [utils.as_type(p.pixels, p.dtype or p.pixels.dtype) for p in pictures]
     fusion.check_images(images, one_size=False)
-    factor = fusion.reduction(images, fusion.SMALL)
-    return [fusion.reduce_pictures([image], factor)[0] for image in images]
+    factor = upsample.reduction(images, fusion.SMALL)
+    return [upsample.reduce_pictures([image], factor)[0] for image in images]
 
 
 def warn_of_shifts(files: Sequence[str], images: Sequence[np.ndarray]) -> None:
@@ -340,28 +340,6 @@ def shows_half(header: Header, size: tuple[int, int] | None) -> bool:
         return False
     sides = sorted((header.height, header.width))
     return all(2 * short <= side for short, side in zip(sorted(size), sides, strict=True))
-
-
-def available_memory(cgroup: str | os.PathLike[str] = CGROUP) -> int | None:
-    """Returns the bytes of memory that this process can still have; None where unknown.
-
-    cgroup: the folder of a container's memory.* files.
-    """
-    free = []
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        free.append(1024 * int(lines["MemAvailable"].split()[0]))
-    with contextlib.suppress(OSError, ValueError):
-        limit, used = (
-            int(Path(cgroup, f"memory.{name}").read_text()) for name in ("max", "current")
-        )
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            # Linux caches files that were read, but frees that memory for whoever needs it.
-            statistics = Path(cgroup, "memory.stat").read_text().splitlines()
-            used -= int(dict(line.split(" ", 1) for line in statistics)["inactive_file"])
-        free.append(limit - used)
-    return min(free, default=None)
 
 
 def fuse_scene(

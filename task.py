@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import between
 import fusion
+import upsample
 import utils
 from dataset import as_8_bit_rgb
 from engine import Criterion
@@ -116,7 +117,7 @@ def between_scores(
     for paths in tqdm(scenes, "validating", leave=False, disable=True if quiet else None):
         images = [as_8_bit_rgb(image) for image in utils.read_images(paths)]
         images.sort(key=lambda image: image.mean())
-        images = fusion.reduce_pictures(images, fusion.reduction(images, fusion.SMALL))
+        images = upsample.reduce_pictures(images, upsample.reduction(images, fusion.SMALL))
         stack = torch.from_numpy(utils.to_ycbcr(*images)).to(device)
         teachers = stack[1:-1]
         with torch.inference_mode():

@@ -55,15 +55,9 @@ from checkpoint import (
     short,
 )
 from dataset import BracketedDataset, Draws, EpochBatches, as_8_bit_rgb, make_loader
-from engine import (
-    Descent,
-    Learner,
-    Processes,
-    Schedule,
-    StopOnSignal,
-    TrainingError,
-)
+from engine import Descent, Learner, Schedule, TrainingError
 from precision import PRECISIONS, choose_precision, type_name
+from ranks import Processes, StopOnSignal
 from script import run
 from task import TASKS, Task, read_exposures
 from tiles import is_out_of_memory

@@ -18,6 +18,7 @@ import fusion
 import opts
 import photos
 import portable
+import upsample
 import utils
 
 SCENES = {
@@ -51,8 +52,8 @@ def overlap(network, images, together):
     views = [[image[:, k * STEP : k * STEP + VIEW] for image in images] for k in range(3)]
     alike = None
     if together:
-        factor = fusion.reduction(views[0], fusion.SMALL)
-        reduced = [fusion.reduce_pictures(view, factor) for view in views]
+        factor = upsample.reduction(views[0], fusion.SMALL)
+        reduced = [upsample.reduce_pictures(view, factor) for view in views]
         alike = fusion.Alike.of(network, reduced)
     found = [fused(network, view, alike=alike) for view in views]
     differences = [

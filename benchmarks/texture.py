@@ -21,6 +21,7 @@ import itertools
 import between
 import fusion
 import opts
+import upsample
 import utils
 from brackets import find_scenes
 from portable import OnnxBetween
@@ -43,7 +44,7 @@ def bands(y):
 
 def ratios(network, images):
     """Yields (place, logarithms of the ratios of contrast) of every exposure between."""
-    images = fusion.reduce_pictures(images, fusion.reduction(images, fusion.SMALL))
+    images = upsample.reduce_pictures(images, upsample.reduction(images, fusion.SMALL))
     stack = utils.to_ycbcr(*images)
     levels = stack[:, 0].mean(axis=(1, 2))
     order = np.argsort(levels)

@@ -21,6 +21,7 @@ import evaluate
 import finish
 import fusion
 import opts
+import upsample
 import utils
 from portable import OnnxBetween
 from scores import psnr
@@ -34,7 +35,7 @@ GRID = {  # finish.py's names and the values that are tried
 
 def reduced(images):
     """Returns pictures as a photo is made of them."""
-    return fusion.reduce_pictures(images, fusion.reduction(images, fusion.SMALL))
+    return upsample.reduce_pictures(images, upsample.reduction(images, fusion.SMALL))
 
 
 def fit(stack, lumas, rendition):

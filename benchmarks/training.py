@@ -25,11 +25,12 @@ sys.path.insert(0, ROOT)
 import brackets  # noqa: E402
 import utils  # noqa: E402
 from dataset import BracketedDataset, EpochBatches, make_loader  # noqa: E402
-from engine import Learner, Processes, Schedule  # noqa: E402
+from engine import Learner, Schedule  # noqa: E402
 from loss import MEF_SSIM_Loss  # noqa: E402
 from model import build, choose_device  # noqa: E402
 from opts import number  # noqa: E402
 from precision import choose_precision, type_name  # noqa: E402
+from ranks import Processes  # noqa: E402
 from script import keep_freed_memory  # noqa: E402
 
 

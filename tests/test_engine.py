@@ -12,8 +12,9 @@ import torch
 import engine
 import loss
 from dataset import BracketedDataset, Draws, by_count
-from engine import Descent, Learner, Processes, Schedule, StepLoss, StopOnSignal, TrainingError
+from engine import Descent, Learner, Schedule, StepLoss, TrainingError
 from model import DeepFuse
+from ranks import Processes, StopOnSignal
 
 ENTRIES = ["model", "network", "trained", "optimizer", "scaler", "precision"]
 STATE = ["epoch", "step", "loss_sum", "loss", "lr", "seconds", "val", "data"]

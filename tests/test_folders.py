@@ -173,12 +173,12 @@ def test_processes_are_as_many_as_cores_and_memory_allow(brackets, tmp_path, fil
         (1, None, 12, 1),
     ]:
         monkeypatch.setattr(inference, "usable_cores", lambda cores=cores: cores)
-        monkeypatch.setattr(photos, "available_memory", lambda free=free: free)
+        monkeypatch.setattr(inference, "available_memory", lambda free=free: free)
         work = (scenes * 30)[:count]
         assert inference.possible_jobs(work, recipe, "cpu") == expected
     assert inference.possible_jobs(scenes * 12, recipe, "cuda:0") == 1
     monkeypatch.setattr(inference, "usable_cores", lambda: 2)
-    monkeypatch.setattr(photos, "available_memory", lambda: 0)
+    monkeypatch.setattr(inference, "available_memory", lambda: 0)
     missing = [(["none.jpg"], "none")] * 6  # Reading them will say so.
     assert inference.possible_jobs(missing, recipe, "cpu") == 2
 

@@ -13,6 +13,7 @@ import fusion
 import loss
 import scores
 import tiles
+import upsample
 import utils
 from arrays import halve
 from checkpoint import load_model
@@ -278,10 +279,10 @@ def test_parts_are_enlarged_as_the_whole_is(factor):
 
 def test_halved_pictures_are_means(pair):
     image = pair[0][:60, :75]
-    both = fusion.halve_pictures([image, pair[1][:60, :75]])
+    both = upsample.halve_pictures([image, pair[1][:60, :75]])
     assert np.array_equal(both[:1], halve(utils.to_luma(image)))
     grey = scores.to_grey(image)
-    halved = fusion.halve_pictures([grey, grey])
+    halved = upsample.halve_pictures([grey, grey])
     expected = grey[:, :74].reshape(30, 2, 37, 2).mean(axis=(1, 3)) / 255
     np.testing.assert_allclose(halved[1, 0, :, :37], expected, atol=1e-6)
     edge = grey[:, 74].reshape(30, 2).mean(axis=1) / 255
@@ -295,7 +296,7 @@ def test_solve(count):
     matrix = root @ root.transpose(0, 2, 1) + 0.1 * np.eye(count)
     right = rng.normal(size=(6, count))
     expected = np.linalg.solve(matrix, right[..., None])[..., 0]
-    x = fusion.solve(matrix.transpose(1, 2, 0).copy(), right.T.copy())
+    x = upsample.solve(matrix.transpose(1, 2, 0).copy(), right.T.copy())
     np.testing.assert_allclose(x.T, expected, rtol=1e-9)
 
 
@@ -304,12 +305,12 @@ def test_linear_models_find_a_linear_function_and_else_the_mean(channels):
     sources = np.random.default_rng(0).random((3, channels, 40, 50), np.float32)
     gain, constant = np.array([0.7, -0.2, 0.4], np.float32), np.float32([0.05, -0.1][:channels])
     fused = np.tensordot(gain, sources, 1) + constant[:, None, None]
-    models = fusion.linear_models(sources, fused[None], 17)
+    models = upsample.linear_models(sources, fused[None], 17)
     expected = np.concatenate([gain, constant])[:, None, None]
     # within what RIDGE, against a variance of 1/12, and float32's rounding change
     np.testing.assert_allclose(models - expected, 0, atol=1e-3)
     flat = np.full((2, channels, 40, 50), 0.2, np.float32)
-    models = fusion.linear_models(flat, flat[:1] + 0.1, 17)
+    models = upsample.linear_models(flat, flat[:1] + 0.1, 17)
     expected = np.array([0.5, 0.5, *[0.1] * channels])[:, None, None]
     # float32's rounding of a variance of 0, about 1e-8, against RIDGE
     np.testing.assert_allclose(models - expected, 0, atol=2e-3)

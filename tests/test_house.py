@@ -16,13 +16,14 @@ from conftest import with_torch
 ROOT = Path(__file__).parent.parent
 # Files import files of lower floors alone, so that no circle is possible.
 FLOORS = (
-    ("opts", "script", "arrays", "tiles", "headers", "muon", "processes", "maker_notes"),
+    ("opts", "script", "machine", "arrays", "tiles", "headers", "muon", "processes", "maker_notes"),
     ("metadata", "colour", "windows", "pyramid", "integers", "precision"),
     ("raw", "decoders", "carried"),
     ("utils", "loss", "portable", "refinement"),
     ("ghosts", "between", "finish"),
     ("model",),
     ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
+    ("upsample", "ranks"),
     ("fusion", "dataset", "gain_map"),
     ("photos", "engine", "grouping", "cluster"),
     ("task",),

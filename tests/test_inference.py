@@ -19,6 +19,7 @@ from conftest import (
 
 import fusion
 import inference
+import machine
 import model
 import opts
 import photos
@@ -322,21 +323,21 @@ def test_memory_that_fusing_needs(files, flags, pictures):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems are not asked")
 def test_available_memory(tmp_path):
-    assert 1e7 < photos.available_memory() < 1e13
-    machine = photos.available_memory(tmp_path / "none")
+    assert 1e7 < machine.available_memory() < 1e13
+    free = machine.available_memory(tmp_path / "none")
     for name, text in [
         ("max", "50000000\n"),
         ("current", "45000000\n"),
     ]:
         (tmp_path / f"memory.{name}").write_text(text)
-    assert photos.available_memory(tmp_path) == 5_000_000 < machine
+    assert machine.available_memory(tmp_path) == 5_000_000 < free
     # What has been read from files is given back when it is needed.
     (tmp_path / "memory.stat").write_text("anon 3000000\nfile 42000000\ninactive_file 40000000\n")
-    assert photos.available_memory(tmp_path) == 45_000_000
+    assert machine.available_memory(tmp_path) == 45_000_000
     (tmp_path / "memory.stat").write_text("damaged")
-    assert photos.available_memory(tmp_path) == 5_000_000
+    assert machine.available_memory(tmp_path) == 5_000_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert photos.available_memory(tmp_path) > 50_000_000
+    assert machine.available_memory(tmp_path) > 50_000_000
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import checkpoint
 import inference
 import precision
 import train
-from engine import Processes
 from opts import TrainOptions
 from precision import choose_precision, fastest, layer_seconds, precision_note
+from ranks import Processes
 
 CPU = torch.device("cpu")
 

@@ -26,10 +26,11 @@ import scores
 import train
 import utils
 from checkpoint import State, load_between, load_checkpoint, load_model
-from engine import Learner, Processes
+from engine import Learner
 from loss import BetweenLoss
 from model import DeepFuse, prepare
 from opts import TrainOptions
+from ranks import Processes
 
 ROOT = Path(__file__).parent.parent
 
