@@ -234,7 +234,9 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     """
     model = load_network(path, device)
     if isinstance(model, BetweenNetwork):
-        raise ValueError(f"{path}: holds a network of photos, which fuses no luma")
+        raise ValueError(
+            f"{path}: holds a network of photos, which fuses no luma; --look photo uses it"
+        )
     return model
 
 

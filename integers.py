@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 KERNEL_SIDE = 7  # pixels a side of a square of thresholds, as of the kernels
-HIGHEST, ZERO = 255, 4  # level of the largest feature, and of 0; leaky ReLUs let little below it
+HIGHEST = 255  # level of the largest feature
+USUAL = 0.9  # share of the channels whose features below 0 have levels of their own
 LARGEST_WEIGHT = 127  # level of the largest weight
 MARGIN = 1.1  # largest feature without clipping, in times of the largest of made pictures
 MADE_PAIRS, MADE_SIDE = 8, 96  # made pictures, and pixels a side
@@ -44,39 +45,44 @@ class IntegerConvolution(nn.Module):
         weight, bias = convolution.weight.detach(), convolution.bias
         assert bias is not None
         # Channels are brought to one range; the weights take over how much each of them counts.
-        steps = MARGIN * torch.maximum(highest / (HIGHEST - ZERO), -lowest / ZERO)
-        steps = steps.clamp(min=1e-6)
+        self.zero = level_of_zero(lowest, highest)
+        steps = torch.maximum(highest / (HIGHEST - self.zero), -lowest / max(self.zero, 1))
+        steps = (MARGIN * steps).clamp(min=1e-6)
         self.factors = (1 / steps)[None, :, None, None]
         levels, self.steps = rounded_weights(weight * steps[:, None, None])
         self.bias = bias.detach()
         self.zeros = torch.zeros(len(weight), dtype=torch.int32)
         self.packed = torch.ops.onednn.qconv_prepack(
-            levels, self.steps, 1.0, ZERO, [1, 1], [0, 0], [1, 1], 1, None
+            levels, self.steps, 1.0, self.zero, [1, 1], [0, 0], [1, 1], 1, None
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolves features (N, C, H, W) to (N, C', H', W')."""
         if any(self.padding):
             x = F.pad(x, [self.padding[1]] * 2 + [self.padding[0]] * 2)
-        levels = torch.addcmul(thresholds(*x.shape[2:]), x, self.factors).clamp_(0, HIGHEST)
+        rounding = self.zero + thresholds(*x.shape[2:])
+        levels = torch.addcmul(rounding, x, self.factors).clamp_(0, HIGHEST)
         # PyTorch converts many floats at once to 32 bits, but to 8 bits one by one.
         levels = levels.to(torch.int32).to(torch.uint8)
         return torch.ops.onednn.qconv2d_pointwise(
             levels.contiguous(memory_format=torch.channels_last),
-            *(1.0, ZERO, self.packed, self.steps, self.zeros, self.bias),
+            *(1.0, self.zero, self.packed, self.steps, self.zeros, self.bias),
             *([1, 1], [0, 0], [1, 1], 1, 1.0, 0, self.dtype, "none", [], ""),
         )
 
 
-def thresholds(height: int, width: int) -> torch.Tensor:
-    """Returns what is added to features in levels before their fractions are cut, (1, 1, H, W).
+def level_of_zero(lowest: torch.Tensor, highest: torch.Tensor) -> int:
+    """Returns the level of features of 0, so that most channels have room below it; 0 of ReLUs."""
+    below = -lowest / (highest - lowest).clamp(min=1e-12)
+    return min(math.ceil(HIGHEST * float(below.quantile(USUAL))), HIGHEST // 2)
 
-    Values of (0, 1), and ZERO on top of them.
-    """
+
+def thresholds(height: int, width: int) -> torch.Tensor:
+    """Returns what is added to features in levels before their fractions are cut, (1, 1, H, W)."""
     y, x = np.mgrid[:KERNEL_SIDE, :KERNEL_SIDE]
     # Two Latin squares that together hold each of the 49 pairs once, neighbours far apart.
     order = (3 * x + 5 * y) % KERNEL_SIDE * KERNEL_SIDE + (2 * x + 3 * y) % KERNEL_SIDE
-    square = torch.from_numpy((order + 0.5) / KERNEL_SIDE**2).float() + ZERO
+    square = torch.from_numpy((order + 0.5) / KERNEL_SIDE**2).float()
     rows, columns = (math.ceil(side / KERNEL_SIDE) for side in (height, width))
     return square.repeat(rows, columns)[None, None, :height, :width]
 

@@ -404,13 +404,13 @@ def prepare(model: Network, precision: str = "auto") -> Network:
         or "auto" for the one that is fast on the network's device, see precision.py; "int8" for
         C2 and C3 in 8-bit integers on a CPU, see integers.py, and C4 as with "auto". C1 and C5
         stay in float32, so that neither the pictures nor the result are rounded to the few levels
-        of 16-bit floats. A ReleasedDeepFuse computes in float32, as the release does, and so does a
-        BetweenNetwork, which is fast enough.
+        of 16-bit floats. Networks without these layers compute in float32: a ReleasedDeepFuse, as
+        the release does, a BetweenNetwork, which is fast enough, and others.
 
     Raises ValueError where these are asked for another type, and where the device lacks a type.
     """
     device = device_of(model)
-    if isinstance(model, ReleasedDeepFuse | BetweenNetwork):
+    if not isinstance(model, DeepFuse):
         if precision not in ("auto", "float32"):
             raise ValueError(f"the network {model.name} computes in float32, not {precision}")
         return copy.deepcopy(model).eval().to(memory_format=torch.channels_last)

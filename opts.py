@@ -759,7 +759,11 @@ def add_precision_option(parser: Group, integers: bool = True) -> None:
         default="auto",
         help="number type of the convolutions, auto being the one that the device is fast in, "
         "as measured on a CPU; everything else is float32"
-        + ("; int8 is faster on a CPU and off by a quarter of a level" if integers else ""),
+        + (
+            "; int8 is faster on a CPU and off by a quarter of a level in the mean"
+            if integers
+            else ""
+        ),
     )
 
 

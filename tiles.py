@@ -34,9 +34,8 @@ def tile_size(model: Any) -> int:
     device = network_device(model)
     if device is None:
         return model.tile
-    weight = model.get_parameter("c4.0.weight")
     if device.type != "cuda":
-        return NETWORK_TILES[weight.element_size()]
+        return NETWORK_TILES[min(weight.element_size() for weight in model.parameters())]
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)

@@ -84,7 +84,7 @@ class Picture(NamedTuple):
 
 
 def header_of(path: str | os.PathLike[str]) -> Header | None:
-    """Returns the Header of a picture file, as metadata.read_header does, or as raw_header."""
+    """Returns the Header of a picture file, as headers.read_header does, or as raw_header."""
     return raw.raw_header(path) if raw.is_raw(path) else read_header(path)
 
 

@@ -57,7 +57,7 @@ def test_a_smooth_area_keeps_its_brightness(monkeypatch):
             return max(float((rounded(*y) - exact(*y)).mean().abs()) * 255 for y in greys)
 
     with_thresholds = largest_change()
-    monkeypatch.setattr("integers.thresholds", lambda *_: torch.full((1, 1, 1, 1), 4.5))
+    monkeypatch.setattr("integers.thresholds", lambda *_: torch.full((1, 1, 1, 1), 0.5))
     assert with_thresholds < 0.4 < largest_change()
 
 
@@ -138,3 +138,15 @@ def test_tiles_hardly_matter_to_integers():
     )
     assert np.abs(whole - parts).max() <= 3
     assert np.abs(whole - parts).mean() < 0.5
+
+
+@needs_instructions
+def test_features_below_zero_have_levels_of_their_own():
+    """As of another activation than ReLU and its leaky kin."""
+    torch.manual_seed(0)
+    network = load_model(WEIGHTS)
+    for layer in (network.c1, network.c2, network.c3, network.c4):
+        layer[2] = torch.nn.SiLU()
+    with torch.inference_mode():
+        exact, rounded = (prepare(network, kind)(*pair()) for kind in ("float32", "int8"))
+    assert 255 * (rounded - exact).abs().mean() < 0.5

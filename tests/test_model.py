@@ -2,12 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import luma
 from torch import nn
 from torch.nn import functional as F
 
+import fusion
+import model as models
+import utils
 from arrays import local_mean
 from model import (
     TRAINED_TILT,
@@ -206,3 +210,44 @@ def test_cuda_equals_cpu(model):
     on_gpu = model.cuda()(y_1.cuda(), y_2.cuda()).cpu()
     # TF32 convolutions have 10 bits of mantissa.
     torch.testing.assert_close(on_gpu, expected, atol=5e-3, rtol=0)
+
+
+LUMA_NETWORKS = [name for name in models.NETWORKS if name != models.BetweenNetwork.name]
+
+
+@pytest.mark.parametrize("name", LUMA_NETWORKS)
+def test_what_every_network_for_luma_promises(name):
+    torch.manual_seed(0)
+    network = models.build(name).eval()
+    assert network.name == name
+    assert type(models.build(**network.settings)) is type(network)
+    stack = [torch.rand(1, 1, 90, 101) for _ in range(3)]
+    with torch.inference_mode():
+        fused = network(*stack)
+        assert fused.shape == stack[0].shape
+        torch.testing.assert_close(network(*stack[::-1]), fused, atol=1e-5, rtol=0)
+        prepared = models.prepare(network, "float32")(*stack)
+        torch.testing.assert_close(prepared, fused, atol=1e-4, rtol=0)
+    assert network.radius >= 1
+    assert network.coarse_to_fine in (True, False)
+    assert network.stretches in (True, False)
+
+
+def test_a_network_with_layers_of_its_own(pair):
+    class Average(torch.nn.Module):
+        name, coarse_to_fine, stretches, radius = "average", False, False, 1
+
+        def __init__(self):
+            super().__init__()
+            self.settings = {"name": self.name}
+            self.share = torch.nn.Parameter(torch.ones(()))
+
+        def fuse_tile(self, stack, context=None):
+            return self.share * sum(stack[1:], stack[0]) / len(stack)
+
+    network = models.prepare(Average())
+    fused = fusion.fuse(network, pair)
+    mean = np.mean([utils.to_luma(image) for image in pair], axis=0)
+    assert np.abs(utils.to_luma(fused) - mean).mean() < 0.004  # Some colours are clipped.
+    with pytest.raises(ValueError, match="average computes in float32"):
+        models.prepare(Average(), "int8")
