@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 KERNEL_SIDE = 7  # pixels a side of a square of thresholds, as of the kernels
 HIGHEST = 255  # level of the largest feature
-USUAL = 0.9  # share of the channels whose features below 0 have levels of their own
+USUAL_CHANNELS = 0.9  # share of the channels whose features below 0 have levels of their own
 LARGEST_WEIGHT = 127  # level of the largest weight
 MARGIN = 1.1  # largest feature without clipping, in times of the largest of made pictures
 MADE_PAIRS, MADE_SIDE = 8, 96  # made pictures, and pixels a side
@@ -74,7 +74,7 @@ class IntegerConvolution(nn.Module):
 def level_of_zero(lowest: torch.Tensor, highest: torch.Tensor) -> int:
     """Returns the level of features of 0, so that most channels have room below it; 0 of ReLUs."""
     below = -lowest / (highest - lowest).clamp(min=1e-12)
-    return min(math.ceil(HIGHEST * float(below.quantile(USUAL))), HIGHEST // 2)
+    return min(math.ceil(HIGHEST * float(below.quantile(USUAL_CHANNELS))), HIGHEST // 2)
 
 
 def thresholds(height: int, width: int) -> torch.Tensor:

@@ -326,7 +326,7 @@ def model():
 @pytest.fixture
 def files(pair, tmp_path):
     """Flags of a good command; its files are the only ones in tmp_path."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     from checkpoint import save_checkpoint
     from model import DeepFuse
