@@ -5,7 +5,6 @@ it. Functions that serve both take and return either kind, never a mixture. They
 name in both libraries, operators and `axis` above all, and what is here.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
@@ -24,11 +23,6 @@ def namespace(x: Array) -> Any:
     import torch
 
     return torch
-
-
-def zeros(shape: Sequence[int], like: Array) -> Array:
-    """Returns an array of zeros with the kind, type and device of another."""
-    return np.zeros(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_zeros(shape)
 
 
 def softmax(x: Array) -> Array:

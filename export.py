@@ -1,6 +1,6 @@
 """How does a network get into other programs? As an ONNX file, checked against PyTorch.
 
-The file takes luma and returns luma; refinement is not in it. With --layers, there are three files,
+The file takes luma and returns luma; chroma is not in it. With --layers, there are three files,
 of the layers of a photo's network alone, which portable.py runs.
 """
 

@@ -94,7 +94,6 @@ class Options:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        photo = self.look == "photo"
         if self.look not in LOOKS:
             raise ValueError(f"look must be one of {', '.join(LOOKS)}, not {self.look!r}")
         if not 0 <= self.finish <= MOST_FINISH:
@@ -103,7 +102,7 @@ class Options:
             raise ValueError(f"look {self.look!r} is not fast")
         if self.tile is not None and self.tile < 1:
             raise ValueError(f"tile must be 1 or more, not {self.tile}")
-        if (self.steady or self.alike) and not photo:
+        if (self.steady or self.alike) and self.look != "photo":
             raise ValueError(f"look {self.look!r} is neither steady nor alike")
         if self.dtype is not None and np.dtype(self.dtype) not in utils.DTYPES:
             raise ValueError(f"dtype must be uint8, uint16 or a float, not {np.dtype(self.dtype)}")

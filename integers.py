@@ -62,7 +62,7 @@ class IntegerConvolution(nn.Module):
             x = F.pad(x, [self.padding[1]] * 2 + [self.padding[0]] * 2)
         rounding = self.zero + thresholds(*x.shape[2:])
         levels = torch.addcmul(rounding, x, self.factors).clamp_(0, HIGHEST)
-        # PyTorch converts many floats at once to 32 bits, but to 8 bits one by one.
+        # On a CPU, PyTorch converts floats to 8 bits sooner by way of 32.
         levels = levels.to(torch.int32).to(torch.uint8)
         return torch.ops.onednn.qconv2d_pointwise(
             levels.contiguous(memory_format=torch.channels_last),

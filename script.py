@@ -102,7 +102,7 @@ def keep_freed_memory(keep_large: bool = False) -> None:
     """Makes glibc keep freed memory instead of returning it and fetching it anew, page by page.
 
     Threads share one heap, because that of a thread is returned whatever the settings are. On a
-    CPU, this saves a sixth of the time of a training step, and a quarter of that of refinement.
+    CPU, this saves a sixth of the time of a training step.
 
     keep_large: keeps blocks from LARGE_BLOCK on, too: a network's features in training. Whole
     pictures are better returned, or the gaps between them would waste memory.

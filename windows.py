@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from arrays import Array, halve, namespace, softmax, zeros
+from arrays import Array, halve, namespace, softmax
 
 WINDOW = 11  # pixels a side
 SIGMA = 1.5  # pixels; standard deviation of SSIM's Gaussian window
@@ -243,24 +243,19 @@ def filtered(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return sums[..., margin : height - margin, margin : width - margin]
 
 
-def window_sums(planes: Array) -> Array:
-    """Returns planes' Gaussian-weighted sums around every pixel, without gradients, (C, H, W).
+def window_sums(planes: np.ndarray) -> np.ndarray:
+    """Returns planes' Gaussian-weighted sums around every pixel, (C, H, W).
 
     Where a window holds a pixel's value, the sums are also the transpose: every pixel's sum over
     the windows that hold it. Beyond the border, planes are 0.
     """
-    if isinstance(planes, np.ndarray):
-        return opencv_sums(planes, GAUSSIAN)
-    return gaussian_mean(as_centres(planes)[None])[0]
+    return opencv_sums(planes, GAUSSIAN)
 
 
-def as_centres(windows: Array) -> Array:
+def as_centres(windows: np.ndarray) -> np.ndarray:
     """Puts the value of every window at its centre, and 0 where a picture has no window."""
     margin = WINDOW // 2
-    height, width = windows.shape[-2:]
-    planes = zeros((*windows.shape[:-2], height + 2 * margin, width + 2 * margin), windows)
-    planes[..., margin:-margin, margin:-margin] = windows
-    return planes
+    return np.pad(windows, [(0, 0)] * (windows.ndim - 2) + [(margin, margin)] * 2)
 
 
 def opencv_sums(planes: np.ndarray, kernel: np.ndarray) -> np.ndarray:
