@@ -17,9 +17,10 @@ from arrays import Array, halve, local_mean, namespace
 from tiles import Area, enlarge, whole_area
 
 LEVELS = 5  # exposures of a complete stack
-# Where a network is not sure, it tells the chroma that is likeliest, which is pale. It is raised by
-# this, times the mean luma by which a gap is wider than NEAR.
+# Where a network is not sure, it tells what is likeliest, which is pale and smooth. Chroma and the
+# finest texture are raised by these, times the mean luma by which a gap is wider than NEAR.
 PALE = 0.15
+SMOOTH = 0.6
 NEAR = 0.15  # difference of mean lumas up to which what is between two exposures is their mean
 LOCAL, WIDE = 3, 17  # pixels of half the size; sides of squares whose means the network sees too
 STEP = 4  # pixels a side that are one pixel of the surroundings
@@ -58,12 +59,15 @@ class View(NamedTuple):
     outer: Area
 
 
-def complete(network: Network, stack: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
+def complete(
+    network: Network, stack: np.ndarray, levels: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns exposures at LEVELS equal steps of mean luma, dark to bright, (LEVELS, 3, h, w).
 
     The first and the last are the darkest and the brightest of the scene. Between two exposures
     that lie near each other, what is missing is mixed of both; else the network tells it from all
-    exposures. How many there are therefore does not matter, only how far they reach.
+    exposures. How many there are therefore does not matter, only how far they reach. Also returns
+    the lumas of all exposures that were taken or told, not mixed, (K to K + LEVELS - 2, h, w).
 
     stack: exposures in any order, (K, 3, h, w) of Y, Cb, Cr in [0, 1]. levels: the mean lumas of
     the exposures over all pictures that are to be alike, (K,), dark to bright; by default this
@@ -73,7 +77,7 @@ def complete(network: Network, stack: np.ndarray, levels: np.ndarray | None = No
     order = np.argsort(level, kind="stable")
     stack, level = stack[order], level[order] if levels is None else levels.astype(np.float32)
     view = None
-    result = [stack[0]]
+    result, told = [stack[0]], []
     for wanted in np.linspace(level[0], level[-1], LEVELS, dtype=np.float32)[1:-1]:
         k = min(int(np.searchsorted(level, wanted, side="right")), len(level) - 1)
         gap = level[k] - level[k - 1]
@@ -83,11 +87,22 @@ def complete(network: Network, stack: np.ndarray, levels: np.ndarray | None = No
             continue
         if view is None:
             view = look(network, stack[None], level=level)
-        told = tell(network, view, np.array([wanted]))[0]
-        gain = 1 + np.float32(PALE) * (gap - np.float32(NEAR))
-        told[1:] = gain * (told[1:] - np.float32(utils.NEUTRAL)) + np.float32(utils.NEUTRAL)
-        result.append(told.clip(0, 1))
-    return np.stack([*result, stack[-1]])
+        result.append(raised(tell(network, view, np.array([wanted]))[0], gap))
+        told.append(result[-1][0])
+    return np.stack([*result, stack[-1]]), np.stack([*stack[:, 0], *told])
+
+
+def raised(told: np.ndarray, gap: np.floating) -> np.ndarray:
+    """Returns a told exposure with the chroma and the texture of a taken one, (3, h, w) in [0, 1].
+
+    told: (3, h, w) of Y, Cb, Cr. gap: difference of mean luma of the exposures that it lies
+    between.
+    """
+    wide = gap - np.float32(NEAR)
+    texture = told[:1] - local_mean(told[None, :1], LOCAL)[0]
+    chroma = told[1:] - np.float32(utils.NEUTRAL)
+    more = np.concatenate([np.float32(SMOOTH) * texture, np.float32(PALE) * chroma])
+    return (told + wide * more).clip(0, 1)
 
 
 def look(

@@ -7,7 +7,6 @@ chroma at any exposure. fusion.py applies to the full pictures what was done her
 
 import itertools
 import math
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,19 +17,16 @@ from refinement import refine_luma
 
 EXPOSED = 0.2  # distance from mid-grey at which a channel counts as badly exposed (Mertens et al.)
 TONE_WEIGHTS = (0.35, 0.0, 0.4, 0.0, 0.25)  # of the complete stack's lumas, dark to bright
-NATURAL_MEAN = 0.525  # mean luma that a photo is brought towards
-PULL = 0.6  # share of the way to that mean, from below; from above it is all of it
-LARGEST_SHIFT = 0.25  # of a mean of 1/2; falls to 0 at 0 and 1
-EARLY_PULL, EARLY_SHIFT = 0.85, 0.3  # these two of a bracket that has ended too early
-CLIPPED_LUMA = 0.97  # luma from which on a pixel counts as clipped
-CLIPPED_SHARE = 0.01  # share of such pixels; an exposure with fewer could have been a brighter one
+NATURAL_MEAN = 0.5  # mean luma that a photo is brought towards
+PULL = 0.8  # share of the way to that mean, from below; from above it is all of it
+LARGEST_SHIFT = 0.3  # of a mean of 1/2; falls to 0 at 0 and 1
 SPREAD = 0.21  # standard deviation that the tone is brought towards, by the slope of a curve
 SLOPES = (0.9, 1.25)  # bounds of the slope at the tone's mean
-LIFT = 0.45  # share of the way to the brightest exposure by which black is lifted
+LIFT = 0.3  # share of the way to the brightest exposure by which black is lifted
 LIFTED = 8  # power by which the lift falls with brightness
 TONE_PARTS = 24  # tone is smoothed in windows whose radius is the longer side divided by twice this
 TONE_RIDGE = 0.014  # squared contrast of the tone below which its edges are not followed
-DETAIL = 0.3  # by which local contrast is raised
+DETAIL = 0.4  # by which local contrast is raised
 DETAIL_WINDOW = 5  # pixels of a reduced picture; side of the windows of local contrast
 DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not raised
 BRIGHTER, DARKER = 0.35, 0.6  # shares of the way to white and to black that tone goes, at most
@@ -69,39 +65,28 @@ class Steady:
         return level
 
 
-class Measured(NamedTuple):
-    """The facts of pictures that decide on their tone.
-
-    histogram: shares of pixels by their tone, of BINS steps from 0 to 1. clipped: share of pixels
-    that are clipped in the brightest exposure.
-    """
-
-    histogram: np.ndarray
-    clipped: float
-
-
 def finished(
     stack: np.ndarray,
     exposures: np.ndarray,
     amount: float = 1.0,
     steady: Steady | None = None,
-    alike: Measured | None = None,
+    histogram: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns the photo of a complete stack, (3, h, w) of Y, Cb, Cr in [0, 1].
 
     Local brightness is that of Mertens' fusion, and refinement brings texture a step nearer to that
-    of the scene's own exposures. Brightness over large areas is corrected to that of the scene's
+    of the exposures taken and told. Brightness over large areas is corrected to that of the scene's
     tone, which keeps the order of brightness that fusion flattens.
 
-    stack: exposures at equal steps, dark to bright, (M, 3, h, w). exposures: the scene's own lumas,
-    (K, h, w). amount: 1 for the whole finish, 0 for none. steady: of a sequence, whose next picture
-    this is; it smooths the tone in time. alike: see scene_tone.
+    stack: exposures at equal steps, dark to bright, (M, 3, h, w). exposures: the lumas of those
+    taken and told, (K, h, w). amount: 1 for the whole finish, 0 for none. steady: of a sequence,
+    whose next picture this is; it smooths the tone in time. histogram: see scene_tone.
     """
     lumas = stack[:, 0]
     # Of blocks of JPEG files and of noise, refinement leaves less than merging does.
     y = merged_luma(stack).clip(0, 1)
     y = refine_luma(y[None, None], exposures[None])[0, 0]
-    tone = scene_tone(lumas, steady, alike)
+    tone = scene_tone(lumas, steady, histogram)
     # What is black in all exposures remains so, and nothing is darker than in the darkest.
     change = np.minimum(correction(y, tone), lumas[-1])
     y = np.maximum(y + np.float32(amount) * change, lumas[0]).clip(0, 1)
@@ -159,11 +144,14 @@ def laplacian_pyramid(plane: np.ndarray, levels: int) -> list[np.ndarray]:
     return [*bands, planes[-1]]
 
 
-def measured(lumas: np.ndarray) -> Measured:
-    """Returns the facts of one picture's complete stack, (M, h, w)."""
+def tone_histogram(lumas: np.ndarray) -> np.ndarray:
+    """Returns the shares of pixels by the plain tone of a complete stack, (M, h, w).
+
+    The shares are of BINS steps from 0 to 1, (BINS,).
+    """
     tone = plain_tone(lumas)
     counts, _ = np.histogram(tone, BINS, (0, 1))
-    return Measured(counts / tone.size, float((lumas[-1] > CLIPPED_LUMA).mean()))
+    return counts / tone.size
 
 
 def plain_tone(lumas: np.ndarray) -> np.ndarray:
@@ -173,43 +161,35 @@ def plain_tone(lumas: np.ndarray) -> np.ndarray:
 
 
 def scene_tone(
-    lumas: np.ndarray, steady: Steady | None = None, alike: Measured | None = None
+    lumas: np.ndarray, steady: Steady | None = None, histogram: np.ndarray | None = None
 ) -> np.ndarray:
     """Returns the brightness that a photo has over large areas, (h, w).
 
     A weighted sum of the exposures is a smooth, rising curve of the scene's light. Its mean is
-    brought towards a natural one, from below by a part of the way alone, as in the renditions that
-    people chose: night remains darker than day. At night, lamps are clipped all the same; where
-    nothing is, the bracket has ended too early, and is brightened more. A curve then brings the
-    contrast around the mean nearer to that of renditions, and black is lifted towards the brightest
-    exposure.
+    brought towards a natural one, from below by a part of the way alone: night remains darker than
+    day. A curve then brings the contrast around the mean nearer to that of renditions that people
+    chose, and black is lifted towards the brightest exposure.
 
-    lumas: of a complete stack, dark to bright, (M, h, w) in [0, 1]. alike: the facts of all
-    pictures that are to have one tone, instead of this one's.
+    lumas: of a complete stack, dark to bright, (M, h, w) in [0, 1]. histogram: of tone_histogram,
+    over all pictures that are to have one tone, instead of this one's.
     """
     tone = plain_tone(lumas)
-    if alike is None:
-        mean, clipped = float(tone.mean()), float((lumas[-1] > CLIPPED_LUMA).mean())
-    else:
-        steps = (np.arange(BINS) + 0.5) / BINS
-        mean, clipped = float(alike.histogram @ steps), alike.clipped
-    early = max(0.0, 1 - clipped / CLIPPED_SHARE)
-    pull = PULL + (EARLY_PULL - PULL) * early
-    shift = LARGEST_SHIFT + (EARLY_SHIFT - LARGEST_SHIFT) * early
-    aim = mean + pull * (NATURAL_MEAN - mean) if mean < NATURAL_MEAN else NATURAL_MEAN
-    largest = shift * 4 * mean * (1 - mean)  # none for black and white pictures
+    steps = (np.arange(BINS) + 0.5) / BINS
+    mean = float(tone.mean()) if histogram is None else float(histogram @ steps)
+    aim = mean + PULL * (NATURAL_MEAN - mean) if mean < NATURAL_MEAN else NATURAL_MEAN
+    largest = LARGEST_SHIFT * 4 * mean * (1 - mean)  # none for black and white pictures
     wanted = min(max(aim, mean - largest), mean + largest)
     if steady:
         wanted = float(steady.smoothed(np.array([wanted], np.float32))[0])
     exponent = math.log(wanted) / math.log(mean) if END < mean < 1 - END else 1.0
     if exponent != 1:
         tone = tone**exponent
-    if alike is None:
+    if histogram is None:
         mean, spread = float(tone.mean()), float(tone.std())
     else:
         raised = steps**exponent
-        mean = float(alike.histogram @ raised)
-        spread = math.sqrt(float(alike.histogram @ (raised - mean) ** 2))
+        mean = float(histogram @ raised)
+        spread = math.sqrt(float(histogram @ (raised - mean) ** 2))
     mean = min(max(mean, END), 1 - END)
     slope = min(max(SPREAD / max(spread, 1e-3), SLOPES[0]), SLOPES[1])
     dark = mean * (tone / mean) ** slope

@@ -21,7 +21,7 @@ import portable
 import utils
 import windows
 from arrays import Array, halve
-from finish import Measured, Steady, finished, measured
+from finish import Steady, finished, tone_histogram
 from pyramid import is_coarsest, tilted_mean
 from tiles import (
     PLAIN_TILE,
@@ -338,12 +338,12 @@ def plan_fast(model: Any, images: Sequence[np.ndarray], tile: int, progress: boo
 class Alike(NamedTuple):
     """The facts that several pictures of one place have in common, so that they can be stitched.
 
-    levels: mean luma of every exposure, (K,), dark to bright; tone: the facts that decide on tone;
-    both over all pictures.
+    levels: mean luma of every exposure, (K,), dark to bright; histogram: of their tone, see
+    finish.tone_histogram; both over all pictures.
     """
 
     levels: np.ndarray
-    tone: Measured
+    histogram: np.ndarray
 
     @classmethod
     def of(cls, model: Any, stacks: Sequence[Sequence[np.ndarray]]) -> "Alike":
@@ -358,13 +358,11 @@ class Alike(NamedTuple):
         each = [np.sort(stack[:, 0].mean(axis=(1, 2))) for stack in planes]
         sizes = np.array([stack.shape[-2] * stack.shape[-1] for stack in planes], float)
         levels = np.average(each, axis=0, weights=sizes)
+        network = OnArrays(model)
         found = [
-            measured(between.complete(OnArrays(model), stack, levels)[:, 0]) for stack in planes
+            tone_histogram(between.complete(network, stack, levels)[0][:, 0]) for stack in planes
         ]
-        histogram, clipped = (
-            np.average(fact, axis=0, weights=sizes) for fact in zip(*found, strict=True)
-        )
-        return cls(levels, Measured(histogram, float(clipped)))
+        return cls(levels, np.average(found, axis=0, weights=sizes))
 
 
 def with_chroma(stack: np.ndarray) -> np.ndarray:
@@ -395,9 +393,9 @@ def plan_photo(
             f"{len(stack)} exposures cannot be made alike brackets of {len(alike.levels)}; "
             "--deghost no leaves none out"
         )
-    complete = between.complete(OnArrays(model), stack, alike.levels if alike else None)
-    tone = alike.tone if alike else None
-    photo = finished(complete, stack[:, 0], options.finish, options.steady, tone)[None]
+    levels, histogram = alike or (None, None)
+    complete, lumas = between.complete(OnArrays(model), stack, levels)
+    photo = finished(complete, lumas, options.finish, options.steady, histogram)[None]
     fuse_luma = transferred(stack[:, :1], photo[:, :1], factor)
     half = np.float32(utils.NEUTRAL)
     tint = transferred(stack[:, 1:] - half, photo[:, 1:] - half, factor)

@@ -53,7 +53,8 @@ def ratios(network, images):
     for taken, level in zip(stack[1:-1, 0], levels[1:-1], strict=True):
         if min(level - levels[0], levels[-1] - level) < APART:
             continue
-        told = between.tell(network, view, np.array([level], np.float32))[0, 0]
+        told = between.tell(network, view, np.array([level], np.float32))[0]
+        told = between.raised(told, levels[-1] - levels[0])[0]
         pairs = list(zip(bands(told), bands(taken), strict=True))
         for place, holds in PLACES.items():
             mask = holds(stack[-1, 0])

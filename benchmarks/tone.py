@@ -27,7 +27,7 @@ from portable import OnnxBetween
 from scores import psnr
 
 GRID = {  # finish.py's names and the values that are tried
-    "NATURAL_MEAN": (0.5, 0.525, 0.55),
+    "NATURAL_MEAN": (0.475, 0.5, 0.525),
     "SPREAD": (0.18, 0.21, 0.24),
     "LIFT": (0.25, 0.45, 0.65),
 }
@@ -63,10 +63,9 @@ def main(argv=None):
     rows = []
     for scene in tqdm(scenes, unit="scene", disable=None):
         images = [utils.read_image(path) for path in scene.files]
-        exposures = utils.to_ycbcr(*reduced(images))
-        stack = between.complete(network, exposures)
+        stack, lumas = between.complete(network, utils.to_ycbcr(*reduced(images)))
         (rendition,) = reduced([utils.read_image(scene.rendition)])
-        rows.append(fit(stack, exposures[:, 0], utils.to_luma(rendition)[0, 0]))
+        rows.append(fit(stack, lumas, utils.to_luma(rendition)[0, 0]))
     found = np.array(rows)
     best = found.mean(axis=0).argmax()
     left_out = [np.delete(found, i, axis=0).mean(axis=0).argmax() for i in range(len(found))]

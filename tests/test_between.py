@@ -119,7 +119,9 @@ def test_a_hole_between_clipped_and_black_stays_smooth(trained):
 
 def test_a_complete_stack_has_equal_steps_and_the_scenes_own_ends(trained):
     stack = exposures((0.25, 8.0))
-    complete = between.complete(trained, stack[::-1])
+    complete, lumas = between.complete(trained, stack[::-1])
+    assert np.array_equal(lumas[[0, 1]], stack[:, 0])
+    assert np.array_equal(lumas[2:], complete[1:-1, 0])
     assert len(complete) == between.LEVELS
     assert np.array_equal(complete[[0, -1]], stack)
     levels = complete[:, 0].mean(axis=(1, 2))
@@ -131,7 +133,8 @@ def test_a_complete_stack_has_equal_steps_and_the_scenes_own_ends(trained):
 
 def test_a_stack_with_all_its_exposures_is_not_told_anything():
     dense = exposures(2.0 ** np.arange(-2, 3.1, 0.5))
-    complete = between.complete(None, dense)  # a network would be called
+    complete, lumas = between.complete(None, dense)  # a network would be called
+    assert np.array_equal(lumas, dense[:, 0])
     level = dense[:, 0].mean(axis=(1, 2))
     for wanted, image in zip(np.linspace(level[0], level[-1], 5), complete, strict=True):
         k = np.abs(level - wanted).argmin()
@@ -139,12 +142,25 @@ def test_a_stack_with_all_its_exposures_is_not_told_anything():
         assert np.abs(image - dense[k]).mean() < 0.05
 
 
+def test_a_wide_gap_raises_chroma_and_fine_texture_alone():
+    """Grey stays grey, an even place even, and a narrow gap leaves all as it was told."""
+    told = np.full((3, 24, 24), 0.5, np.float32)
+    told[0, :, :12:2] += 0.1
+    told[1] += 0.1
+    assert np.array_equal(between.raised(told, np.float32(between.NEAR)), told)
+    found = between.raised(told, np.float32(0.6))
+    assert np.ptp(found[0, :, 1:10]) > 1.1 * np.ptp(told[0, :, 1:10])
+    np.testing.assert_allclose(found[0, :, 14:], told[0, :, 14:], atol=1e-6)
+    assert found[1].min() > told[1].max()
+    np.testing.assert_allclose(found[2], 0.5, atol=1e-6)
+
+
 def test_more_exposures_of_one_range_change_little(trained):
     """Nine exposures make the complete stack of three."""
     radiance = cv2.resize(scene(40, 50, 5).astype(np.float32), (300, 240))
     gains = (0.25, 1.4, 8.0), 0.25 * 2 ** np.linspace(0, 5, 9)
     stacks = [utils.to_ycbcr(*(expose(radiance, gain) for gain in some)) for some in gains]
-    one, other = (between.complete(trained, stack) for stack in stacks)
+    one, other = (between.complete(trained, stack)[0] for stack in stacks)
     assert np.abs(one - other).mean() < 0.015
     assert abs(one[:, 1:].std() / other[:, 1:].std() - 1) < 0.1
 
@@ -152,5 +168,5 @@ def test_more_exposures_of_one_range_change_little(trained):
 def test_one_exposure_and_equal_ones_are_complete(trained):
     (image,) = exposures((1.0,))
     for stack in (image[None], np.stack([image] * 3)):
-        complete = between.complete(trained, stack)
+        complete, _ = between.complete(trained, stack)
         np.testing.assert_allclose(complete, np.broadcast_to(image, complete.shape), atol=1e-6)

@@ -81,10 +81,26 @@ def test_night_stays_night(brightest):
 
 
 def test_a_bracket_that_ended_too_early_is_brightened():
-    """Nothing is clipped in its brightest exposure; a night's lamps are."""
-    day, night = (complete()[:, 0] * np.float32(0.4) for _ in range(2))
-    night[:, :, :4] = 1
-    assert finish.scene_tone(day).mean() > finish.scene_tone(night)[:, 4:].mean() + 0.03
+    """Its brightest exposure is dark; the photo is nearly as bright as any, and no brighter."""
+    whole = complete()[:, 0]
+    early = whole * np.float32(0.4)
+    bright, dark = (finish.scene_tone(lumas).mean() for lumas in (whole, early))
+    assert finish.plain_tone(early).mean() < 0.25
+    assert bright - 0.12 < dark < bright
+
+
+def test_refinement_brings_texture_of_all_exposures_that_it_is_given():
+    """An exposure between shows stripes that the darkest and the brightest have lost."""
+    stack = complete()
+    stripes = np.where(np.arange(stack.shape[3]) // 4 % 2, 0.06, -0.06).astype(np.float32)
+    between = (stack[2, 0] + stripes).clip(0, 1)
+
+    def texture(exposures):
+        y = finish.finished(stack, exposures)[0]
+        return (y * stripes).sum()
+
+    ends = stack[[0, -1], 0]
+    assert texture(np.concatenate([ends, between[None]])) > texture(ends) + 0.1 * (stripes**2).sum()
 
 
 def test_the_amount_scales_the_finish(network):
