@@ -17,8 +17,8 @@ from refinement import refine_luma
 
 EXPOSED = 0.2  # distance from mid-grey at which a channel counts as badly exposed (Mertens et al.)
 TONE_WEIGHTS = (0.35, 0.0, 0.4, 0.0, 0.25)  # of the complete stack's lumas, dark to bright
-NATURAL_MEAN = 0.5  # mean luma that a photo is brought towards
-PULL = 0.8  # share of the way to that mean, from below; from above it is all of it
+NATURAL_MEAN = 0.515  # mean luma that a photo is brought towards
+PULL = 0.75  # share of the way to that mean, from below; from above it is all of it
 LARGEST_SHIFT = 0.3  # of a mean of 1/2; falls to 0 at 0 and 1
 SPREAD = 0.21  # standard deviation that the tone is brought towards, by the slope of a curve
 SLOPES = (0.9, 1.25)  # bounds of the slope at the tone's mean
