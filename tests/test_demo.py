@@ -269,12 +269,22 @@ def wait_for(found, seconds=30):
     raise AssertionError("the page does not get there")
 
 
+# Messages leave the page after some seconds, which a slow machine may need to look again.
+KEEP_MESSAGES = """
+window.messages = new Set();
+new MutationObserver(() => document.querySelectorAll(".toast-body").forEach(
+    part => window.messages.add(part.innerText.trim())
+)).observe(document.body, {childList: true, subtree: true});
+"""
+
+
 class Visitor:
     """Someone who uses the page in a browser."""
 
     def __init__(self, browser, address, downloads):
         self.browser, self.downloads = browser, downloads
         browser.get(address)
+        browser.execute_script(KEEP_MESSAGES)
 
     def find(self, selector):
         return self.browser.find_elements("css selector", selector)
@@ -312,9 +322,19 @@ class Visitor:
         wait_for(lambda: path.exists() and path.stat().st_size)
         return path
 
-    def told(self):
-        """The messages that the page shows."""
-        return wait_for(lambda: " ".join(part.text for part in self.find(".toast-body")).strip())
+    def told(self, text):
+        """The messages that the page has shown, as soon as one of them has the text."""
+
+        def messages():
+            shown = self.browser.execute_script("return [...window.messages]")
+            return any(text in message for message in shown) and " ".join(shown)
+
+        try:
+            return wait_for(messages)
+        except AssertionError as error:
+            seen = self.browser.execute_script("return [...window.messages]")
+            page = self.find("body")[0].text
+            raise AssertionError(f"{text!r} is not told: {seen}; the page: {page}") from error
 
 
 @pytest.fixture
@@ -383,7 +403,7 @@ def test_the_page_says_what_cannot_be_fused(visitor, files, tmp_path):
     utils.write_image(str(large), np.zeros((90, 200, 3), np.uint8))
     for bad, text in ((broken, "broken.jpg: not a picture"), (large, "have one size")):
         visitor.drop([files[0], str(bad)])
-        told = wait_for(lambda text=text: text in visitor.told() and visitor.told())
+        told = visitor.told(text)
         assert bad.name in told
         assert str(tmp_path) not in told
         wait_for(lambda: not shown())
@@ -427,7 +447,7 @@ def test_a_folder_is_opened_in_the_page(visitor, files):
             file.write(str(k))
     chooser = wait_for(lambda: visitor.find("input[type=file][webkitdirectory]"))[0]
     chooser.send_keys(folder)
-    assert "list.csv, notes.txt" in visitor.told()
+    visitor.told("list.csv, notes.txt")
     wait_for(visitor.shown)
     assert [label.text for label in visitor.find("#compared label")] == ["1.jpg", "2.jpg", "3.jpg"]
 
@@ -440,7 +460,7 @@ def test_photos_of_two_scenes_are_said_to_be_unrelated(visitor, tmp_path):
     for path, room, gain in zip(paths, rooms, (0.3, 4), strict=True):
         utils.write_image(path, expose(room, gain))
     visitor.drop(paths)
-    assert "different scenes" in visitor.told()
+    visitor.told("different scenes")
     assert not visitor.shown()
 
 
