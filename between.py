@@ -59,15 +59,12 @@ class View(NamedTuple):
     outer: Area
 
 
-def complete(
-    network: Network, stack: np.ndarray, levels: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def complete(network: Network, stack: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
     """Returns exposures at LEVELS equal steps of mean luma, dark to bright, (LEVELS, 3, h, w).
 
     The first and the last are the darkest and the brightest of the scene. Between two exposures
     that lie near each other, what is missing is mixed of both; else the network tells it from all
-    exposures. How many there are therefore does not matter, only how far they reach. Also returns
-    the lumas of all exposures that were taken or told, not mixed, (K to K + LEVELS - 2, h, w).
+    exposures. How many there are therefore does not matter, only how far they reach.
 
     stack: exposures in any order, (K, 3, h, w) of Y, Cb, Cr in [0, 1]. levels: the mean lumas of
     the exposures over all pictures that are to be alike, (K,), dark to bright; by default this
@@ -77,7 +74,7 @@ def complete(
     order = np.argsort(level, kind="stable")
     stack, level = stack[order], level[order] if levels is None else levels.astype(np.float32)
     view = None
-    result, told = [stack[0]], []
+    result = [stack[0]]
     for wanted in np.linspace(level[0], level[-1], LEVELS, dtype=np.float32)[1:-1]:
         k = min(int(np.searchsorted(level, wanted, side="right")), len(level) - 1)
         gap = level[k] - level[k - 1]
@@ -88,8 +85,7 @@ def complete(
         if view is None:
             view = look(network, stack[None], level=level)
         result.append(raised(tell(network, view, np.array([wanted]))[0], gap))
-        told.append(result[-1][0])
-    return np.stack([*result, stack[-1]]), np.stack([*stack[:, 0], *told])
+    return np.stack([*result, stack[-1]])
 
 
 def raised(told: np.ndarray, gap: np.floating) -> np.ndarray:

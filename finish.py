@@ -13,24 +13,20 @@ import numpy as np
 
 import utils
 from arrays import local_mean
-from refinement import refine_luma
 
-EXPOSED = 0.2  # distance from mid-grey at which a channel counts as badly exposed (Mertens et al.)
+EXPOSED = 0.5  # distance from mid-grey at which a channel counts as badly exposed
 TONE_WEIGHTS = (0.35, 0.0, 0.4, 0.0, 0.25)  # of the complete stack's lumas, dark to bright
 NATURAL_MEAN = 0.515  # mean luma that a photo is brought towards
 PULL = 0.75  # share of the way to that mean, from below; from above it is all of it
 LARGEST_SHIFT = 0.3  # of a mean of 1/2; falls to 0 at 0 and 1
 SPREAD = 0.21  # standard deviation that the tone is brought towards, by the slope of a curve
 SLOPES = (0.9, 1.25)  # bounds of the slope at the tone's mean
-LIFT = 0.3  # share of the way to the brightest exposure by which black is lifted
-LIFTED = 8  # power by which the lift falls with brightness
 TONE_PARTS = 24  # tone is smoothed in windows whose radius is the longer side divided by twice this
 TONE_RIDGE = 0.014  # squared contrast of the tone below which its edges are not followed
 DETAIL = 0.4  # by which local contrast is raised
 DETAIL_WINDOW = 5  # pixels of a reduced picture; side of the windows of local contrast
 DETAIL_RIDGE = 0.01  # squared contrast above which a step is an edge, and not raised
-BRIGHTER, DARKER = 0.35, 0.6  # shares of the way to white and to black that tone goes, at most
-END = 0.03  # luma next to black and white that tone does not change, of pixels and of pictures
+END = 0.03  # mean luma next to black and white from which on tone does not change
 ASKED = (0.6, -0.1)  # luma at which a pixel's chroma is asked for, at mid-grey, and its slope
 LEVEL_SHARE, TREND_SHARE = 0.2, 0.05  # of a new picture in Steady's level and trend
 BINS = 1024  # steps of the histograms of tone
@@ -67,25 +63,21 @@ class Steady:
 
 def finished(
     stack: np.ndarray,
-    exposures: np.ndarray,
     amount: float = 1.0,
     steady: Steady | None = None,
     histogram: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns the photo of a complete stack, (3, h, w) of Y, Cb, Cr in [0, 1].
 
-    Local brightness is that of Mertens' fusion, and refinement brings texture a step nearer to that
-    of the exposures taken and told. Brightness over large areas is corrected to that of the scene's
-    tone, which keeps the order of brightness that fusion flattens.
+    Texture is that of Mertens' fusion. Brightness over large areas is corrected to that of the
+    scene's tone, which keeps the order of brightness that fusion flattens.
 
-    stack: exposures at equal steps, dark to bright, (M, 3, h, w). exposures: the lumas of those
-    taken and told, (K, h, w). amount: 1 for the whole finish, 0 for none. steady: of a sequence,
-    whose next picture this is; it smooths the tone in time. histogram: see scene_tone.
+    stack: exposures at equal steps, dark to bright, (M, 3, h, w). amount: 1 for the whole finish,
+    0 for none. steady: of a sequence, whose next picture this is; it smooths the tone in time.
+    histogram: see scene_tone.
     """
     lumas = stack[:, 0]
-    # Of blocks of JPEG files and of noise, refinement leaves less than merging does.
     y = merged_luma(stack).clip(0, 1)
-    y = refine_luma(y[None, None], exposures[None])[0, 0]
     tone = scene_tone(lumas, steady, histogram)
     # What is black in all exposures remains so, and nothing is darker than in the darkest.
     change = np.minimum(correction(y, tone), lumas[-1])
@@ -100,8 +92,9 @@ def merged_luma(stack: np.ndarray) -> np.ndarray:
     """Returns the luma of exposures fused by Mertens' rule, (h, w).
 
     T. Mertens, J. Kautz, F. Van Reeth, "Exposure Fusion", Pacific Graphics 2007, without the weight
-    of saturation and with the root of contrast, of luma alone. OpenCV's own adds up exposures in
-    the order in which its threads end, so that rounding differs from run to run.
+    of saturation, with the root of contrast, and with an EXPOSED of 0.5 instead of 0.2, of luma
+    alone. OpenCV's own adds up exposures in the order in which its threads end, so that rounding
+    differs from run to run.
     """
     weights = [mertens_weight(image) for image in stack]
     total = sum(weights)
@@ -168,7 +161,7 @@ def scene_tone(
     A weighted sum of the exposures is a smooth, rising curve of the scene's light. Its mean is
     brought towards a natural one, from below by a part of the way alone: night remains darker than
     day. A curve then brings the contrast around the mean nearer to that of renditions that people
-    chose, and black is lifted towards the brightest exposure.
+    chose.
 
     lumas: of a complete stack, dark to bright, (M, h, w) in [0, 1]. histogram: of tone_histogram,
     over all pictures that are to have one tone, instead of this one's.
@@ -194,8 +187,7 @@ def scene_tone(
     slope = min(max(SPREAD / max(spread, 1e-3), SLOPES[0]), SLOPES[1])
     dark = mean * (tone / mean) ** slope
     bright = 1 - (1 - mean) * ((1 - tone) / (1 - mean)).clip(min=0) ** slope
-    tone = np.where(tone < mean, dark, bright)
-    return tone + LIFT * (lumas[-1] - tone).clip(min=0) * (1 - tone) ** LIFTED
+    return np.where(tone < mean, dark, bright)
 
 
 def correction(y: np.ndarray, tone: np.ndarray) -> np.ndarray:
@@ -204,10 +196,8 @@ def correction(y: np.ndarray, tone: np.ndarray) -> np.ndarray:
     The difference is smoothed along the tone's edges, so that the texture remains that of y.
     Guided filters: K. He, J. Sun, X. Tang, "Guided Image Filtering", ECCV 2010.
     """
-    difference = np.minimum(tone - y, BRIGHTER * (1 - END - y).clip(min=0))
-    difference = np.maximum(difference, -DARKER * (y - END).clip(min=0))
     side = 2 * (max(y.shape) // (2 * TONE_PARTS)) + 1
-    wide = along(tone, difference, side, TONE_RIDGE)
+    wide = along(tone, tone - y, side, TONE_RIDGE)
     # A guided filter of y by itself keeps its edges; what it takes away is detail.
     return wide + DETAIL * (y - along(y, y, DETAIL_WINDOW, DETAIL_RIDGE))
 

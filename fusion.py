@@ -19,7 +19,6 @@ import earlier
 import opts
 import portable
 import utils
-import windows
 from arrays import Array, halve
 from finish import Steady, finished, tone_histogram
 from pyramid import is_coarsest, tilted_mean
@@ -359,9 +358,7 @@ class Alike(NamedTuple):
         sizes = np.array([stack.shape[-2] * stack.shape[-1] for stack in planes], float)
         levels = np.average(each, axis=0, weights=sizes)
         network = OnArrays(model)
-        found = [
-            tone_histogram(between.complete(network, stack, levels)[0][:, 0]) for stack in planes
-        ]
+        found = [tone_histogram(between.complete(network, stack, levels)[:, 0]) for stack in planes]
         return cls(levels, np.average(found, axis=0, weights=sizes))
 
 
@@ -394,8 +391,8 @@ def plan_photo(
             "--deghost no leaves none out"
         )
     levels, histogram = alike or (None, None)
-    complete, lumas = between.complete(OnArrays(model), stack, levels)
-    photo = finished(complete, lumas, options.finish, options.steady, histogram)[None]
+    complete = between.complete(OnArrays(model), stack, levels)
+    photo = finished(complete, options.finish, options.steady, histogram)[None]
     fuse_luma = transferred(stack[:, :1], photo[:, :1], factor)
     half = np.float32(utils.NEUTRAL)
     tint = transferred(stack[:, 1:] - half, photo[:, 1:] - half, factor)
@@ -478,10 +475,11 @@ def panel(
     import torch
 
     import loss
+    from windows import WINDOW
 
     check_images([under, over])
-    if min(under.shape[:2]) < windows.WINDOW:
-        raise ValueError(f"y_hat needs pictures of at least {windows.WINDOW} pixels a side")
+    if min(under.shape[:2]) < WINDOW:
+        raise ValueError(f"y_hat needs pictures of at least {WINDOW} pixels a side")
     stack = utils.to_ycbcr(under, over)
     fused = fuse(model, [under, over], options)
     y_hat = loss.y_hat(torch.from_numpy(stack[None, :, 0]), target).numpy()

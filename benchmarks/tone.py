@@ -29,7 +29,7 @@ from scores import psnr
 GRID = {  # finish.py's names and the values that are tried
     "NATURAL_MEAN": (0.49, 0.515, 0.54),
     "SPREAD": (0.18, 0.21, 0.24),
-    "LIFT": (0.15, 0.3, 0.45),
+    "PULL": (0.6, 0.75, 0.9),
 }
 
 
@@ -38,13 +38,13 @@ def reduced(images):
     return upsample.reduce_pictures(images, upsample.reduction(images, fusion.SMALL))
 
 
-def fit(stack, lumas, rendition):
+def fit(stack, rendition):
     """Returns the PSNR of the finished luma for every choice of constants."""
     found = []
     for values in itertools.product(*GRID.values()):
         for name, value in zip(GRID, values, strict=True):
             setattr(finish, name, value)
-        found.append(psnr(finish.finished(stack, lumas)[0] * 255, rendition * 255))
+        found.append(psnr(finish.finished(stack)[0] * 255, rendition * 255))
     return found
 
 
@@ -63,9 +63,9 @@ def main(argv=None):
     rows = []
     for scene in tqdm(scenes, unit="scene", disable=None):
         images = [utils.read_image(path) for path in scene.files]
-        stack, lumas = between.complete(network, utils.to_ycbcr(*reduced(images)))
+        stack = between.complete(network, utils.to_ycbcr(*reduced(images)))
         (rendition,) = reduced([utils.read_image(scene.rendition)])
-        rows.append(fit(stack, lumas, utils.to_luma(rendition)[0, 0]))
+        rows.append(fit(stack, utils.to_luma(rendition)[0, 0]))
     found = np.array(rows)
     best = found.mean(axis=0).argmax()
     left_out = [np.delete(found, i, axis=0).mean(axis=0).argmax() for i in range(len(found))]

@@ -7,7 +7,6 @@ from conftest import luma
 
 import arrays
 import pyramid
-import windows
 
 
 def both(function, *inputs):
@@ -46,15 +45,3 @@ def test_tilted_means(level):
     stack = level * planes(3, 1, 20, 30) * np.array([0.3, 0.6, 1]).reshape(3, 1, 1, 1)
     found, other = both(lambda x: pyramid.tilted_mean([x[:1], x[1:2], x[2:]]), stack)
     np.testing.assert_allclose(found, other, atol=1e-14)
-
-
-@pytest.mark.parametrize("target", ["patch", "global"])
-def test_windows_of_mef_ssim(target):
-    sources, y = planes(1, 2, 40, 50), planes(1, 1, 40, 50, seed=1)
-
-    def terms(sources, y):
-        numerator, denominator, mean = windows.compare(y, windows.desired_at_scale(sources, target))
-        return numerator / denominator + mean + windows.desired_luminance(sources)
-
-    found, other = both(terms, sources, y)
-    np.testing.assert_allclose(found, other, atol=1e-9)

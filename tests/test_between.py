@@ -119,9 +119,7 @@ def test_a_hole_between_clipped_and_black_stays_smooth(trained):
 
 def test_a_complete_stack_has_equal_steps_and_the_scenes_own_ends(trained):
     stack = exposures((0.25, 8.0))
-    complete, lumas = between.complete(trained, stack[::-1])
-    assert np.array_equal(lumas[[0, 1]], stack[:, 0])
-    assert np.array_equal(lumas[2:], complete[1:-1, 0])
+    complete = between.complete(trained, stack[::-1])
     assert len(complete) == between.LEVELS
     assert np.array_equal(complete[[0, -1]], stack)
     levels = complete[:, 0].mean(axis=(1, 2))
@@ -133,8 +131,7 @@ def test_a_complete_stack_has_equal_steps_and_the_scenes_own_ends(trained):
 
 def test_a_stack_with_all_its_exposures_is_not_told_anything():
     dense = exposures(2.0 ** np.arange(-2, 3.1, 0.5))
-    complete, lumas = between.complete(None, dense)  # a network would be called
-    assert np.array_equal(lumas, dense[:, 0])
+    complete = between.complete(None, dense)  # a network would be called
     level = dense[:, 0].mean(axis=(1, 2))
     for wanted, image in zip(np.linspace(level[0], level[-1], 5), complete, strict=True):
         k = np.abs(level - wanted).argmin()
@@ -160,7 +157,7 @@ def test_more_exposures_of_one_range_change_little(trained):
     radiance = cv2.resize(scene(40, 50, 5).astype(np.float32), (300, 240))
     gains = (0.25, 1.4, 8.0), 0.25 * 2 ** np.linspace(0, 5, 9)
     stacks = [utils.to_ycbcr(*(expose(radiance, gain) for gain in some)) for some in gains]
-    one, other = (between.complete(trained, stack)[0] for stack in stacks)
+    one, other = (between.complete(trained, stack) for stack in stacks)
     assert np.abs(one - other).mean() < 0.015
     assert abs(one[:, 1:].std() / other[:, 1:].std() - 1) < 0.1
 
@@ -168,5 +165,5 @@ def test_more_exposures_of_one_range_change_little(trained):
 def test_one_exposure_and_equal_ones_are_complete(trained):
     (image,) = exposures((1.0,))
     for stack in (image[None], np.stack([image] * 3)):
-        complete, _ = between.complete(trained, stack)
+        complete = between.complete(trained, stack)
         np.testing.assert_allclose(complete, np.broadcast_to(image, complete.shape), atol=1e-6)

@@ -89,20 +89,6 @@ def test_a_bracket_that_ended_too_early_is_brightened():
     assert bright - 0.12 < dark < bright
 
 
-def test_refinement_brings_texture_of_all_exposures_that_it_is_given():
-    """An exposure between shows stripes that the darkest and the brightest have lost."""
-    stack = complete()
-    stripes = np.where(np.arange(stack.shape[3]) // 4 % 2, 0.06, -0.06).astype(np.float32)
-    between = (stack[2, 0] + stripes).clip(0, 1)
-
-    def texture(exposures):
-        y = finish.finished(stack, exposures)[0]
-        return (y * stripes).sum()
-
-    ends = stack[[0, -1], 0]
-    assert texture(np.concatenate([ends, between[None]])) > texture(ends) + 0.1 * (stripes**2).sum()
-
-
 def test_the_amount_scales_the_finish(network):
     images = [utils.as_type(image, np.float32) for image in exposures()]
     none, half, whole = (photo(network, images, finish=x) for x in (0.0, 0.5, 1.0))

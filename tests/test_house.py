@@ -19,7 +19,7 @@ FLOORS = (
     ("opts", "script", "machine", "arrays", "tiles", "headers", "muon", "processes", "maker_notes"),
     ("metadata", "colour", "windows", "pyramid", "integers", "precision"),
     ("raw", "decoders", "carried"),
-    ("utils", "loss", "portable", "refinement"),
+    ("utils", "loss", "portable"),
     ("ghosts", "between", "finish"),
     ("model",),
     ("earlier", "align", "scores", "brackets", "blind", "checkpoint"),
