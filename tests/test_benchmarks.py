@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 @with_torch
 def test_benchmark_of_inference(tmp_path):
     table = tmp_path / "benchmark.csv"
-    methods = ["luma: earlier way", "luma: full, auto", "photo", "MergeMertens"]
+    methods = ["luma: full, auto", "photo"]
     command = [sys.executable, ROOT / "benchmarks" / "inference.py", "--sizes", "0.05"]
     command += ["--repeat", "1", "--csv", table, "--methods", *methods]
     subprocess.run(command, check=True)

@@ -384,13 +384,13 @@ def six_scenes(tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_equal_one_of_twice_the_batch(six_scenes, tmp_path):
-    """20 steps, of which every second is so small that one process has nothing to do."""
+    """10 steps, of which every second is so small that one process has nothing to do."""
     script = ROOT / "tests" / "train_in_double.py"
-    shared = {"epoch": 10, "ema": 0.5, "lr": 1e-4}
+    shared = {"epoch": 5, "ema": 0.5, "lr": 1e-4}
     alone = arguments(six_scenes, tmp_path / "one", batch_size=4, **shared)
     subprocess.run([sys.executable, str(script), *alone], check=True)
     one, two = in_two_processes(six_scenes, tmp_path, script=script, **shared)
-    assert len(two["loss"]) == 10
+    assert len(two["loss"]) == 5
     assert two["loss"] == pytest.approx(one["loss"], rel=0, abs=1e-11)
     for key, value in one["model"].items():
         assert value.dtype == torch.float64
